@@ -1,0 +1,35 @@
+"""Everything that a user can get wrong.
+
+    P2PError
+    ├── DataError       a data file: missing, broken, of mixed layouts, with labels outside the set, ...
+    ├── ConfigError     an option or a configuration file: unknown key, illegal value, contradiction
+    ├── SchemeError     a scheme that cannot be read, or that does not fit the data
+    ├── ModelError      a model folder that cannot be used
+    └── OutputError     an output folder that holds something else
+
+The library raises them; the command line alone turns them into a message and exit code 2.
+"""
+
+
+class P2PError(Exception):
+    """Base of all errors that a user can mend; the message says what is wrong and what would be right."""
+
+
+class DataError(P2PError):
+    """A data file or its rows cannot be used."""
+
+
+class ConfigError(P2PError, ValueError):
+    """An option has an illegal value, is unknown, or contradicts another."""
+
+
+class SchemeError(P2PError):
+    """The scheme cannot be read, or does not fit the data."""
+
+
+class ModelError(P2PError):
+    """The model or the artifact folder cannot be used."""
+
+
+class OutputError(P2PError):
+    """The output folder is taken."""
