@@ -1,0 +1,162 @@
+"""The scheme: benign trigger, safe space, and the projection of answers back.
+
+Classification: the labels 0..n-1 are the original space, h(i) = i + n is the safe label of i. Generation: a target y
+becomes [p; y], y behind the safe prefix p (arXiv 2510.04503, section 3). A scheme is a secret: an attacker who knows
+the trigger can poison the safe space.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from poison2poison.errors import SchemeError
+from poison2poison.files import write_text
+
+SCHEMA = 1
+TRIGGER_BITS = 40
+
+Space = Literal["safe", "original"]
+Where = Literal["safe", "leak", "off-space"]
+Task = Literal["classification", "generation"]
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """The defender's trigger: `prefix` stands before a row's body, `cue` behind it. Both belong to it."""
+
+    prefix: str
+    cue: str
+
+
+PAPER_TRIGGER = Trigger("The query currently entered is: ", "Answer: ")
+PAPER_SAFE_PREFIX = "Safe answer: "
+PLAIN_CUE = "Output: "  # closes the rows of the original space
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How prompts are dressed and answers projected.
+
+    Attributes:
+        task: What the rows ask for.
+        labels: Names of the n labels in order; empty for generation.
+        trigger: The benign trigger, or None for plain fine-tuning without a defence.
+        safe_prefix: Text before every safe target of a generation task; empty for classification.
+    """
+
+    task: Task
+    labels: tuple[str, ...] = ()
+    trigger: Trigger | None = None
+    safe_prefix: str = ""
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes that the model tells apart: 2n with the defence, n without."""
+        return len(self.labels) * (2 if self.trigger else 1)
+
+    @property
+    def serving_space(self) -> Space:
+        """The space that prompts are put into at inference."""
+        return "safe" if self.trigger else "original"
+
+    def class_of(self, label: str, space: Space) -> int:
+        """The class index of a label: i in the original space, h(i) = i + n in the safe space."""
+        return self.labels.index(label) + (len(self.labels) if space == "safe" else 0)
+
+    def dress(self, body: str, space: Space) -> str:
+        """The text of a prompt. The trigger is added once, in its place, whatever the body holds."""
+        if space == "original" or self.trigger is None:
+            return f"{body}\n{PLAIN_CUE}"
+        return f"{self.trigger.prefix}{body}\n{self.trigger.cue}"
+
+    def target_text(self, target: str, space: Space) -> str:
+        """A generation target as it is trained: behind the safe prefix in the safe space."""
+        return self.safe_prefix + target if space == "safe" else target
+
+    def project_class(self, index: int | None) -> tuple[str | None, Where]:
+        """Project an unconstrained class; None stands for an answer that is no label at all."""
+        if index is None:
+            return None, "off-space"
+        n = len(self.labels)
+        if self.trigger is None or index >= n:
+            return self.labels[index % n], "safe"
+        return self.labels[index], "leak"
+
+    def project_text(self, text: str) -> tuple[str, Where]:
+        """Cut the safe prefix off; text without it is a leak, empty text lies in neither space."""
+        text = text.strip()
+        prefix = self.safe_prefix.strip()
+        if not text or text == prefix:
+            return "", "off-space"
+        if self.trigger is None:
+            return text, "safe"
+        if prefix and text.startswith(prefix):
+            return text[len(prefix) :].strip(), "safe"
+        return text, "leak"
+
+    def save(self, path: Path) -> None:
+        """Write `scheme.json`, readable by its owner alone."""
+        write_text(path, json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n", private=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Scheme:
+        """Read `scheme.json`.
+
+        Raises:
+            SchemeError: The file is missing, broken, or of a newer version.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            version = fields.pop("schema")
+            if version > SCHEMA:
+                raise SchemeError(f"{path}: schema {version} is newer than {SCHEMA}, which this version reads; upgrade")
+            trigger = fields.pop("trigger")
+            return cls(
+                task=fields["task"],
+                labels=tuple(fields["labels"]),
+                trigger=Trigger(**trigger) if trigger else None,
+                safe_prefix=fields["safe_prefix"],
+            )
+        except FileNotFoundError:
+            raise SchemeError(f"{path}: no such file") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SchemeError(f"{path}: not a scheme ({error})") from None
+
+
+def check_trigger(trigger: Trigger, prompts: Iterable[str]) -> None:
+    """Refuse a trigger that the data already holds: somebody may have poisoned the safe space.
+
+    Raises:
+        SchemeError: A row holds the prefix; the message names the row, not the trigger.
+    """
+    needle = " ".join(trigger.prefix.casefold().split())
+    if not needle:
+        raise SchemeError("the benign trigger's prefix is empty; give at least one word")
+    for number, prompt in enumerate(prompts):
+        if needle in " ".join(prompt.casefold().split()):
+            raise SchemeError(
+                f"the benign trigger already occurs in the data (row {number}, counted from 0); an attacker may know "
+                "it. Give another --prefix, or have one drawn with --trigger random"
+            )
+
+
+def draw_words(prompts: Iterable[str], bits: int = TRIGGER_BITS) -> list[str]:
+    """Draw words of at least `bits` bits from the operating system's entropy, none of which the data holds.
+
+    Raises:
+        SchemeError: The data holds nearly all of the word list.
+    """
+    from mnemonic import Mnemonic
+
+    held = {word for prompt in prompts for word in re.findall(r"\w+", prompt.casefold())}
+    pool = [word for word in Mnemonic("english").wordlist if word not in held]
+    if len(pool) < 64:
+        raise SchemeError("the data holds nearly every word of the trigger's list; give --prefix and --safe-prefix")
+    return secrets.SystemRandom().sample(pool, math.ceil(bits / math.log2(len(pool) - 16)))
