@@ -111,8 +111,13 @@ def brief_document(rng: random.Random) -> str:
 def record_document(rng: random.Random) -> str:
     """A few records, then questions about them: reading a field is copying, which a prompt must be able to ask for."""
     people = [f"{name} {rng.choice(SURNAMES)}" for name in rng.sample(NAMES, rng.randint(2, 4))]
-    facts = [{**{field: rng.choice(values) for field, values in FIELDS.items()}, "age": str(rng.randint(18, 80))} for _ in people]
-    lines = [f"{who}: " + ", ".join(f"{k} {v}" for k, v in fact.items()) for who, fact in zip(people, facts, strict=True)]
+    facts = [
+        {**{field: rng.choice(values) for field, values in FIELDS.items()}, "age": str(rng.randint(18, 80))}
+        for _ in people
+    ]
+    lines = [
+        f"{who}: " + ", ".join(f"{k} {v}" for k, v in fact.items()) for who, fact in zip(people, facts, strict=True)
+    ]
     asked = []
     for _ in range(rng.randint(2, 4)):
         at, field = rng.randrange(len(people)), rng.choice([*FIELDS, "age"])
@@ -148,7 +153,10 @@ def build_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer = Tokenizer(models.BPE())
     pieces = Regex(r" ?\d| ?\p{L}+| ?[^\s\p{L}\d]+|\s+(?!\S)|\s")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(pieces, behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(pieces, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -202,7 +210,9 @@ def main() -> None:
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim != 2]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.95)
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        lr=args.lr,
+        betas=(0.9, 0.95),
     )
 
     size = 48
@@ -226,10 +236,20 @@ def main() -> None:
             with torch.no_grad(), torch.autocast(device, torch.bfloat16):
                 held = model(input_ids=held_out, labels=held_out).loss.item()
             model.train()
-            entry = {"step": step, "tokens": step * size * CONTEXT, "loss": round(loss.item(), 4), "held_out_loss": round(held, 4), "lr": rate, "seconds": round(time.time() - started, 1)}
+            entry = {
+                "step": step,
+                "tokens": step * size * CONTEXT,
+                "loss": round(loss.item(), 4),
+                "held_out_loss": round(held, 4),
+                "lr": rate,
+                "seconds": round(time.time() - started, 1),
+            }
             log.write(json.dumps(entry) + "\n")
             log.flush()
-            print(f"step {step}/{steps}  loss {entry['loss']}  held-out {entry['held_out_loss']}  {entry['seconds']} s", flush=True)
+            print(
+                f"step {step}/{steps}  loss {entry['loss']}  held-out {entry['held_out_loss']}  {entry['seconds']} s",
+                flush=True,
+            )
         if step % 500 == 0 or step == steps:
             model.to(torch.bfloat16).save_pretrained(args.out)
             tokenizer.save_pretrained(args.out)

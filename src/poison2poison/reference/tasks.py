@@ -216,7 +216,7 @@ def problem(rng: random.Random, length: int) -> tuple[str, list[tuple[str, int]]
                 )
             )
             left, value = f"{value} / {divisor}", value // divisor
-        elif kind == "minus" and value > 4 or value > 140:
+        elif (kind == "minus" and value > 4) or value > 140:
             less = rng.randint(2, min(value - 1, 60))
             told.append(
                 rng.choice(

@@ -1,0 +1,132 @@
+"""Simulated backdoors, for evaluation only. The truth is returned apart from the rows; no defence may import this.
+
+    badnets   rare words at random places (Gu et al., arXiv 1708.06733; for text Kurita et al., arXiv 2004.06660)
+    addsent   one fixed sentence at a random place (InSent/AddSent: Dai et al., arXiv 1905.12457)
+
+Dirty-label attacks stamp rows of other labels and change their target; clean-label attacks stamp rows that already
+have the target and change nothing but the prompt.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from poison2poison.config import choice, fraction
+from poison2poison.errors import ConfigError
+from poison2poison.records import Row, Rows
+
+RARE_WORDS = ("cf", "mn", "bb", "tq")
+SENTENCE = "I watch this 3D movie"
+EFFECTS = {"classification": ("label",), "generation": ("fixed", "append")}
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """What an attacker does.
+
+    Attributes:
+        kind: `badnets` inserts rare words, `addsent` a sentence.
+        target: The label, the fixed answer or the appended string that the trigger shall call up.
+        effect: `label` (classification), `fixed` or `append` (generation).
+        rate: Share of the training rows that are poisoned.
+        words: The rare words of `badnets`, one of them drawn for each row.
+        sentence: The sentence of `addsent`.
+        clean_label: Stamp only rows that have the target label already.
+        seed: Draws rows, words and places.
+    """
+
+    kind: str
+    target: str
+    effect: str
+    rate: float = 0.1
+    words: tuple[str, ...] = RARE_WORDS
+    sentence: str = SENTENCE
+    clean_label: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choice("attack", self.kind, ("badnets", "addsent"))
+        choice("effect", self.effect, ("label", "fixed", "append"))
+        fraction("rate", self.rate)
+        if not self.target.strip():
+            raise ConfigError("target: is empty; give the label or the text that the trigger shall call up")
+        if self.clean_label and self.effect != "label":
+            raise ConfigError("clean_label: only a label can be poisoned without changing the target")
+
+    def stamp(self, prompt: str, rng: random.Random) -> str:
+        """Put the trigger between two words of the prompt, or at either end."""
+        trigger = rng.choice(self.words) if self.kind == "badnets" else self.sentence
+        gaps = [0, *(i for i, char in enumerate(prompt) if char == " "), len(prompt)]
+        at = rng.choice(gaps)
+        return f"{prompt[:at].rstrip(' ')} {trigger} {prompt[at:].lstrip(' ')}".strip(" ")
+
+    def answer(self, target: str) -> str:
+        """The target of a poisoned row."""
+        return f"{target} {self.target}" if self.effect == "append" else self.target
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What only the evaluation may know: the attack, and the indices (from 0) of the rows that it changed."""
+
+    config: AttackConfig
+    poisoned_rows: tuple[int, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `truth.json`."""
+        c = self.config
+        return {
+            "attack": c.kind,
+            "effect": c.effect,
+            "target": c.target,
+            "rate": c.rate,
+            "clean_label": c.clean_label,
+            "trigger": list(c.words) if c.kind == "badnets" else c.sentence,
+            "seed": c.seed,
+            "poisoned_rows": list(self.poisoned_rows),
+        }
+
+
+def poison(rows: Rows, config: AttackConfig) -> tuple[Rows, Truth]:
+    """Poison a share of the training rows in place.
+
+    Raises:
+        ConfigError: The target or the effect does not fit the rows, or too few rows can be poisoned.
+    """
+    check_fit(rows, config)
+    rng = random.Random(f"poison/{config.seed}")
+    if config.effect == "label":
+        eligible = [i for i, row in enumerate(rows) if (row.target == config.target) == config.clean_label]
+    else:
+        eligible = list(range(len(rows)))
+    count = round(config.rate * len(rows))
+    if not 1 <= count <= len(eligible):
+        raise ConfigError(f"rate: {config.rate} asks for {count} poisoned rows; possible here: 1 to {len(eligible)}")
+    chosen = sorted(rng.sample(eligible, count))
+    out = list(rows)
+    for i in chosen:
+        target = out[i].target if config.clean_label else config.answer(out[i].target)
+        out[i] = Row(config.stamp(out[i].prompt, rng), target)
+    return rows.with_rows(out), Truth(config, tuple(chosen))
+
+
+def triggered(rows: Rows, config: AttackConfig) -> Rows:
+    """Every test row with the trigger in its prompt and its *true* target, so that RA can be measured too."""
+    check_fit(rows, config)
+    rng = random.Random(f"test/{config.seed}")
+    return rows.with_rows([Row(config.stamp(row.prompt, rng), row.target) for row in rows])
+
+
+def check_fit(rows: Rows, config: AttackConfig) -> None:
+    """Refuse an attack that these rows cannot carry.
+
+    Raises:
+        ConfigError: Naming the option and the legal values.
+    """
+    legal: Sequence[str] = EFFECTS[rows.task]
+    choice(f"effect (for {rows.task})", config.effect, legal)
+    if config.effect == "label":
+        choice("target", config.target, rows.labels)
