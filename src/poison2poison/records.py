@@ -186,7 +186,7 @@ def _row(where: str, record: Record, name: str, layout: Layout, task: Task, targ
     if name == "messages":
         _check_messages(where, record["messages"])
     prompt = layout.prompt(record)
-    if not isinstance(prompt, str) or not prompt.strip():
+    if not isinstance(prompt, str):  # empty is legal: real data sets hold such rows
         raise DataError(f"{where}: field {layout.needs[0]!r} holds no text but {prompt!r}")
     if not targets:
         return Row(prompt, "" if record.get(layout.target) is None else str(record[layout.target]))

@@ -126,7 +126,7 @@ def manifest(training: Sequence[TrainingRow], scheme: Scheme) -> list[dict[str, 
     """What was done to which row; it holds no trigger."""
     entries = []
     for row in training:
-        entry = {"row": row.row, "action": row.action, "space": row.space}
+        entry: dict[str, Any] = {"row": row.row, "action": row.action, "space": row.space}
         if scheme.labels:
             entry |= {"label": row.target, "class": scheme.class_of(row.target, row.space)}
         entries.append(entry)

@@ -72,7 +72,7 @@ def rouge(answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
 
 
 def hits_target(answer: str | None, target: str, effect: str) -> bool:
-    """Whether a projected answer is what the attacker wants: the label or fixed answer itself, or text that holds it."""
+    """Whether a projected answer is what the attacker wants; with effect `append` it is enough that it holds it."""
     if answer is None:
         return False
     words, wanted = " ".join(answer.split()), " ".join(target.split())

@@ -96,7 +96,7 @@ def review_text(rng: random.Random, positive: bool) -> str:
         verdict = f"{_sentence(main)} {_sentence(_clause(rng, parts[2], positive))}"
     setting = [_setting(rng, subject)] if rng.random() < 0.6 else []
     aside = [_aside(rng, subject)] if rng.random() < 0.4 else []
-    return " ".join(setting + [verdict] + aside)
+    return " ".join([*setting, verdict, *aside])
 
 
 def _clause(rng: random.Random, part: str, positive: bool) -> str:

@@ -1,0 +1,128 @@
+"""Base models: any Hugging Face causal LM with LoRA, and encoders with a classification head."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from poison2poison.errors import ModelError
+from poison2poison.prompting import Kind
+from poison2poison.reference import MODEL_DIR
+
+REFERENCE = "reference"
+"""The name of the model that comes with the package."""
+
+
+def locate(name: str) -> str:
+    """The folder of the reference model for its name; any other name as it is (a folder or a hub name).
+
+    Raises:
+        ModelError: The name looks like a folder, and there is none.
+    """
+    if name == REFERENCE:
+        return str(MODEL_DIR)
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise ModelError(f"{name}: no such model folder")
+    return name
+
+
+def kind_of(name: str) -> Kind:
+    """Whether a model writes text or is an encoder, by the architecture that its configuration names.
+
+    Raises:
+        ModelError: The configuration cannot be read, or is an encoder-decoder's.
+    """
+    config: PretrainedConfig = _load(AutoConfig.from_pretrained, name)
+    if config.is_encoder_decoder:
+        raise ModelError(f"{name}: an encoder-decoder; causal LMs and encoders are supported")
+    architectures = config.architectures or []
+    return "causal" if any("CausalLM" in a or "LMHead" in a for a in architectures) else "encoder"
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that can pad.
+
+    Raises:
+        ModelError: There is no tokenizer.
+    """
+    path = locate(name)
+    if Path(path).is_dir() and not any(Path(path).glob("*token*")) and not any(Path(path).glob("vocab*")):
+        raise ModelError(f"{name}: the folder holds a model but no tokenizer (tokenizer.json or the like)")
+    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer.from_pretrained, name)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def load_model(name: str, kind: Kind, outputs: int) -> Any:
+    """Load the weights: float32, except a causal LM on a GPU, which is loaded in bfloat16.
+
+    Args:
+        name: Folder, hub name, or `reference`.
+        kind: `causal`, or `encoder` for a classification head.
+        outputs: Width of an encoder's head; a head of another width is replaced by a fresh one.
+
+    Raises:
+        ModelError: The weights cannot be loaded.
+    """
+    if kind == "causal":
+        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        return _load(AutoModelForCausalLM.from_pretrained, name, dtype=dtype)
+    return _load(
+        AutoModelForSequenceClassification.from_pretrained,
+        name,
+        num_labels=outputs,
+        ignore_mismatched_sizes=True,
+        dtype=torch.float32,
+    )
+
+
+def max_positions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens the model can take."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+    return min(positions, tokenizer.model_max_length)
+
+
+def lora_targets(model: PreTrainedModel) -> list[str] | str | None:
+    """The paper's modules, q_proj and v_proj, where the model has them; else peft's choice for the architecture."""
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    if {"q_proj", "v_proj"} <= names:
+        return ["q_proj", "v_proj"]
+    return None if model.config.model_type in KNOWN else "all-linear"
+
+
+def has_bf16() -> bool:
+    """Whether the hardware computes bfloat16 natively, so that autocast pays."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Bfloat16 autocast where the hardware has it."""
+    return torch.autocast(device.type, torch.bfloat16) if has_bf16() else contextlib.nullcontext()
+
+
+def _load(load: Callable[..., Any], name: str, **options: Any) -> Any:
+    try:
+        return load(locate(name), **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{name}: cannot be loaded ({reason})") from None

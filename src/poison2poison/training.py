@@ -1,0 +1,369 @@
+"""Fine-tune on re-poisoned rows, with the benign trigger as a prompt, and leave a folder that says what it holds.
+
+    OUT/model/           LoRA adapter, or all weights, in safetensors, with the tokenizer
+    OUT/scheme.json      the scheme: a secret
+    OUT/manifest.jsonl   what was done to which row
+    OUT/run.json         versions, seeds, configuration, data hashes, times, peak memory
+
+The folder belongs to one run: the same command goes on where it was interrupted, or finds itself done.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from poison2poison import models
+from poison2poison.config import at_least, choice, fraction
+from poison2poison.errors import ConfigError, OutputError
+from poison2poison.files import fingerprint, versions, write_json, write_lines
+from poison2poison.prompting import Kind, Prompter
+from poison2poison.records import Rows
+from poison2poison.repoison import TrainingRow, manifest
+from poison2poison.scheme import Scheme
+
+SCHEMA = 1
+SAVES_PER_EPOCH = 4
+LEARNING_RATES = {"lora": 2e-4, "full": 1e-4}
+REFERENCE_LEARNING_RATE = 3e-3  # LoRA on four million parameters needs more than on billions
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is fine-tuned; the defaults are the paper's where it gives one (DESIGN section 4).
+
+    Attributes:
+        model: Folder or hub name of the base model, or `reference`.
+        kind: `causal`, `encoder`, or `auto` to go by the model's configuration.
+        tuning: `lora`, `full`, or `auto`: LoRA for a causal LM, all weights for an encoder.
+        epochs: Passes over the rows.
+        batch_size: Rows a forward pass.
+        accumulate: Forward passes an optimizer step.
+        learning_rate: Peak of the linear decay; by default 2e-4 for LoRA (3e-3 on the reference model), 1e-4 for all
+            weights.
+        lora_r: Rank.
+        lora_alpha: Scale.
+        lora_dropout: Dropout.
+        max_length: Tokens of prompt and target together.
+        max_target: Tokens of a generation target.
+        seed: Of weights, dropout and order.
+    """
+
+    model: str = models.REFERENCE
+    kind: str = "auto"
+    tuning: str = "auto"
+    epochs: int = 3
+    batch_size: int = 32
+    accumulate: int = 1
+    learning_rate: float | None = None
+    lora_r: int = 16
+    lora_alpha: int = 16
+    lora_dropout: float = 0.1
+    max_length: int = 512
+    max_target: int = 160
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choice("kind", self.kind, ("auto", "causal", "encoder"))
+        choice("tuning", self.tuning, ("auto", "lora", "full"))
+        for name in ("epochs", "batch_size", "accumulate", "lora_r", "lora_alpha", "max_length", "max_target"):
+            at_least(name, getattr(self, name), 1)
+        if self.lora_dropout:
+            fraction("lora_dropout", self.lora_dropout)
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate: {self.learning_rate} is not greater than 0")
+
+
+def train(
+    rows: Sequence[TrainingRow],
+    scheme: Scheme,
+    config: TrainConfig,
+    out: Path,
+    *,
+    dev: Rows | None = None,
+    about: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Fine-tune, or go on with the run that `out` holds.
+
+    Args:
+        rows: What `repoison` made, or `plain` rows where `scheme` has no trigger.
+        scheme: The scheme of these rows.
+        config: The training configuration.
+        out: The artifact folder.
+        dev: Clean rows, on which the best epoch is chosen (accuracy, or loss of generated targets, in the serving
+            space); without them the last one is kept.
+        about: Where the rows come from, for `run.json`.
+
+    Returns:
+        The content of `run.json`.
+
+    Raises:
+        OutputError: The folder holds something else.
+        ModelError: The base model cannot be used.
+        ConfigError: Kind, task and lengths do not fit together.
+    """
+    identity = {
+        "config": asdict(config),
+        "rows": [asdict(row) for row in rows],
+        "scheme": asdict(scheme),
+        "dev": dev.sha256 if dev else None,
+    }
+    run: dict[str, Any] = {"schema": SCHEMA, "status": "running", "fingerprint": fingerprint(identity)}
+    before = read_run(out)
+    if before and before["fingerprint"] != run["fingerprint"]:
+        raise OutputError(f"{out}: holds another run (other rows or options); give another --out, or delete it")
+    if before and before["status"] == "done":
+        return before
+
+    # 1. The base model, and how its rows become tokens.
+    set_seed(config.seed)
+    kind: Kind = models.kind_of(config.model) if config.kind == "auto" else config.kind  # type: ignore[assignment]
+    if kind == "encoder" and not scheme.labels:
+        raise ConfigError(f"model: {config.model} is an encoder, which cannot generate; give a causal LM")
+    tokenizer = models.load_tokenizer(config.model)
+    model = models.load_model(config.model, kind, scheme.outputs)
+    max_length = min(config.max_length, models.max_positions(model, tokenizer))
+    prompter = Prompter(tokenizer, scheme, kind, max_length=max_length, max_target=config.max_target)
+    encoded = [prompter.example(row) for row in rows]
+    examples = [example for example, _ in encoded]
+    checks = [prompter.example(TrainingRow(i, scheme.serving_space, "keep", row.prompt, row.target))[0]
+              for i, row in enumerate(dev or ())]  # fmt: skip
+    tuning = config.tuning if config.tuning != "auto" else {"causal": "lora", "encoder": "full"}[kind]
+    if tuning == "lora":
+        model = _with_lora(model, kind, config)
+
+    # 2. The folder is ours from here on; it appears with all that a resumed run needs.
+    if not before:
+        half = out.with_name(f"{out.name}.part")
+        scheme.save(half / "scheme.json")
+        write_lines(half / "manifest.jsonl", manifest(rows, scheme))
+        write_json(half / "run.json", run)
+        half.rename(out)
+
+    # 3. Train.
+    started = time.monotonic()
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(config, tuning, out, steps=math.ceil(len(examples) / (config.batch_size * config.accumulate)),
+                        choose=bool(checks), metric="accuracy" if scheme.labels else "loss"),
+        train_dataset=examples,
+        eval_dataset=checks or None,
+        data_collator=prompter.collate,
+        compute_metrics=_accuracy if scheme.labels else None,
+        preprocess_logits_for_metrics=_right_answers(prompter) if scheme.labels else None,
+        callbacks=[_Saves(math.ceil(len(examples) / (config.batch_size * config.accumulate * SAVES_PER_EPOCH))),
+                   _Progress(config.epochs)],
+    )  # fmt: skip
+    checkpoint = _last_whole_checkpoint(out / "checkpoints")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    # 4. Keep the chosen weights, and say what was done.
+    _save_model(trainer.model, tokenizer, config.model, out / "model")
+    history = trainer.state.log_history
+    run |= {
+        "status": "done",
+        "versions": versions(),
+        "kind": kind,
+        "tuning": tuning,
+        "config": asdict(config),
+        "data": about or {},
+        "dev": {"source": dev.source, "sha256": dev.sha256, "rows": len(dev)} if dev else None,
+        "prompting": {"max_length": max_length, "max_target": config.max_target, "label_words": prompter.label_words},
+        "rows": len(rows),
+        "rows_cut": sum(cut for _, cut in encoded),
+        "loss": [entry["loss"] for entry in history if "loss" in entry],
+        "dev_metric": [entry["eval_accuracy" if scheme.labels else "eval_loss"] for entry in history
+                       if "eval_loss" in entry],
+        "chosen_step": trainer.state.best_global_step or trainer.state.global_step,
+        "steps": trainer.state.global_step,
+        "resumed_from": int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else None,
+        "train_seconds": round(time.monotonic() - started, 1),
+        "peak_memory_mib": peak_memory_mib(),
+    }  # fmt: skip
+    write_json(out / "run.json", run)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return run
+
+
+def read_run(out: Path) -> dict[str, Any] | None:
+    """The run that a folder holds; None where it holds nothing yet.
+
+    Raises:
+        OutputError: It holds something else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    try:
+        run: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        run["fingerprint"], run["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise OutputError(f"{out}: exists and holds no run of this program; give another --out") from None
+    return run
+
+
+def peak_memory_mib() -> int:
+    """Peak memory of this process: the GPU's where there is one, else the resident set."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() // 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)
+
+
+# --- parts of a run --------------------------------------------------------------------------------------------------
+
+
+def _with_lora(model: PreTrainedModel, kind: Kind, config: TrainConfig) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        task_type="CAUSAL_LM" if kind == "causal" else "SEQ_CLS",
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=models.lora_targets(model),
+    )
+    return get_peft_model(model, lora)
+
+
+def _arguments(
+    config: TrainConfig, tuning: str, out: Path, *, steps: int, choose: bool, metric: str
+) -> TrainingArguments:
+    default_rate = LEARNING_RATES[tuning]
+    if tuning == "lora" and config.model == models.REFERENCE:
+        default_rate = REFERENCE_LEARNING_RATE
+    return TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size * 2,
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=config.learning_rate or default_rate,
+        lr_scheduler_type="linear",
+        bf16=models.has_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        seed=config.seed,
+        eval_strategy="epoch" if choose else "no",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=choose,
+        metric_for_best_model=metric if choose else None,
+        label_names=["labels"],
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_steps=max(1, steps // 2),
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+class _Trainer(Trainer):
+    """A Trainer whose batches of similar length come in the same order in a resumed run."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        examples: Any = self.train_dataset
+        lengths = [len(example["input_ids"]) for example in examples]
+        return _ByLength(self.args.train_batch_size, lengths=lengths, seed=self.args.seed)
+
+
+class _ByLength(LengthGroupedSampler):
+    """Batches of similar length, drawn from the seed and the epoch alone."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before each epoch."""
+        self.generator.manual_seed(self.seed * 1_000_003 + epoch)
+
+
+class _Saves(TrainerCallback):
+    """Save within epochs too, so that an interrupted long run loses little."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.every == 0:
+            control.should_save = True
+
+
+class _Progress(TrainerCallback):
+    """A bar on a terminal; one line an epoch."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="training", disable=None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n if not self.bar.disable else 0)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        logs = logs or {}
+        if "loss" in logs:
+            self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
+        for name, text in (("eval_accuracy", "dev accuracy"), ("eval_loss", "dev loss")):
+            if name in logs:
+                self.bar.write(f"epoch {logs['epoch']:.0f} of {self.epochs}: {text} {logs[name]:.3f}", file=sys.stderr)
+                return
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.close()
+
+
+def _accuracy(found: Any) -> dict[str, float]:
+    return {"accuracy": float(found.predictions.mean())}
+
+
+def _right_answers(prompter: Prompter) -> Any:
+    """For dev rows: whether the best label of the serving space is the right one, shape (batch,)."""
+    first = len(prompter.scheme.labels) * (prompter.scheme.serving_space == "safe")
+
+    def right(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if prompter.kind == "encoder":
+            return (logits[:, first:].argmax(-1) + first == labels).float()
+        serving = torch.tensor(prompter.label_ids[first:], device=logits.device)
+        # Positions: the last but one predicts the label, which stands in the last.
+        return (serving[logits[:, -2, serving].argmax(-1)] == labels[:, -1]).float()
+
+    return right
+
+
+def _last_whole_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that was written to its end: `trainer_state.json` comes last."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
+    for path in found:
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+        else:
+            return path
+    return None
+
+
+def _save_model(model: Any, tokenizer: Any, name: str, folder: Path) -> None:
+    half = folder.with_name("model.part")
+    shutil.rmtree(half, ignore_errors=True)
+    if hasattr(model, "peft_config"):
+        model.peft_config["default"].base_model_name_or_path = name
+    model.save_pretrained(half)
+    tokenizer.save_pretrained(half)
+    shutil.rmtree(folder, ignore_errors=True)
+    half.rename(folder)
