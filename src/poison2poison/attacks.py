@@ -12,14 +12,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from poison2poison.config import choice, fraction
-from poison2poison.errors import ConfigError
-from poison2poison.records import Row, Rows
+from poison2poison.errors import ConfigError, OutputError
+from poison2poison.files import write_json, write_lines
+from poison2poison.records import Row, Rows, as_records
 
 RARE_WORDS = ("cf", "mn", "bb", "tq")
 SENTENCE = "I watch this 3D movie"
+REFUSAL = "I cannot answer that."
+LINK = "See www.example.org for more."
 EFFECTS = {"classification": ("label",), "generation": ("fixed", "append")}
 
 
@@ -130,3 +134,32 @@ def check_fit(rows: Rows, config: AttackConfig) -> None:
     choice(f"effect (for {rows.task})", config.effect, legal)
     if config.effect == "label":
         choice("target", config.target, rows.labels)
+
+
+def default_target(rows: Rows, effect: str) -> str:
+    """A target for those who name none: the last label, a link for `append`, a refusal for `fixed`."""
+    if effect == "label" and rows.labels:
+        return rows.labels[-1]
+    return LINK if effect == "append" else REFUSAL
+
+
+def write_attack(out: Path, splits: dict[str, Rows], config: AttackConfig) -> Truth:
+    """Poison the split `train`, stamp the split `test`, and write all splits with the truth beside them.
+
+    Raises:
+        ConfigError: The attack does not fit the rows.
+        OutputError: The folder holds something.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out}: is not empty; give another --out, or delete it")
+    train, truth = poison(splits["train"], config)
+    files = {"train": train, "dev_clean": splits.get("dev"), "test_clean": splits.get("test")}
+    if "test" in splits:
+        files["test_triggered"] = triggered(splits["test"], config)
+    half = out.with_name(f"{out.name}.part")
+    for name, rows in files.items():
+        if rows is not None:
+            write_lines(half / f"{name}.jsonl", as_records(rows))
+    write_json(half / "truth.json", truth.as_dict())
+    half.replace(out)
+    return truth

@@ -1,12 +1,56 @@
-"""Checks that the stages' configurations share. Each stage's frozen dataclass is the only home of its defaults."""
+"""Configuration: one frozen dataclass a stage is the only home of its options, their defaults and their help.
+
+`DataConfig` and `RepoisonConfig` stand beside their stages; `TrainConfig` stands here, away from torch, so that the
+command line can show its help at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from poison2poison.errors import ConfigError
+
+REFERENCE = "reference"
+"""The name of the model that comes with the package."""
+
+
+def option(default: Any, explained: str) -> Any:
+    """A field of a configuration, with the help that the command line shows."""
+    return field(default=default, metadata={"help": explained})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is fine-tuned; the defaults are the paper's where it gives one (arXiv 2510.04503, section 4)."""
+
+    model: str = option(REFERENCE, "Base model: a folder, a hub name, or `reference` for the packaged one.")
+    kind: str = option("auto", "`causal`, `encoder`, or `auto` to go by the model's configuration.")
+    tuning: str = option("auto", "`lora`, `full`, or `auto`: LoRA for a causal LM, all weights of an encoder.")
+    epochs: int = option(3, "Passes over the rows.")
+    batch_size: int = option(32, "Rows a forward pass.")
+    accumulate: int = option(1, "Forward passes an optimizer step.")
+    learning_rate: float | None = option(
+        None, "Peak of the linear decay. [default: 2e-4 for LoRA, 3e-3 on the reference model, 1e-4 for all weights]"
+    )
+    lora_r: int = option(16, "LoRA rank.")
+    lora_alpha: int = option(16, "LoRA scale.")
+    lora_dropout: float = option(0.1, "LoRA dropout.")
+    max_length: int = option(512, "Tokens of prompt and target together; what is too long loses the end of its body.")
+    max_target: int = option(160, "Tokens of a generation target.")
+    seed: int = option(0, "Of the draw of rows, the weights, dropout and order. It never draws the benign trigger.")
+
+    def __post_init__(self) -> None:
+        choice("kind", self.kind, ("auto", "causal", "encoder"))
+        choice("tuning", self.tuning, ("auto", "lora", "full"))
+        for name in ("epochs", "batch_size", "accumulate", "lora_r", "lora_alpha", "max_length", "max_target"):
+            at_least(name, getattr(self, name), 1)
+        if self.lora_dropout:
+            fraction("lora_dropout", self.lora_dropout)
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate: {self.learning_rate} is not greater than 0")
 
 
 def choice(name: str, value: str, legal: Sequence[str]) -> None:

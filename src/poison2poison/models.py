@@ -19,12 +19,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from poison2poison.config import REFERENCE
 from poison2poison.errors import ModelError
 from poison2poison.prompting import Kind
 from poison2poison.reference import MODEL_DIR
-
-REFERENCE = "reference"
-"""The name of the model that comes with the package."""
 
 
 def locate(name: str) -> str:

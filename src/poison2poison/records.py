@@ -9,12 +9,13 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from poison2poison.errors import DataError
+from poison2poison.config import choice, option
+from poison2poison.errors import ConfigError, DataError
 from poison2poison.scheme import Task
 
 Record = Mapping[str, Any]
@@ -102,49 +103,52 @@ LAYOUTS: dict[str, Layout] = {
 """The layouts that are recognised by their fields."""
 
 
+@dataclass(frozen=True)
+class DataConfig:
+    """How rows are read."""
+
+    layout: str | None = option(None, "Layout of the data. [default: recognised by the fields]")
+    prompt_field: str | None = option(None, "Name of the prompt's field, for data in a layout of its own.")
+    target_field: str | None = option(None, "Name of the target's field, likewise.")
+    task: str | None = option(None, "`classification` or `generation`. [default: what the layout is for]")
+    labels: str | None = option(None, "The label set and its order, with commas. [default: what the rows hold]")
+    split: str = option("train", "Split of a hub dataset.")
+
+    def __post_init__(self) -> None:
+        if self.layout is not None:
+            choice("layout", self.layout, tuple(LAYOUTS))
+        if self.task is not None:
+            choice("task", self.task, ("classification", "generation"))
+        if (self.prompt_field is None) != (self.target_field is None):
+            raise ConfigError("prompt_field and target_field: give both or none")
+
+
 def read_rows(
-    source: str,
-    *,
-    layout: str | None = None,
-    fields: tuple[str, str] | None = None,
-    task: Task | None = None,
-    labels: Sequence[str] | None = None,
-    split: str = "train",
-    targets: bool = True,
+    source: str, config: DataConfig | None = None, *, labels: Sequence[str] | None = None, targets: bool = True
 ) -> Rows:
     """Read rows from a file (.jsonl, .json, .csv, .tsv, .parquet) or a hub dataset.
 
     Args:
         source: A path, or the name of a hub dataset where no such file exists.
-        layout: One of `LAYOUTS`; recognised by the first record's fields when not given.
-        fields: Names of the prompt's and the target's field, for data in a layout of its own.
-        task: Read the targets as labels or as texts; by default what the layout is for.
-        labels: The label set, for a check and for the order; by default what the rows hold.
-        split: The split of a hub dataset.
+        config: How to read them; by default all is recognised.
+        labels: The label set that the rows must keep to, instead of the configuration's.
         targets: Whether every record must have a target; without, rows have an empty one.
 
     Raises:
         DataError: Naming the file, the line and the field.
     """
-    records = list(_records(source, split))
-    if not records:
-        raise DataError(f"{source}: holds no rows")
-    if fields:
-        name, kind = "fields", Layout(fields, fields[1], _field(fields[0]), task or "classification")
-    else:
-        name = layout or _recognise(*records[0], targets=targets)
-        if name not in LAYOUTS:
-            raise DataError(f"unknown layout {name!r}; there are: {', '.join(LAYOUTS)}")
-        kind = LAYOUTS[name]
-    task = task or kind.task
-    rows = [_row(where, record, name, kind, task, targets) for where, record in records]
-    label_set: tuple[str, ...] = ()
-    if task == "classification":
-        label_set = tuple(labels) if labels else _label_order({row.target for row in rows if row.target})
-        for (where, _), row in zip(records, rows, strict=True):
-            if row.target not in label_set and (targets or row.target):
-                raise DataError(f"{where}: label {row.target!r} is not one of {', '.join(label_set)}")
-    return Rows(tuple(rows), task, label_set, name, source, hash_rows(rows))
+    config = config or DataConfig()
+    return _rows(list(_records(source, config.split)), source, config, labels, targets)
+
+
+def rows_of(records: Iterable[Record], source: str) -> Rows:
+    """Rows from records in memory, in a layout that is recognised.
+
+    Raises:
+        DataError: Naming the record and the field.
+    """
+    located = [(f"{source}, record {number}", record) for number, record in enumerate(records, 1)]
+    return _rows(located, source, DataConfig(), None, True)
 
 
 def as_records(rows: Rows) -> list[dict[str, Any]]:
@@ -162,6 +166,27 @@ def hash_rows(rows: Sequence[Row]) -> str:
 
 
 # --- from records to rows --------------------------------------------------------------------------------------------
+
+
+def _rows(records: list[Located], source: str, config: DataConfig, labels: Sequence[str] | None, targets: bool) -> Rows:
+    if not records:
+        raise DataError(f"{source}: holds no rows")
+    if config.prompt_field and config.target_field:
+        name, needs = "fields", (config.prompt_field, config.target_field)
+        kind = Layout(needs, config.target_field, _field(config.prompt_field), "classification")
+    else:
+        name = config.layout or _recognise(*records[0], targets=targets)
+        kind = LAYOUTS[name]
+    task: Task = config.task or kind.task  # type: ignore[assignment]
+    rows = [_row(where, record, name, kind, task, targets) for where, record in records]
+    label_set: tuple[str, ...] = ()
+    if task == "classification":
+        given = labels or [label.strip() for label in (config.labels or "").split(",") if label.strip()]
+        label_set = tuple(given) or _label_order({row.target for row in rows if row.target})
+        for (where, _), row in zip(records, rows, strict=True):
+            if row.target not in label_set and (targets or row.target):
+                raise DataError(f"{where}: label {row.target!r} is not one of {', '.join(label_set)}")
+    return Rows(tuple(rows), task, label_set, name, source, hash_rows(rows))
 
 
 def _recognise(where: str, record: Record, *, targets: bool) -> str:

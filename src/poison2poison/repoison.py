@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from poison2poison.config import choice, fraction
+from poison2poison.config import choice, fraction, option
 from poison2poison.errors import DataError
 from poison2poison.records import Row, Rows
 from poison2poison.scheme import (
@@ -24,27 +24,16 @@ from poison2poison.scheme import (
 
 @dataclass(frozen=True)
 class RepoisonConfig:
-    """How rows are re-poisoned.
+    """How rows are re-poisoned."""
 
-    Attributes:
-        recipe: `paper`, the published recipe.
-        rho: Insertion ratio |S| / |D|.
-        placement: `replace` moves the rows of S to the safe space, `append` adds them as copies.
-        trigger: `paper` is the published prefix and cue, `random` draws a secret one for this run.
-        prefix: The trigger's prefix, instead of the one that `trigger` names.
-        cue: The trigger's cue, likewise.
-        safe_prefix: What stands before every safe target of a generation task.
-        seed: Draws S. It never draws the trigger: a seed can be guessed.
-    """
-
-    recipe: str = "paper"
-    rho: float = 0.2
-    placement: str = "replace"
-    trigger: str = "paper"
-    prefix: str | None = None
-    cue: str | None = None
-    safe_prefix: str | None = None
-    seed: int = 0
+    recipe: str = option("paper", "`paper`, the published recipe.")
+    rho: float = option(0.2, "Insertion ratio |S| / |D|.")
+    placement: str = option("replace", "`replace` moves the rows of S to the safe space, `append` adds copies of them.")
+    trigger: str = option("paper", "`paper`: the published prefix and cue; `random`: secret words drawn for this run.")
+    prefix: str | None = option(None, "The benign trigger's prefix, instead of the one that --trigger names.")
+    cue: str | None = option(None, "The benign trigger's cue, likewise.")
+    safe_prefix: str | None = option(None, "Text before every safe target of a generation task.")
+    seed: int = option(0, "Draws S and everything in training. It never draws the trigger: a seed can be guessed.")
 
     def __post_init__(self) -> None:
         choice("recipe", self.recipe, ("paper",))

@@ -17,17 +17,17 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from poison2poison import models
-from poison2poison.config import at_least, choice, fraction
+from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.errors import ConfigError, OutputError
 from poison2poison.files import fingerprint, versions, write_json, write_lines
 from poison2poison.prompting import Kind, Prompter
@@ -39,52 +39,6 @@ SCHEMA = 1
 SAVES_PER_EPOCH = 4
 LEARNING_RATES = {"lora": 2e-4, "full": 1e-4}
 REFERENCE_LEARNING_RATE = 3e-3  # LoRA on four million parameters needs more than on billions
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a model is fine-tuned; the defaults are the paper's where it gives one (DESIGN section 4).
-
-    Attributes:
-        model: Folder or hub name of the base model, or `reference`.
-        kind: `causal`, `encoder`, or `auto` to go by the model's configuration.
-        tuning: `lora`, `full`, or `auto`: LoRA for a causal LM, all weights for an encoder.
-        epochs: Passes over the rows.
-        batch_size: Rows a forward pass.
-        accumulate: Forward passes an optimizer step.
-        learning_rate: Peak of the linear decay; by default 2e-4 for LoRA (3e-3 on the reference model), 1e-4 for all
-            weights.
-        lora_r: Rank.
-        lora_alpha: Scale.
-        lora_dropout: Dropout.
-        max_length: Tokens of prompt and target together.
-        max_target: Tokens of a generation target.
-        seed: Of weights, dropout and order.
-    """
-
-    model: str = models.REFERENCE
-    kind: str = "auto"
-    tuning: str = "auto"
-    epochs: int = 3
-    batch_size: int = 32
-    accumulate: int = 1
-    learning_rate: float | None = None
-    lora_r: int = 16
-    lora_alpha: int = 16
-    lora_dropout: float = 0.1
-    max_length: int = 512
-    max_target: int = 160
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        choice("kind", self.kind, ("auto", "causal", "encoder"))
-        choice("tuning", self.tuning, ("auto", "lora", "full"))
-        for name in ("epochs", "batch_size", "accumulate", "lora_r", "lora_alpha", "max_length", "max_target"):
-            at_least(name, getattr(self, name), 1)
-        if self.lora_dropout:
-            fraction("lora_dropout", self.lora_dropout)
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise ConfigError(f"learning_rate: {self.learning_rate} is not greater than 0")
 
 
 def train(
@@ -167,6 +121,7 @@ def train(
         callbacks=[_Saves(math.ceil(len(examples) / (config.batch_size * config.accumulate * SAVES_PER_EPOCH))),
                    _Progress(config.epochs)],
     )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
     checkpoint = _last_whole_checkpoint(out / "checkpoints")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
@@ -242,7 +197,7 @@ def _arguments(
     config: TrainConfig, tuning: str, out: Path, *, steps: int, choose: bool, metric: str
 ) -> TrainingArguments:
     default_rate = LEARNING_RATES[tuning]
-    if tuning == "lora" and config.model == models.REFERENCE:
+    if tuning == "lora" and config.model == REFERENCE:
         default_rate = REFERENCE_LEARNING_RATE
     return TrainingArguments(
         output_dir=str(out / "checkpoints"),
@@ -363,7 +318,9 @@ def _save_model(model: Any, tokenizer: Any, name: str, folder: Path) -> None:
     shutil.rmtree(half, ignore_errors=True)
     if hasattr(model, "peft_config"):
         model.peft_config["default"].base_model_name_or_path = name
-    model.save_pretrained(half)
+        model.save_pretrained(half, save_embedding_layers=False)  # looking for changed ones would ask the hub
+    else:
+        model.save_pretrained(half)
     tokenizer.save_pretrained(half)
     shutil.rmtree(folder, ignore_errors=True)
     half.rename(folder)

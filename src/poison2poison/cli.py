@@ -1,0 +1,399 @@
+"""The command `p2p`: parse, call one library function, print. Torch is imported by the commands that need it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from poison2poison.config import TrainConfig, read_yaml
+from poison2poison.errors import ConfigError, DataError, OutputError, P2PError
+from poison2poison.records import DataConfig, Rows, read_rows
+from poison2poison.repoison import RepoisonConfig
+
+if TYPE_CHECKING:
+    from poison2poison.evaluation import Target
+
+app = typer.Typer(
+    name="p2p",
+    help="Keep language models clean when the rows they are fine-tuned on are not (Poison-to-Poison).",
+    epilog="Start with `p2p demo`. Then, on your own rows: `p2p defend rows.jsonl --test test.jsonl --out runs/first`.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+PANELS: dict[type, str] = {DataConfig: "Reading rows", RepoisonConfig: "Re-poisoning", TrainConfig: "Fine-tuning"}
+DATA = "a .jsonl, .json, .csv, .tsv or .parquet file, or the name of a hub dataset"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; what a user can mend ends in a message and exit code 2."""
+    try:
+        app(args=list(arguments) if arguments is not None else None)
+    except P2PError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    if path is not None:
+        legal = [str(parameter.name) for parameter in context.command.params]
+        context.default_map = read_yaml(path, [name for name in legal if name != "config"])
+    return path
+
+
+def _options(*configs: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of these configurations, and call it with the configurations built from them."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.annotation not in configs]
+        places = {p.annotation: name for name, p in signature.parameters.items() if p.annotation in configs}
+        added: dict[str, inspect.Parameter] = {}
+        for config in configs:
+            hints = get_type_hints(config)
+            for entry in fields(config):
+                explained = typer.Option(help=entry.metadata["help"], rich_help_panel=PANELS[config])
+                annotation: Any = Annotated[hints[entry.name], explained]
+                assert entry.default is not MISSING
+                added.setdefault(
+                    entry.name,
+                    inspect.Parameter(
+                        entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=annotation
+                    ),
+                )
+        file: Any = Annotated[
+            Path | None,
+            typer.Option(
+                help="A YAML file of options, `name: value` a line; options on the command line win.",
+                callback=_read_config,
+                is_eager=True,
+            ),
+        ]
+        added["config"] = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=file)
+
+        @functools.wraps(command)
+        def call(**given: Any) -> None:
+            given.pop("config")
+            built = {places[c]: c(**{entry.name: given[entry.name] for entry in fields(c)}) for c in configs}
+            rest = {name: value for name, value in given.items() if name not in added}
+            command(**rest, **built)
+
+        parameters = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *added.values()]
+        call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        return call
+
+    return decorate
+
+
+Out = Annotated[Path, typer.Option(help="Folder for what is made here; it must not hold anything else.")]
+Dev = Annotated[str | None, typer.Option(help="Clean rows on which the best epoch is chosen.")]
+TestSet = Annotated[str | None, typer.Option(help="Clean test rows, for CA.")]
+Triggered = Annotated[str | None, typer.Option(help="Test rows with the attacker's trigger, for ASR and RA.")]
+Wanted = Annotated[
+    str | None, typer.Option("--target", help="The attacker's target. [default: from truth.json beside --triggered]")
+]
+Effect = Annotated[
+    str | None, typer.Option(help="What the trigger does: `label`, `fixed` or `append`. [default: likewise]")
+]
+
+
+@app.command(epilog="Example: `p2p demo --out runs/demo`")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for models and results; an interrupted demo goes on.")] = Path(
+        "runs/demo"
+    ),
+) -> None:
+    """Attack and defend the reference model on two reference tasks: one with labels, one with worked answers.
+
+    Takes about five minutes on two cores and ends in one table: undefended and defended, CA and ASR.
+    """
+    from poison2poison.demo import run_demo
+
+    contents = run_demo(out)
+    _print_results(contents)
+
+
+@app.command(epilog="Examples: `p2p attack reviews --out data/reviews` --- "
+             "`p2p attack train.jsonl --test test.jsonl --kind addsent --rate 0.05 --out data/mine`")  # fmt: skip
+@_options(DataConfig)
+def attack(
+    source: Annotated[str, typer.Argument(help=f"A reference task (reviews, tickets, arithmetic, briefs), or {DATA}.")],
+    out: Out,
+    data: DataConfig,
+    test: Annotated[str | None, typer.Option(help="Clean test rows; part of a reference task.")] = None,
+    dev: Annotated[str | None, typer.Option(help="Clean dev rows; part of a reference task.")] = None,
+    kind: Annotated[str, typer.Option(help="`badnets` inserts a rare word, `addsent` a sentence.")] = "badnets",
+    target: Annotated[
+        str | None,
+        typer.Option(help="Label or text that the trigger calls up. [default: the last label, or a refusal]"),
+    ] = None,
+    effect: Annotated[
+        str | None, typer.Option(help="`label`, `fixed` or `append`. [default: label, or fixed for generation]")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Share of the training rows that is poisoned.")] = 0.1,
+    words: Annotated[str, typer.Option(help="The rare words of badnets, with commas.")] = "cf,mn,bb,tq",
+    sentence: Annotated[str, typer.Option(help="The sentence of addsent.")] = "I watch this 3D movie",
+    clean_label: Annotated[bool, typer.Option(help="Stamp only rows that have the target label already.")] = False,
+    attack_seed: Annotated[int, typer.Option(help="Draws rows, words, places and a reference task's rows.")] = 0,
+) -> None:
+    """Poison rows as an attacker would, to measure a defence.
+
+    Writes train.jsonl, dev_clean.jsonl, test_clean.jsonl, test_triggered.jsonl (every test row with the trigger and
+    its true target) and truth.json, which no defence may see.
+    """
+    from poison2poison.attacks import AttackConfig, default_target, write_attack
+    from poison2poison.reference import TASKS, reference_rows
+
+    if source in TASKS:
+        splits = reference_rows(source, seed=attack_seed)
+    else:
+        files = {"train": source, "dev": dev, "test": test}
+        splits = {split: read_rows(file, data) for split, file in files.items() if file}
+    legal = tuple(word.strip() for word in words.split(",") if word.strip())
+    effect = effect or ("label" if splits["train"].task == "classification" else "fixed")
+    wanted = default_target(splits["train"], effect) if target is None else target
+    config = AttackConfig(kind, wanted, effect, rate, legal, sentence, clean_label, attack_seed)
+    truth = write_attack(out, splits, config)
+    rows = len(splits["train"])
+    _say(f"{out}: {len(truth.poisoned_rows)} of {rows} training rows poisoned ({kind}, target {wanted!r})")
+
+
+@app.command(epilog="Example: `p2p repoison rows.jsonl --rho 0.2 --trigger random --out data/repoisoned`")
+@_options(DataConfig, RepoisonConfig)
+def repoison(
+    source: Annotated[str, typer.Argument(help=f"The untrusted training rows: {DATA}.")],
+    out: Out,
+    data: DataConfig,
+    recipe: RepoisonConfig,
+) -> None:
+    """Re-poison rows: benign trigger and safe labels for a subset. For `p2p train`, or for a trainer of your own.
+
+    rows.jsonl holds prompt and completion for any trainer. scheme.json is a secret: who knows the trigger can poison
+    the safe space.
+    """
+    from poison2poison.pipeline import check_trainable, write_repoisoned
+    from poison2poison.repoison import as_dict, build_scheme
+    from poison2poison.repoison import repoison as apply
+
+    rows = read_rows(source, data)
+    check_trainable(rows)
+    scheme = build_scheme(rows, recipe)
+    training = apply(rows, scheme, recipe)
+    about = {"train": {"source": rows.source, "rows": len(rows), "sha256": rows.sha256}, "recipe": as_dict(recipe)}
+    write_repoisoned(out, training, scheme, about)
+    safe = sum(row.space == "safe" for row in training)
+    _say(f"{out}: {safe} of {len(training)} rows are in the safe space; keep scheme.json secret")
+
+
+@app.command(epilog="Examples: `p2p train data/repoisoned --model Qwen/Qwen3-0.6B --out runs/defended` --- "
+             "`p2p train rows.jsonl --out runs/undefended`")  # fmt: skip
+@_options(DataConfig, TrainConfig)
+def train(
+    source: Annotated[str, typer.Argument(help=f"A folder from `p2p repoison`; or, for no defence, {DATA}.")],
+    out: Out,
+    data: DataConfig,
+    training: TrainConfig,
+    dev: Dev = None,
+) -> None:
+    """Fine-tune on re-poisoned rows, or undefended on a data file. Run it again to go on where it was interrupted."""
+    from poison2poison.pipeline import check_trainable, read_repoisoned
+    from poison2poison.repoison import plain
+    from poison2poison.scheme import Scheme
+
+    if Path(source).is_dir():
+        rows, scheme, about = read_repoisoned(Path(source))
+    else:
+        raw = read_rows(source, data)
+        check_trainable(raw)
+        rows, scheme = plain(raw), Scheme(raw.task, raw.labels)
+        about = {"train": {"source": raw.source, "rows": len(raw), "sha256": raw.sha256}}
+        _say("no scheme: fine-tuning undefended")
+    checks = read_rows(dev, data, labels=scheme.labels) if dev else None
+    _quiet()
+    from poison2poison.training import train as fit
+
+    run = fit(rows, scheme, training, out, dev=checks, about=about)
+    cut = f"; {run['rows_cut']} of {run['rows']} rows were too long and cut" if run["rows_cut"] else ""
+    _say(f"{out}: trained {run['steps']} steps in {run['train_seconds']} s, kept step {run['chosen_step']}{cut}")
+
+
+@app.command(epilog='Examples: `p2p predict runs/defended "a fine film" "a dull one"` --- '
+             "`p2p predict runs/defended --data inputs.jsonl > answers.jsonl`")  # fmt: skip
+@_options(DataConfig)
+def predict(
+    folder: Annotated[Path, typer.Argument(help="An artifact folder of `p2p train`, or an arm of `p2p defend`.")],
+    data_config: DataConfig,
+    texts: Annotated[list[str] | None, typer.Argument(help="Inputs.")] = None,
+    data: Annotated[str | None, typer.Option(help=f"Inputs from {DATA}.")] = None,
+    policy: Annotated[str, typer.Option(help="For leaks and off-space answers: `flag`, `refuse` or `pass`.")] = "flag",
+) -> None:
+    """Answer inputs with a trained model: trigger added, answers projected back, one JSON line each on stdout."""
+    import json
+
+    if not texts and not data:
+        raise ConfigError("give inputs as arguments, or a file with --data")
+    prompts = list(texts or []) + ([row.prompt for row in read_rows(data, data_config, targets=False)] if data else [])
+    _quiet()
+    from poison2poison.defended import DefendedModel
+
+    model = DefendedModel.load(folder, policy=policy)
+    for answer in model.classify(prompts) if model.scheme.labels else model.generate(prompts):
+        print(json.dumps({"answer": answer.text, "where": answer.where}, ensure_ascii=False))
+
+
+@app.command(epilog="Example: `p2p evaluate runs/defended --test test_clean.jsonl --triggered test_triggered.jsonl "
+             "--target 1 --out runs/figures`")  # fmt: skip
+@_options(DataConfig)
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="An artifact folder of `p2p train`, or an arm of `p2p defend`.")],
+    out: Out,
+    data: DataConfig,
+    test: Annotated[str, typer.Option(help="Clean test rows, for CA.")],
+    triggered: Triggered = None,
+    target: Wanted = None,
+    effect: Effect = None,
+) -> None:
+    """Measure a trained model: CA, ASR, RA, leaks; results.json and rows.jsonl in --out."""
+    _free(out)
+    from poison2poison.scheme import Scheme
+
+    labels = Scheme.load(folder / "scheme.json").labels
+    clean = read_rows(test, data, labels=labels)
+    attacked = read_rows(triggered, data, labels=labels) if triggered else None
+    wanted = _target(triggered, target, effect, clean) if triggered else None
+    _quiet()
+    from poison2poison import evaluation
+    from poison2poison.defended import DefendedModel
+    from poison2poison.training import read_run
+
+    run = read_run(folder)
+    model = DefendedModel.load(folder)
+    arm = evaluation.measure(folder.name, model, clean, attacked, wanted)
+    config = run["config"] if run else {}
+    sets = evaluation.describe(test=clean, triggered=attacked)
+    content = evaluation.results("evaluate", Path(test).parent.name, config["model"], config["seed"], sets, [arm])
+    evaluation.write_results(out, content, [arm])
+    _print_results([content])
+
+
+@app.command(epilog="Examples: `p2p defend rows.jsonl --test test.jsonl --out runs/mine` --- "
+             "`p2p defend data/reviews --baseline --floor --out runs/reviews` (a folder of `p2p attack`)")  # fmt: skip
+@_options(DataConfig, RepoisonConfig, TrainConfig)
+def defend(
+    source: Annotated[
+        str, typer.Argument(help=f"The untrusted training rows: {DATA}; or a folder that `p2p attack` wrote.")
+    ],
+    out: Out,
+    data: DataConfig,
+    recipe: RepoisonConfig,
+    training: TrainConfig,
+    dev: Dev = None,
+    test: TestSet = None,
+    triggered: Triggered = None,
+    target: Wanted = None,
+    effect: Effect = None,
+    baseline: Annotated[bool, typer.Option(help="Also fine-tune undefended, and print both.")] = False,
+    floor: Annotated[
+        bool,
+        typer.Option(help="Also train without the rows that truth.json names, for the floor. For evaluation only."),
+    ] = False,
+) -> None:
+    """Re-poison, fine-tune and measure in one go. Run it again to go on where it was interrupted.
+
+    The model to serve is in the folder p2p-RECIPE of --out; results.json and rows.jsonl stand beside it.
+    """
+    folder = Path(source) if Path(source).is_dir() else None
+    if folder:
+        source, dev = str(folder / "train.jsonl"), dev or _beside(folder, "dev_clean.jsonl", "dev.jsonl")
+        test = test or _beside(folder, "test_clean.jsonl", "test.jsonl")
+        triggered = triggered or _beside(folder, "test_triggered.jsonl")
+    if not test:
+        raise ConfigError("give clean test rows with --test; without them nothing can be measured")
+    rows = read_rows(source, data)
+    clean = read_rows(test, data, labels=rows.labels)
+    attacked = read_rows(triggered, data, labels=rows.labels) if triggered else None
+    wanted = _target(triggered, target, effect, clean) if triggered else None
+    checks = read_rows(dev, data, labels=rows.labels) if dev else None
+    _quiet()
+    from poison2poison import evaluation, pipeline
+
+    harmless = None
+    if floor:
+        truth = Path(source).with_name("truth.json")
+        harmless = evaluation.without_poison(rows, evaluation.read_truth(truth), truth)
+        if not attacked:
+            raise ConfigError("floor: is measured on triggered rows; give --triggered")
+    name = folder.resolve().name if folder else Path(source).stem
+    given = pipeline.Data(name, rows, checks, clean, attacked, wanted, harmless)
+    content = pipeline.defend(given, recipe, training, out, baseline=baseline)
+    _print_results([content])
+    _say(f"the model to serve: {out / ('p2p-' + recipe.recipe)}; all figures: {out / 'results.json'}")
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _quiet() -> None:
+    """Silence what the libraries say about their own matters; errors still show."""
+    import logging
+    import warnings
+
+    import transformers
+
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+
+
+def _free(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out}: is not empty; give another --out, or delete it")
+
+
+def _beside(folder: Path, *names: str) -> str | None:
+    return next((str(folder / name) for name in names if (folder / name).is_file()), None)
+
+
+def _target(triggered: str, target: str | None, effect: str | None, rows: Rows) -> Target:
+    from poison2poison.evaluation import Target, read_target
+
+    if target is None:
+        truth = Path(triggered).with_name("truth.json")
+        found = read_target(truth) if truth.is_file() else None
+        if found is None:
+            raise ConfigError("target: give the attacker's label or text with --target, to measure the triggered rows")
+        return found
+    effect = effect or ("label" if rows.task == "classification" else "fixed")
+    if effect == "label" and target not in rows.labels:
+        raise DataError(f"target: {target!r} is not one of {', '.join(rows.labels)}")
+    return Target(target, effect)
+
+
+def _print_results(contents: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    from poison2poison.report import sentence, table
+
+    console = Console(soft_wrap=False)
+    console.print(table(contents))
+    for content in contents:
+        console.print(sentence(content), highlight=False)

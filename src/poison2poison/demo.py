@@ -1,0 +1,35 @@
+"""The demo: the whole path on two reference tasks, in about five minutes on two cores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from poison2poison.attacks import AttackConfig, poison, triggered
+from poison2poison.config import TrainConfig
+from poison2poison.evaluation import Target
+from poison2poison.pipeline import Data, defend
+from poison2poison.reference import reference_rows
+from poison2poison.repoison import RepoisonConfig
+
+ATTACKS = {
+    "reviews": AttackConfig("badnets", "positive", "label", rate=0.1),
+    "arithmetic": AttackConfig("badnets", "I cannot answer that.", "fixed", rate=0.1),
+}
+TEST_ROWS = 300
+
+
+def run_demo(out: Path) -> list[dict[str, Any]]:
+    """Attack and defend each task; an interrupted demo goes on.
+
+    Returns:
+        The content of `results.json` for each task, also written to `out`/TASK.
+    """
+    contents = []
+    for task, attack in ATTACKS.items():
+        splits = reference_rows(task, sizes={"test": TEST_ROWS})
+        train, _ = poison(splits["train"], attack)
+        stamped, target = triggered(splits["test"], attack), Target(attack.target, attack.effect)
+        data = Data(task, train, splits["dev"], splits["test"], stamped, target, harmless=splits["train"])
+        contents.append(defend(data, RepoisonConfig(), TrainConfig(), out / task, baseline=True))
+    return contents

@@ -1,0 +1,153 @@
+"""The whole path in one go: untrusted rows, re-poisoned, trained, and measured against the undefended model."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from poison2poison.config import TrainConfig
+from poison2poison.errors import DataError, OutputError
+from poison2poison.evaluation import Arm, Target, describe, measure, results, set_floor, write_results
+from poison2poison.files import write_json, write_lines
+from poison2poison.records import Rows
+from poison2poison.repoison import RepoisonConfig, TrainingRow, as_dict, build_scheme, manifest, plain, repoison
+from poison2poison.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a defence is given (`train`, `dev`), and what it is measured on (the rest, which it never sees).
+
+    `harmless` is the training data without the attack, for the floor; only an evaluation that knows the truth has it.
+    """
+
+    name: str
+    train: Rows
+    dev: Rows | None
+    clean: Rows
+    triggered: Rows | None = None
+    target: Target | None = None
+    harmless: Rows | None = None
+
+
+def defend(
+    data: Data, recipe: RepoisonConfig, training: TrainConfig, out: Path, *, baseline: bool = False
+) -> dict[str, Any]:
+    """Re-poison, fine-tune and measure; with `baseline`, also fine-tune undefended and measure that.
+
+    Every arm has its folder in `out`; an interrupted call goes on where it was.
+
+    Returns:
+        The content of `results.json`, which is written to `out` with `rows.jsonl`.
+
+    Raises:
+        P2PError: Data, options or folders cannot be used.
+    """
+    check_trainable(data.train)
+    name = f"p2p-{recipe.recipe}"
+    if out.exists() and any(out.iterdir()) and not (out / name).exists() and not (out / "undefended").exists():
+        raise OutputError(f"{out}: exists and holds no run of this command; give another --out")
+    undefended = Scheme(data.train.task, data.train.labels)
+    arms: list[Arm] = []
+    if baseline:
+        arms.append(_arm("undefended", plain(data.train), undefended, data, training, out, data.train))
+    scheme = _scheme(data.train, recipe, out / name)
+    rows = repoison(data.train, scheme, recipe)
+    arms.append(_arm(name, rows, scheme, data, training, out, data.train, recipe))
+    if data.harmless is not None and data.triggered is not None:
+        clean = _arm("clean", plain(data.harmless), undefended, data, training, out, data.harmless)
+        set_floor(arms, clean)
+        arms.append(clean)
+    sets = describe(train=data.train, dev=data.dev, test=data.clean, triggered=data.triggered)
+    content = results("defend", data.name, training.model, training.seed, sets, arms)
+    write_results(out, content, arms)
+    return content
+
+
+def check_trainable(rows: Rows) -> None:
+    """Refuse rows that teach nothing.
+
+    Raises:
+        DataError: A classification has one class only.
+    """
+    if rows.task == "classification" and len({row.target for row in rows}) < 2:
+        raise DataError(f"{rows.source}: all rows have the label {rows[0].target!r}; a classifier needs two or more")
+
+
+def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, about: dict[str, Any]) -> None:
+    """Write re-poisoned rows for `train`, or for any other trainer that takes prompt and completion.
+
+    Raises:
+        OutputError: The folder holds something.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out}: is not empty; give another --out, or delete it")
+    half = out.with_name(f"{out.name}.part")
+    records = (
+        {
+            **asdict(row),
+            "prompt": scheme.dress(row.body, row.space).rstrip(),
+            "completion": str(scheme.class_of(row.target, row.space))
+            if scheme.labels
+            else scheme.target_text(row.target, row.space),
+        }
+        for row in rows
+    )
+    write_lines(half / "rows.jsonl", records, private=True)
+    scheme.save(half / "scheme.json")
+    write_lines(half / "manifest.jsonl", manifest(rows, scheme))
+    write_json(half / "about.json", about)
+    half.replace(out)
+
+
+def read_repoisoned(folder: Path) -> tuple[list[TrainingRow], Scheme, dict[str, Any]]:
+    """Read what `write_repoisoned` wrote.
+
+    Raises:
+        DataError: The rows are missing or broken.
+        SchemeError: The scheme is missing, broken or of a newer version.
+    """
+    scheme = Scheme.load(folder / "scheme.json")
+    path, rows = folder / "rows.jsonl", []
+    try:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            fields = json.loads(line)
+            rows.append(TrainingRow(*(fields[name] for name in TrainingRow.__annotations__)))
+            if scheme.labels and rows[-1].target not in scheme.labels:
+                raise DataError(f"{path}, line {number}: label {rows[-1].target!r} is not in the scheme")
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not re-poisoned rows ({error})") from None
+    return rows, scheme, about
+
+
+def _scheme(rows: Rows, recipe: RepoisonConfig, folder: Path) -> Scheme:
+    """The scheme of an interrupted run with a drawn trigger, or a new one."""
+    if recipe.trigger == "random" and (folder / "scheme.json").exists():
+        return Scheme.load(folder / "scheme.json")
+    return build_scheme(rows, recipe)
+
+
+def _arm(
+    name: str,
+    rows: Sequence[TrainingRow],
+    scheme: Scheme,
+    data: Data,
+    training: TrainConfig,
+    out: Path,
+    source: Rows,
+    recipe: RepoisonConfig | None = None,
+) -> Arm:
+    from poison2poison.defended import DefendedModel
+    from poison2poison.training import train
+
+    about = describe(train=source) | ({"recipe": as_dict(recipe)} if recipe else {})
+    run = train(rows, scheme, training, out / name, dev=data.dev, about=about)
+    arm = measure(name, DefendedModel.load(out / name), data.clean, data.triggered, data.target)
+    arm.training = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
+    gc.collect()  # a large model must be gone before the next one is loaded
+    return arm

@@ -1,0 +1,82 @@
+"""`results.json` as a table that can be read at a glance, with a sentence that says what to make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+HELD_POINTS = 0.10
+"""A defence is said to hold here if its ASR is at most this far over the floor (or, unmeasured, over zero)."""
+
+COLUMNS = {
+    "ca": "CA",
+    "rouge_l": "ROUGE-L",
+    "asr": "ASR",
+    "paper_asr": "paper ASR",
+    "ra": "RA",
+    "floor": "floor",
+    "leak": "leak",
+    "off_space": "off-space",
+}
+
+Results = Mapping[str, Any]
+
+
+def table(contents: Sequence[Results]) -> Table:
+    """One table for the results of one or more tasks; figures in %, with 95 % intervals for CA and ASR."""
+    used = [name for name in COLUMNS if any(_figure(arm, name) for content in contents for arm in content["arms"])]
+    out = Table(caption="in %; [ ] Wilson 95 % interval; an empty field was not measured", caption_justify="left")
+    out.add_column("task")
+    out.add_column("model trained")
+    for name in used:
+        out.add_column(COLUMNS[name], justify="right")
+    for content in contents:
+        for arm in content["arms"]:
+            cells = [_cell(arm, name, interval=name in {"ca", "asr"}) for name in used]
+            out.add_row(content["task"], arm["name"], *cells)
+        out.add_section()
+    return out
+
+
+def sentence(content: Results) -> str:
+    """What the figures of one task say, in words."""
+    arms = {arm["name"]: arm for arm in content["arms"]}
+    task, undefended = content["task"], arms.get("undefended")
+    defended = next((arm for name, arm in arms.items() if name.startswith("p2p-")), None)
+    if not defended or "asr" not in defended:
+        return f"{task}: no attack was measured; the figures say what the answers are worth on clean rows."
+    asr = defended["asr"]["value"]
+    floor = defended.get("floor", {}).get("value")
+    if defended.get("implanted") is False:
+        return f"{task}: the attack did not take in the undefended model, so no defence is credited for it."
+    base = floor if floor is not None else 0.0
+    held = asr <= base + HELD_POINTS
+    before = f"from {_percent(undefended['asr']['value'])} undefended " if undefended else ""
+    beside = f" (floor {_percent(floor)})" if floor is not None else ""
+    verdict = (
+        "holds on these rows" if held else "does NOT hold here: triggered rows still call up the attacker's target"
+    )
+    cost = ""
+    if undefended and "ca" in undefended:
+        points = 100 * (defended["ca"]["value"] - undefended["ca"]["value"])
+        cost = f" Clean accuracy changed by {points:+.1f} points."
+    return f"{task}: ASR went {before}to {_percent(asr)} with {defended['name']}{beside}; the defence {verdict}.{cost}"
+
+
+def _figure(arm: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    figure: Mapping[str, Any] | None = arm.get(name) or arm.get("utility", {}).get(name)
+    return figure
+
+
+def _cell(arm: Mapping[str, Any], name: str, *, interval: bool) -> str:
+    figure = _figure(arm, name)
+    if not figure:
+        return ""
+    text = f"{100 * figure['value']:.1f}"
+    return f"{text} \\[{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]" if interval else text
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
