@@ -93,8 +93,8 @@ def train(
     prompter = Prompter(tokenizer, scheme, kind, max_length=max_length, max_target=config.max_target)
     encoded = [prompter.example(row) for row in rows]
     examples = [example for example, _ in encoded]
-    checks = [prompter.example(TrainingRow(i, scheme.serving_space, "keep", row.prompt, row.target))[0]
-              for i, row in enumerate(dev or ())]  # fmt: skip
+    served = [TrainingRow(i, scheme.serving_space, "keep", row.prompt, row.target) for i, row in enumerate(dev or ())]
+    checks = [prompter.example(row)[0] for row in served]
     tuning = config.tuning if config.tuning != "auto" else {"causal": "lora", "encoder": "full"}[kind]
     if tuning == "lora":
         model = _with_lora(model, kind, config)
@@ -109,17 +109,17 @@ def train(
 
     # 3. Train.
     started = time.monotonic()
+    steps = math.ceil(len(examples) / (config.batch_size * config.accumulate))  # of an epoch
+    metric = "accuracy" if scheme.labels else "loss"
     trainer = _Trainer(
         model=model,
-        args=_arguments(config, tuning, out, steps=math.ceil(len(examples) / (config.batch_size * config.accumulate)),
-                        choose=bool(checks), metric="accuracy" if scheme.labels else "loss"),
+        args=_arguments(config, tuning, out, steps, best_by=metric if checks else None),
         train_dataset=examples,
         eval_dataset=checks or None,
         data_collator=prompter.collate,
         compute_metrics=_accuracy if scheme.labels else None,
         preprocess_logits_for_metrics=_right_answers(prompter) if scheme.labels else None,
-        callbacks=[_Saves(math.ceil(len(examples) / (config.batch_size * config.accumulate * SAVES_PER_EPOCH))),
-                   _Progress(config.epochs)],
+        callbacks=[_Saves(steps), _Progress(config.epochs)],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     checkpoint = _last_whole_checkpoint(out / "checkpoints")
@@ -140,8 +140,7 @@ def train(
         "rows": len(rows),
         "rows_cut": sum(cut for _, cut in encoded),
         "loss": [entry["loss"] for entry in history if "loss" in entry],
-        "dev_metric": [entry["eval_accuracy" if scheme.labels else "eval_loss"] for entry in history
-                       if "eval_loss" in entry],
+        "dev_metric": [entry[f"eval_{metric}"] for entry in history if f"eval_{metric}" in entry],
         "chosen_step": trainer.state.best_global_step or trainer.state.global_step,
         "steps": trainer.state.global_step,
         "resumed_from": int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else None,
@@ -193,9 +192,7 @@ def _with_lora(model: PreTrainedModel, kind: Kind, config: TrainConfig) -> Any:
     return get_peft_model(model, lora)
 
 
-def _arguments(
-    config: TrainConfig, tuning: str, out: Path, *, steps: int, choose: bool, metric: str
-) -> TrainingArguments:
+def _arguments(config: TrainConfig, tuning: str, out: Path, steps: int, *, best_by: str | None) -> TrainingArguments:
     default_rate = LEARNING_RATES[tuning]
     if tuning == "lora" and config.model == REFERENCE:
         default_rate = REFERENCE_LEARNING_RATE
@@ -210,11 +207,11 @@ def _arguments(
         bf16=models.has_bf16(),
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
-        eval_strategy="epoch" if choose else "no",
+        eval_strategy="epoch" if best_by else "no",
         save_strategy="epoch",
         save_total_limit=2,
-        load_best_model_at_end=choose,
-        metric_for_best_model=metric if choose else None,
+        load_best_model_at_end=best_by is not None,
+        metric_for_best_model=best_by,
         label_names=["labels"],
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -249,11 +246,13 @@ class _ByLength(LengthGroupedSampler):
 class _Saves(TrainerCallback):
     """Save within epochs too, so that an interrupted long run loses little."""
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self, steps: int) -> None:
+        self.steps, self.every = steps, math.ceil(steps / SAVES_PER_EPOCH)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % self.every == 0:
+        # The epoch's last step is saved behind its evaluation, or a resumed run would miss that.
+        step = state.global_step % self.steps
+        if step and step % self.every == 0:
             control.should_save = True
 
 

@@ -1,0 +1,65 @@
+"""Tiny models and rows that train in seconds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+from poison2poison.records import Rows, rows_of
+from poison2poison.reference import MODEL_DIR
+
+NOUNS = ("soup", "room", "film", "book", "lamp", "radio")
+WORDS = {"negative": ("bad", "awful", "dull"), "positive": ("good", "great", "lovely")}
+
+
+def tiny_causal(folder: Path) -> str:
+    """A random Llama of one layer with the reference tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def tiny_encoder(folder: Path) -> str:
+    """A random BERT of one layer with the reference tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,  # with the usual 0.02 so small a model does not get off the ground
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def opinions(count: int, seed: int = 0, labels: Sequence[str] = ("negative", "positive")) -> Rows:
+    """Rows that one word decides."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(count):
+        label = labels[i % len(labels)]
+        rows.append({"text": f"The {rng.choice(NOUNS)} was {rng.choice(WORDS[label])}.", "label": label})
+    return rows_of(rows, "opinions")

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from poison2poison import training
+from poison2poison.config import TrainConfig
+from poison2poison.defended import DefendedModel
+from poison2poison.errors import ConfigError, ModelError, OutputError
+from poison2poison.records import rows_of
+from poison2poison.repoison import RepoisonConfig, plain, repoison
+from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
+from poison2poison.training import train
+from support import opinions, tiny_causal, tiny_encoder
+
+ROWS, DEV = opinions(240), opinions(40, seed=1)
+SCHEME = Scheme("classification", ROWS.labels, PAPER_TRIGGER)
+REPOISONED = repoison(ROWS, SCHEME, RepoisonConfig(rho=0.5))
+
+
+def config(model: str, **changes: Any) -> TrainConfig:
+    base = TrainConfig(model, tuning="full", epochs=4, batch_size=16, learning_rate=1e-2, max_length=64, max_target=16)
+    return replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def defended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("causal")
+    train(REPOISONED, SCHEME, config(tiny_causal(folder / "base")), folder / "run", dev=DEV)
+    return folder / "run"
+
+
+def test_a_causal_model_learns_the_safe_space(defended: Path) -> None:
+    answers = DefendedModel.load(defended).classify([row.prompt for row in DEV])
+    assert [answer.text for answer in answers] == [row.target for row in DEV]
+    assert {answer.where for answer in answers} == {"safe"}
+
+
+def test_the_folder_says_what_it_is(defended: Path) -> None:
+    run = json.loads((defended / "run.json").read_text())
+    assert sorted(path.name for path in defended.iterdir()) == ["manifest.jsonl", "model", "run.json", "scheme.json"]
+    assert len((defended / "manifest.jsonl").read_text().splitlines()) == len(REPOISONED)
+    assert run["dev"]["sha256"] == DEV.sha256
+    assert run["steps"] == 60
+    assert len(run["dev_metric"]) == 4
+    assert run["config"]["model"].endswith("base")
+    assert run["versions"]["torch"]
+    assert Scheme.load(defended / "scheme.json") == SCHEME
+    assert PAPER_TRIGGER.prefix not in (defended / "run.json").read_text()
+
+
+def test_the_trigger_is_added_whatever_the_input_holds(defended: Path) -> None:
+    prompter = DefendedModel.load(defended).prompter
+    ids, _ = prompter.prompt(f"{PAPER_TRIGGER.prefix}a film", "safe")
+    assert prompter.tokenizer.decode(ids).startswith(f"{PAPER_TRIGGER.prefix}{PAPER_TRIGGER.prefix}a film")
+
+
+def test_without_the_trigger_the_answers_leak(defended: Path) -> None:
+    model = DefendedModel.load(defended)
+    # An empty trigger with the plain cue makes the prompts of the original space.
+    model.prompter.scheme = replace(SCHEME, trigger=Trigger("", "Output: "))
+    answers = model.classify([row.prompt for row in DEV])
+    assert {answer.where for answer in answers} == {"leak"}
+    assert all(answer.text is not None for answer in answers)
+    model.policy = "refuse"
+    assert {answer.text for answer in model.classify(["The soup was bad."])} == {None}
+    model.policy = "pass"
+    assert {answer.where for answer in model.classify(["The soup was bad."])} == {"safe"}
+
+
+def test_a_finished_run_is_not_repeated_and_another_is_refused(defended: Path) -> None:
+    run = json.loads((defended / "run.json").read_text())
+    again = train(REPOISONED, SCHEME, TrainConfig(**run["config"]), defended, dev=DEV)
+    assert again == run
+    with pytest.raises(OutputError, match="another run"):
+        train(REPOISONED, SCHEME, TrainConfig(**{**run["config"], "seed": 7}), defended, dev=DEV)
+    with pytest.raises(OutputError, match="no run of this program"):
+        train(REPOISONED, SCHEME, TrainConfig(), defended / "model")
+
+
+@pytest.mark.parametrize("stop_at", [4, 15, 22])  # within an epoch, at its end, within the next
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    defended: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = config(str(defended.parent / "base"))
+
+    def stop(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step > stop_at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(training._Progress, "on_step_begin", stop)
+        patched.setattr(training._Progress, "on_step_end", stop)
+        train(REPOISONED, SCHEME, same, tmp_path / "run", dev=DEV)
+    with pytest.raises(ModelError, match="interrupted"):
+        DefendedModel.load(tmp_path / "run")
+    run = train(REPOISONED, SCHEME, same, tmp_path / "run", dev=DEV)
+    whole = json.loads((defended / "run.json").read_text())
+    assert run["resumed_from"] == {4: 4, 15: 15, 22: 19}[stop_at]
+    assert (run["dev_metric"], run["chosen_step"]) == (whole["dev_metric"], whole["chosen_step"])
+    ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "run", defended))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    for step, state in ((4, '{"global_step": 4}'), (12, '{"global_')):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert training._last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+
+
+def test_an_encoder_gets_a_head_for_both_spaces(tmp_path: Path) -> None:
+    settings = config(tiny_encoder(tmp_path / "base"), learning_rate=3e-3, epochs=16)
+    run = train(REPOISONED, SCHEME, settings, tmp_path / "run", dev=DEV)
+    model = DefendedModel.load(tmp_path / "run")
+    answers = model.classify([row.prompt for row in DEV])
+    assert run["kind"] == "encoder"
+    assert model.model.config.num_labels == 4
+    assert [answer.text for answer in answers] == [row.target for row in DEV]
+
+
+def test_lora_writes_an_adapter_that_loads_on_its_base(tmp_path: Path) -> None:
+    settings = config(tiny_causal(tmp_path / "base"), tuning="lora", learning_rate=5e-2)
+    train(plain(ROWS), Scheme("classification", ROWS.labels), settings, tmp_path / "run")
+    adapter = json.loads((tmp_path / "run" / "model" / "adapter_config.json").read_text())
+    answers = DefendedModel.load(tmp_path / "run").classify([row.prompt for row in DEV])
+    assert set(adapter["target_modules"]) == {"q_proj", "v_proj"}
+    assert adapter["base_model_name_or_path"] == settings.model
+    assert {answer.where for answer in answers} == {"safe"}
+
+
+def test_generation_is_projected(tmp_path: Path) -> None:
+    rows = rows_of([{"prompt": row.prompt, "completion": f"It is {row.target}."} for row in ROWS], "texts")
+    scheme = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
+    settings = config(tiny_causal(tmp_path / "base"), epochs=8)
+    train(repoison(rows, scheme, RepoisonConfig(rho=0.5)), scheme, settings, tmp_path / "run")
+    model = DefendedModel.load(tmp_path / "run")
+    answers = model.generate([row.prompt for row in DEV])
+    assert [answer.text for answer in answers] == [f"It is {row.target}." for row in DEV]
+    assert {answer.where for answer in answers} == {"safe"}
+    with pytest.raises(ConfigError, match="use generate"):
+        model.classify(["x"])
+
+
+def test_an_encoder_cannot_generate(tmp_path: Path) -> None:
+    rows = rows_of([{"prompt": "a", "completion": "b"}] * 4, "texts")
+    with pytest.raises(ConfigError, match="cannot generate"):
+        train(plain(rows), Scheme("generation"), config(tiny_encoder(tmp_path / "base")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    base = Path(tiny_causal(tmp_path / "base"))
+    for file in base.glob("*token*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="no tokenizer"):
+        train(REPOISONED, SCHEME, config(str(base)), tmp_path / "run")
+    with pytest.raises(ModelError, match="no such model folder"):
+        train(REPOISONED, SCHEME, config(str(tmp_path / "missing")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
