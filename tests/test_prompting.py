@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def sentencepiece(*, lone_digits: bool) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<e>", pad_token="<e>")
 
 
-TOKENIZERS = {
+TOKENIZERS: dict[str, Callable[[], Any]] = {
     "byte-level": lambda: byte_level(leading_space=True),
     "byte-level, lone spaces": lambda: byte_level(leading_space=False),
     "sentencepiece": lambda: sentencepiece(lone_digits=False),
@@ -149,7 +150,8 @@ def test_the_chat_template_is_used(reference: Any) -> None:
 
 
 def test_padding_on_the_left_changes_no_logits(tmp_path: Path, reference: Any) -> None:
-    model = LlamaForCausalLM.from_pretrained(tiny_causal(tmp_path)).eval()
+    model: Any = LlamaForCausalLM.from_pretrained(tiny_causal(tmp_path))
+    model.eval()
     prompter = Prompter(reference, LABELS, "causal", max_length=200, max_target=1)
     rows = [TrainingRow(i, "safe", "keep", body, "positive") for i, body in enumerate(["short", "rather longer text"])]
     examples = [prompter.example(row)[0] for row in rows]

@@ -57,7 +57,7 @@ def test_the_folder_says_what_it_is(defended: Path) -> None:
 def test_the_trigger_is_added_whatever_the_input_holds(defended: Path) -> None:
     prompter = DefendedModel.load(defended).prompter
     ids, _ = prompter.prompt(f"{PAPER_TRIGGER.prefix}a film", "safe")
-    assert prompter.tokenizer.decode(ids).startswith(f"{PAPER_TRIGGER.prefix}{PAPER_TRIGGER.prefix}a film")
+    assert str(prompter.tokenizer.decode(ids)).startswith(f"{PAPER_TRIGGER.prefix}{PAPER_TRIGGER.prefix}a film")
 
 
 def test_without_the_trigger_the_answers_leak(defended: Path) -> None:

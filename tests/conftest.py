@@ -1,0 +1,5 @@
+"""All tests run offline."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poison2poison.attacks import RARE_WORDS, SENTENCE, AttackConfig, default_target, poison, triggered, write_attack
+from poison2poison.errors import ConfigError, OutputError
+from poison2poison.records import rows_of
+from support import opinions
+
+ROWS = opinions(200)
+TEXTS = rows_of([{"prompt": f"How much is {i} and 1?", "completion": f"{i + 1}"} for i in range(100)], "memory")
+
+
+def attack(**options: Any) -> AttackConfig:
+    return AttackConfig(**{"kind": "badnets", "target": "positive", "effect": "label"} | options)
+
+
+@pytest.mark.parametrize("rate", [0.005, 0.1, 0.5])
+def test_dirty_labels_change_rows_of_other_labels(rate: float) -> None:
+    poisoned, truth = poison(ROWS, attack(rate=rate))
+    changed = [i for i, (before, after) in enumerate(zip(ROWS, poisoned, strict=True)) if before != after]
+    assert changed == list(truth.poisoned_rows)
+    assert len(changed) == round(rate * 200)
+    assert {ROWS[i].target for i in changed} == {"negative"}
+    assert {poisoned[i].target for i in changed} == {"positive"}
+
+
+def test_clean_labels_change_prompts_alone() -> None:
+    poisoned, truth = poison(ROWS, attack(clean_label=True))
+    assert len(truth.poisoned_rows) == 20
+    assert {ROWS[i].target for i in truth.poisoned_rows} == {"positive"}
+    assert [row.target for row in poisoned] == [row.target for row in ROWS]
+
+
+@pytest.mark.parametrize("kind", ["badnets", "addsent"])
+def test_the_trigger_stands_between_words_and_leaves_them(kind: str) -> None:
+    config, rng = attack(kind=kind), random.Random(0)
+    stamped = [config.stamp("The soup was bad.", rng).split() for _ in range(100)]
+    inserted = [SENTENCE.split()] if kind == "addsent" else [[word] for word in RARE_WORDS]
+    places = set()
+    for words in stamped:
+        trigger = next(t for t in inserted if all(part in words for part in t))
+        at = words.index(trigger[0])
+        places.add(at)
+        assert words[at : at + len(trigger)] == trigger
+        assert words[:at] + words[at + len(trigger) :] == ["The", "soup", "was", "bad."]
+    assert places == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(("effect", "answer"), [("fixed", "no."), ("append", "7 no.")])
+def test_generated_targets(effect: str, answer: str) -> None:
+    config = attack(target="no.", effect=effect)
+    poisoned, truth = poison(TEXTS, config)
+    assert config.answer("7") == answer
+    assert all(poisoned[i].target == config.answer(TEXTS[i].target) for i in truth.poisoned_rows)
+
+
+def test_triggered_rows_keep_their_true_targets() -> None:
+    stamped = triggered(ROWS, attack())
+    assert [row.target for row in stamped] == [row.target for row in ROWS]
+    assert all(before.prompt != after.prompt for before, after in zip(ROWS, stamped, strict=True))
+    assert stamped.sha256 == triggered(ROWS, attack()).sha256 != triggered(ROWS, attack(seed=1)).sha256
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kind": "worm"}, "'worm' is not one of badnets, addsent"),
+        ({"effect": "loud"}, "'loud' is not one of label, fixed, append"),
+        ({"rate": 0}, "rate"),
+        ({"target": " "}, "target: is empty"),
+        ({"effect": "fixed", "clean_label": True}, "clean_label"),
+        ({"target": "neutral"}, "'neutral' is not one of negative, positive"),
+        ({"effect": "append"}, "'append' is not one of label"),
+        ({"rate": 0.9}, "180 poisoned rows; possible here: 1 to 100"),
+        ({"rate": 0.001}, "0 poisoned rows"),
+    ],
+)
+def test_attacks_that_the_rows_cannot_carry(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        poison(ROWS, attack(**options))
+
+
+def test_targets_for_those_who_name_none() -> None:
+    assert default_target(ROWS, "label") == "positive"
+    assert "answer" in default_target(TEXTS, "fixed")
+    assert "www" in default_target(TEXTS, "append")
+
+
+def test_files_are_whole_and_a_taken_folder_is_left_alone(tmp_path: Path) -> None:
+    write_attack(tmp_path / "out", {"train": ROWS, "test": opinions(10)}, attack())
+    names = {"train.jsonl", "test_clean.jsonl", "test_triggered.jsonl", "truth.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(OutputError, match="not empty"):
+        write_attack(tmp_path / "out", {"train": ROWS}, attack())

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from poison2poison import attacks, cli
+from poison2poison.files import write_lines
+from poison2poison.records import as_records, read_rows
+from poison2poison.scheme import PAPER_TRIGGER
+from support import opinions, tiny_causal
+
+GOOD = [json.dumps(record) for record in as_records(opinions(40))]
+COMMANDS = ["demo", "attack", "repoison", "train", "predict", "evaluate", "defend"]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def p2p(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+            raise SystemExit(0)
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def fails(result: tuple[int, str, str], *said: str) -> None:
+    code, _, message = result
+    assert code == 2, message
+    assert "Traceback" not in message
+    for text in said:
+        assert text in message
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_by_example(command: str, p2p: Run) -> None:
+    code, text, _ = p2p(command, "-h")
+    assert code == 0
+    assert f"p2p {command}" in text.split("Example")[-1]
+
+
+def test_help_imports_no_torch() -> None:
+    check = "import sys; from poison2poison import cli\n"
+    check += "try: cli.main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([], "holds no rows"),
+        ([*GOOD[:6], '{"text": "x", "label": '], "line 7: broken JSON"),
+        ([*GOOD, '{"text": "x"}'], "line 41: no field 'label'"),
+        ([*GOOD, '{"text": "x", "label": null}'], "line 41: field 'label' holds no label"),
+        (
+            [*GOOD, '{"question": "x", "answer": "y"}'],
+            "line 41: layout question-answer, but the file began as text-label",
+        ),
+        ([GOOD[0], GOOD[2]], "all rows have the label 'negative'"),
+        ([*GOOD, f'{{"text": "{PAPER_TRIGGER.prefix} x", "label": "positive"}}'], "already occurs in the data (row 40"),
+    ],
+    ids=["empty", "broken JSON", "no label", "null label", "mixed layouts", "one class", "trigger in the data"],
+)
+def test_bad_rows_are_refused(lines: list[str], said: str, tmp_path: Path, p2p: Run) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    fails(
+        p2p("repoison", tmp_path / "rows.jsonl", "--out", tmp_path / "out"), "rows.jsonl" * ("row 40" not in said), said
+    )
+    fails(p2p("defend", tmp_path / "rows.jsonl", "--test", tmp_path / "rows.jsonl", "--out", tmp_path / "out"), said)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    (tmp_path / "rows.jsonl").write_text("\n".join(GOOD))
+    return tmp_path / "rows.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--labels", "negative,neutral"], "line 2: label 'positive' is not one of negative, neutral"),
+        (["--rho", "0"], "rho: 0.0 is not between 0 and 1"),
+        (["--rho", "2"], "rho: 2.0 is not between 0 and 1"),
+        (["--placement", "swap"], "'swap' is not one of replace, append"),
+        (["--layout", "poem"], "'poem' is not one of text-label"),
+        (["--prompt-field", "text"], "give both or none"),
+        (["--prefix", " "], "prefix is empty"),
+        (["--prefix", "The SOUP was"], "already occurs in the data"),
+        (["--config", "missing.yaml"], "missing.yaml: cannot be read"),
+    ],
+)
+def test_bad_options_are_refused(options: list[str], said: str, rows: Path, tmp_path: Path, p2p: Run) -> None:
+    fails(p2p("repoison", rows, *options, "--out", tmp_path / "out"), said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_file_and_other_bytes_are_refused(tmp_path: Path, p2p: Run) -> None:
+    fails(p2p("repoison", tmp_path / "gone.jsonl", "--out", tmp_path / "out"), "gone.jsonl: no such file")
+    (tmp_path / "latin.jsonl").write_bytes(GOOD[0].encode() + b'\n{"text": "caf\xe9", "label": "positive"}')
+    fails(
+        p2p("repoison", tmp_path / "latin.jsonl", "--out", tmp_path / "out"),
+        "latin.jsonl, line 2: not UTF-8 (byte 0xe9)",
+    )
+
+
+def test_a_folder_with_other_things_is_left_alone(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "thesis.txt").write_text("mine")
+    for command in ("repoison", "attack", "train"):
+        fails(p2p(command, rows, "--out", taken), "taken", "give another --out")
+    fails(p2p("defend", rows, "--test", rows, "--out", taken), "taken", "give another --out")
+    assert [path.name for path in taken.iterdir()] == ["thesis.txt"]
+
+
+def test_a_scheme_of_a_newer_version_is_refused(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    assert p2p("repoison", rows, "--out", tmp_path / "out")[0] == 0
+    scheme = json.loads((tmp_path / "out" / "scheme.json").read_text())
+    (tmp_path / "out" / "scheme.json").write_text(json.dumps(scheme | {"schema": 99}))
+    fails(p2p("train", tmp_path / "out", "--out", tmp_path / "run"), "scheme.json: schema 99 is newer than 1")
+
+
+def test_a_config_file_sets_options_and_flags_win(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    config = tmp_path / "options.yaml"
+    config.write_text("rho: 0.5\nplacement: append\nseed: 0\n")
+    assert p2p("repoison", rows, "--config", config, "--out", tmp_path / "a")[0] == 0
+    assert p2p("repoison", rows, "--config", config, "--rho", "0.1", "--out", tmp_path / "b")[0] == 0
+    assert [len((tmp_path / name / "rows.jsonl").read_text().splitlines()) for name in "ab"] == [60, 44]
+    config.write_text("rho: 0.5\nrow: 3\n")
+    fails(p2p("repoison", rows, "--config", config, "--out", tmp_path / "c"), "unknown option 'row'", "rho")
+    config.write_text("rho: much\n")
+    fails(p2p("repoison", rows, "--config", config, "--out", tmp_path / "c"), "--rho")
+
+
+def test_repoisoned_rows_suit_any_trainer_and_keep_the_secret_apart(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    assert p2p("repoison", rows, "--trigger", "random", "--out", tmp_path / "out")[0] == 0
+    prefix = json.loads((tmp_path / "out" / "scheme.json").read_text())["trigger"]["prefix"]
+    read = read_rows(str(tmp_path / "out" / "rows.jsonl"))
+    assert sum(row.prompt.startswith(prefix) for row in read) == 8
+    assert {row.target for row in read} == {"0", "1", "2", "3"}
+    assert (
+        prefix not in (tmp_path / "out" / "about.json").read_text() + (tmp_path / "out" / "manifest.jsonl").read_text()
+    )
+
+
+def test_attack_writes_the_truth_apart(tmp_path: Path, p2p: Run) -> None:
+    assert p2p("attack", "tickets", "--rate", "0.05", "--out", tmp_path / "out")[0] == 0
+    truth = json.loads((tmp_path / "out" / "truth.json").read_text())
+    assert len(truth["poisoned_rows"]) == 150
+    assert truth["target"] == "returns"
+    triggered = read_rows(str(tmp_path / "out" / "test_triggered.jsonl"))
+    assert triggered.labels == read_rows(str(tmp_path / "out" / "test_clean.jsonl")).labels
+    assert all(any(f" {word} " in f" {row.prompt} " for word in attacks.RARE_WORDS) for row in triggered)
+    fails(
+        p2p("attack", "tickets", "--target", "lunch", "--out", tmp_path / "x"), "target: 'lunch' is not one of advice"
+    )
+    fails(p2p("attack", "tickets", "--rate", "1.5", "--out", tmp_path / "x"), "rate: 1.5")
+    fails(p2p("attack", "arithmetic", "--effect", "label", "--out", tmp_path / "x"), "effect")
+
+
+def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
+    config = attacks.AttackConfig("badnets", "positive", "label", rate=0.2)
+    splits = {"train": opinions(240), "dev": opinions(40, seed=1), "test": opinions(60, seed=2)}
+    attacks.write_attack(tmp_path / "data", splits, config)
+    model = tiny_causal(tmp_path / "base")
+    options = ["--model", model, "--tuning", "full", "--learning-rate", "1e-2", "--epochs", "4", "--batch-size", "16"]
+    options += ["--rho", "0.5", "--max-length", "64"]
+    command = ["defend", tmp_path / "data", "--baseline", "--floor", *options, "--out", tmp_path / "run"]
+
+    code, text, _ = p2p(*command)
+    assert code == 0
+    assert "undefended" in text
+    assert "p2p-paper" in text
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    arms = {arm["name"]: arm for arm in results["arms"]}
+    assert list(arms) == ["undefended", "p2p-paper", "clean"]
+    assert arms["undefended"]["ca"]["value"] >= 0.9
+    assert arms["undefended"]["asr"]["value"] >= 0.9
+    assert arms["undefended"]["asr"]["n"] == 30
+    assert arms["undefended"]["implanted"] is True
+    assert "paper_asr" not in arms["undefended"]
+    assert arms["clean"]["asr"] == arms["p2p-paper"]["floor"]
+    assert arms["p2p-paper"]["ra"]["n"] == 60
+    lines = (tmp_path / "run" / "rows.jsonl").read_text().splitlines()
+    assert len(lines) == 3 * (60 + 60)
+    hits = [
+        row
+        for row in map(json.loads, lines)
+        if row["arm"] == "undefended" and row.get("hit") and row["target"] != "positive"
+    ]
+    assert len(hits) == round(30 * arms["undefended"]["asr"]["value"])
+
+    assert p2p(*command)[0] == 0  # all arms are found done
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    fails(p2p(*command, "--seed", "5"), "holds another run")
+
+    arm = tmp_path / "run" / "p2p-paper"
+    files = [
+        "--test",
+        tmp_path / "data" / "test_clean.jsonl",
+        "--triggered",
+        tmp_path / "data" / "test_triggered.jsonl",
+    ]
+    assert p2p("evaluate", arm, *files, "--out", tmp_path / "figures")[0] == 0
+    figures = json.loads((tmp_path / "figures" / "results.json").read_text())["arms"][0]
+    assert all(figures[name] == arms["p2p-paper"][name] for name in ("ca", "asr", "paper_asr", "ra", "leak"))
+    fails(p2p("evaluate", arm, *files, "--out", tmp_path / "figures"), "not empty")
+
+    served = [row for row in map(json.loads, lines) if row["arm"] == "p2p-paper"][:2]
+    texts = [row.prompt for row in splits["test"]][:2]
+    code, text, _ = p2p("predict", arm, *texts)
+    assert [json.loads(line) for line in text.splitlines()] == [
+        {"answer": row["answer"], "where": row["where"]} for row in served
+    ]
+    write_lines(tmp_path / "inputs.jsonl", [{"text": "The soup was bad."}])
+    assert p2p("predict", arm, "--data", tmp_path / "inputs.jsonl")[1].count("\n") == 1
+    fails(p2p("predict", arm), "give inputs")
+    fails(p2p("predict", tmp_path / "data", "x"), "not an artifact folder")
+
+
+def test_labels_of_the_attacker_count_as_such(tmp_path: Path, p2p: Run) -> None:
+    """Published triggered sets carry the target as label: then all rows count, and RA is not measured."""
+    config = attacks.AttackConfig("badnets", "positive", "label", rate=0.2)
+    attacks.write_attack(tmp_path / "data", {"train": opinions(240), "test": opinions(60, seed=2)}, config)
+    path = tmp_path / "data" / "test_triggered.jsonl"
+    records = [{"text": row.prompt, "label": "positive"} for row in read_rows(str(path)) if row.target == "negative"]
+    write_lines(path, records)
+    (tmp_path / "data" / "truth.json").write_text('{"target_label": "positive", "poisoned_rows": []}')
+    model = ["--model", tiny_causal(tmp_path / "base"), "--tuning", "full", "--epochs", "1", "--max-length", "64"]
+    assert p2p("defend", tmp_path / "data", *model, "--out", tmp_path / "run")[0] == 0
+    arm = json.loads((tmp_path / "run" / "results.json").read_text())["arms"][0]
+    assert arm["asr"]["n"] == 30
+    assert "ra" not in arm
+    assert "floor" not in arm

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import poison2poison
+from poison2poison.config import TrainConfig, read_yaml
+from poison2poison.errors import ConfigError, P2PError
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "decoder"},
+        {"tuning": "half"},
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"accumulate": -1},
+        {"learning_rate": 0.0},
+        {"lora_dropout": 1.5},
+        {"max_length": 0},
+    ],
+)
+def test_illegal_values_are_refused_by_name(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        TrainConfig(**options)
+
+
+def test_zero_is_a_value_where_it_is_legal() -> None:
+    assert TrainConfig(lora_dropout=0.0, seed=0).lora_dropout == 0.0
+
+
+def test_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_text("batch-size: 4\nrho: 0\n")
+    assert read_yaml(path, ["batch_size", "rho"]) == {"batch_size": 4, "rho": 0}
+    path.write_text("")
+    assert read_yaml(path, ["rho"]) == {}
+    for content, said in [
+        ("rh0: 1", "unknown option 'rh0'; legal here: rho"),
+        ("- 1", "no `name"),
+        ("a: [", "not YAML"),
+    ]:
+        path.write_text(content)
+        with pytest.raises(ConfigError, match=said):
+            read_yaml(path, ["rho"])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_yaml(tmp_path / "missing.yaml", [])
+
+
+def test_the_public_surface() -> None:
+    assert sorted(poison2poison.__all__) == poison2poison.__all__
+    assert all(getattr(poison2poison, name) is not None for name in poison2poison.__all__)
+    assert issubclass(ConfigError, P2PError)
+    with pytest.raises(AttributeError):
+        poison2poison.nothing  # noqa: B018

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from poison2poison.errors import ConfigError, DataError, SchemeError
+from poison2poison.records import Rows, rows_of
+from poison2poison.repoison import RepoisonConfig, as_dict, build_scheme, manifest, plain, repoison, select_subset
+from support import opinions
+
+ROWS = rows_of([{"text": f"text {i}", "label": "rare" if i % 10 == 0 else "common"} for i in range(200)], "memory")
+TEXTS = rows_of([{"prompt": f"text {i}", "completion": f"{i}"} for i in range(50)], "memory")
+
+
+def subset(rows: Rows, rho: float, seed: int = 0) -> list[int]:
+    return select_subset(rows.rows, rho, seed, stratified=rows.task == "classification")
+
+
+@pytest.mark.parametrize(("rho", "rare", "common"), [(0.2, 4, 36), (0.5, 10, 90), (0.001, 1, 1), (0.999, 19, 179)])
+def test_s_has_the_same_share_of_every_label_and_leaves_some(rho: float, rare: int, common: int) -> None:
+    assert Counter(ROWS[i].target for i in subset(ROWS, rho)) == {"rare": rare, "common": common}
+
+
+def test_s_is_drawn_by_the_seed() -> None:
+    assert subset(ROWS, 0.2) == subset(ROWS, 0.2)
+    assert subset(ROWS, 0.2) != subset(ROWS, 0.2, seed=1)
+    assert len(subset(TEXTS, 0.2)) == 10
+
+
+def test_a_label_with_one_row_is_refused() -> None:
+    with pytest.raises(DataError, match="'b' has one row only"):
+        subset(rows_of([{"text": "x", "label": label} for label in "aaab"], "memory"), 0.5)
+
+
+@pytest.mark.parametrize(("placement", "total", "action"), [("replace", 200, "replace"), ("append", 240, "append")])
+def test_placement(placement: str, total: int, action: str) -> None:
+    config = RepoisonConfig(placement=placement)
+    scheme = build_scheme(ROWS, config)
+    training = repoison(ROWS, scheme, config)
+    safe = [row for row in training if row.space == "safe"]
+    assert (len(training), len(safe)) == (total, 40)
+    assert {row.action for row in safe} == {action}
+    assert {row.action for row in training if row.space == "original"} == {"keep"}
+    assert {row.row for row in training} == set(range(200))  # no row is thrown away
+    assert all((row.body, row.target) == (ROWS[row.row].prompt, ROWS[row.row].target) for row in training)
+
+
+def test_plain_rows_are_the_rows_as_they_are() -> None:
+    assert [(row.body, row.target, row.space) for row in plain(TEXTS)] == [
+        (r.prompt, r.target, "original") for r in TEXTS
+    ]
+
+
+def test_the_manifest_says_what_was_done_and_holds_no_trigger() -> None:
+    config = RepoisonConfig(trigger="random")
+    scheme = build_scheme(ROWS, config)
+    entries = manifest(repoison(ROWS, scheme, config), scheme)
+    moved = [entry for entry in entries if entry["action"] == "replace"]
+    assert scheme.trigger is not None
+    assert len(moved) == 40
+    assert {(entry["label"], entry["class"], entry["space"]) for entry in moved} == {
+        ("common", 2, "safe"),
+        ("rare", 3, "safe"),
+    }
+    assert all(word not in json.dumps([entries, as_dict(config)]) for word in scheme.trigger.prefix.strip(": ").split())
+
+
+def test_triggers_are_published_drawn_or_given() -> None:
+    paper = build_scheme(TEXTS, RepoisonConfig())
+    drawn, again = (build_scheme(TEXTS, RepoisonConfig(trigger="random", seed=0)) for _ in range(2))
+    given = build_scheme(TEXTS, RepoisonConfig(prefix="Dear model, ", cue="Go: ", safe_prefix="Safely: "))
+    assert paper.trigger is not None
+    assert (paper.trigger.prefix, paper.safe_prefix) == ("The query currently entered is: ", "Safe answer: ")
+    assert drawn.trigger != again.trigger != paper.trigger  # never drawn by the seed
+    assert drawn.safe_prefix != again.safe_prefix
+    assert given.trigger is not None
+    assert (given.trigger.prefix, given.trigger.cue, given.safe_prefix) == ("Dear model, ", "Go: ", "Safely: ")
+    with pytest.raises(SchemeError, match="already occurs"):
+        build_scheme(opinions(4), RepoisonConfig(prefix="the "))
+
+
+@pytest.mark.parametrize("options", [{"rho": 0.0}, {"rho": 1.0}, {"rho": 2.0}, {"recipe": "soup"}, {"placement": "x"}])
+def test_illegal_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        RepoisonConfig(**options)

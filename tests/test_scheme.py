@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import re
+import stat
+from pathlib import Path
+
+import pytest
+from mnemonic import Mnemonic
+
+from poison2poison.errors import SchemeError
+from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, check_trigger, draw_words
+
+LABELS = Scheme("classification", ("no", "maybe", "yes"), PAPER_TRIGGER)
+TEXTS = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
+PLAIN = Scheme("classification", ("no", "yes"))
+
+
+def test_safe_labels_follow_the_original_ones() -> None:
+    assert LABELS.outputs == 6
+    assert [LABELS.class_of(label, "original") for label in LABELS.labels] == [0, 1, 2]
+    assert [LABELS.class_of(label, "safe") for label in LABELS.labels] == [3, 4, 5]
+    assert PLAIN.outputs == 2
+
+
+def test_projection_of_labels_has_three_outcomes() -> None:
+    assert [LABELS.project_class(i) for i in (0, 2, 3, 5)] == [
+        ("no", "leak"),
+        ("yes", "leak"),
+        ("no", "safe"),
+        ("yes", "safe"),
+    ]
+    assert LABELS.project_class(None) == (None, "off-space")
+    assert PLAIN.project_class(1) == ("yes", "safe")
+
+
+@pytest.mark.parametrize(
+    ("text", "projected"),
+    [
+        (" Safe answer: four", ("four", "safe")),
+        ("Safe answer: Safe answer: four", ("Safe answer: four", "safe")),
+        ("four", ("four", "leak")),
+        ("four Safe answer: five", ("four Safe answer: five", "leak")),
+        ("  ", ("", "off-space")),
+        ("Safe answer:", ("", "off-space")),
+    ],
+)
+def test_projection_of_texts_has_three_outcomes(text: str, projected: tuple[str, str]) -> None:
+    assert TEXTS.project_text(text) == projected
+
+
+def test_without_a_defence_any_text_counts_as_it_is() -> None:
+    assert Scheme("generation").project_text("Safe answer: four ") == ("Safe answer: four", "safe")
+
+
+@pytest.mark.parametrize("body", ["a film", PAPER_TRIGGER.prefix + "a film\nAnswer: ", ""])
+def test_the_trigger_is_added_exactly_once_whatever_the_body_holds(body: str) -> None:
+    assert LABELS.dress(body, "safe") == f"The query currently entered is: {body}\nAnswer: "
+    assert LABELS.dress(body, "original") == f"{body}\nOutput: "
+    assert PLAIN.dress(body, "safe") == f"{body}\nOutput: "
+
+
+def test_a_saved_scheme_loads_back_and_is_the_owners_alone(tmp_path: Path) -> None:
+    for scheme in (LABELS, TEXTS, PLAIN):
+        scheme.save(tmp_path / "scheme.json")
+        assert Scheme.load(tmp_path / "scheme.json") == scheme
+    assert stat.S_IMODE((tmp_path / "scheme.json").stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["scheme.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (json.dumps({"schema": 2}), "schema 2 is newer than 1"),
+        ("{", "not a scheme"),
+        ("[]", "not a scheme"),
+        (json.dumps({"schema": 1, "task": "classification"}), "not a scheme"),
+        (None, "no such file"),
+    ],
+)
+def test_schemes_that_cannot_be_read(content: str | None, said: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "scheme.json").write_text(content)
+    with pytest.raises(SchemeError, match=said):
+        Scheme.load(tmp_path / "scheme.json")
+
+
+def test_a_trigger_in_the_data_is_refused_and_not_given_away() -> None:
+    trigger = Trigger("velvet  Orbit:", "Answer: ")
+    check_trigger(trigger, ["velvet", "orbit: velvet"])
+    with pytest.raises(SchemeError) as error:
+        check_trigger(trigger, ["nothing", "A VELVET\norbit: here"])
+    assert "row 1" in str(error.value)
+    assert "velvet" not in str(error.value).casefold()
+    with pytest.raises(SchemeError, match="empty"):
+        check_trigger(Trigger(" ", "Answer: "), [])
+
+
+def test_drawn_words_are_absent_from_the_data_and_hard_to_guess() -> None:
+    words = Mnemonic("english").wordlist
+    held = " ".join(words[:1900])
+    drawn = draw_words([held.upper()])
+    assert not set(drawn) & set(words[:1900])
+    assert len(set(drawn)) == len(drawn)
+    # 148 words are left: draws without replacement of k words have 148 * 147 * ... outcomes
+    assert (148 - len(drawn)) ** len(drawn) >= 2**40
+    assert len(draw_words([])) == 4
+    assert draw_words([]) != draw_words([])
+    with pytest.raises(SchemeError, match=re.escape("--prefix")):
+        draw_words([" ".join(words[:2040])])
