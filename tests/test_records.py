@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -154,6 +155,22 @@ def test_a_missing_file_and_a_missing_dataset(tmp_path: Path) -> None:
         read_rows(str(tmp_path / "gone.jsonl"))
     with pytest.raises(DataError, match="nobody/nothing: no such file, and not loadable as a hub dataset"):
         read_rows("nobody/nothing")
+
+
+def test_a_hub_dataset_is_read_with_the_names_of_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(name: str, *, split: str) -> datasets.Dataset:
+        asked.append((name, split))
+        features = datasets.Features(
+            {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+        )
+        return datasets.Dataset.from_list([{"sentence": "x", "label": 1}, {"sentence": "y", "label": 0}], features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    rows = read_rows("someone/opinions", DataConfig(split="validation"))
+    assert asked == [("someone/opinions", "validation")]
+    assert list(rows) == [Row("x", "yes"), Row("y", "no")]
 
 
 def test_empty_prompts_are_legal_and_targets_can_be_missing(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPTNeoXConfig, PretrainedConfig, Qwen3Config
 
 from poison2poison import training
 from poison2poison.config import TrainConfig
 from poison2poison.defended import DefendedModel
 from poison2poison.errors import ConfigError, ModelError, OutputError
 from poison2poison.records import rows_of
+from poison2poison.reference import MODEL_DIR
 from poison2poison.repoison import RepoisonConfig, plain, repoison
 from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
 from poison2poison.training import train
@@ -132,6 +134,26 @@ def test_lora_writes_an_adapter_that_loads_on_its_base(tmp_path: Path) -> None:
     assert set(adapter["target_modules"]) == {"q_proj", "v_proj"}
     assert adapter["base_model_name_or_path"] == settings.model
     assert {answer.where for answer in answers} == {"safe"}
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=256),
+        GPTNeoXConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64),
+        Qwen3Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_other_causal_models_train_with_lora(architecture: PretrainedConfig, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
+    architecture.vocab_size = len(tokenizer)
+    architecture.eos_token_id = architecture.bos_token_id = tokenizer.eos_token_id
+    AutoModelForCausalLM.from_config(architecture).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    run = train(REPOISONED, SCHEME, config(str(tmp_path / "base"), tuning="auto", epochs=1), tmp_path / "run")
+    assert (run["kind"], run["tuning"]) == ("causal", "lora")
+    assert len(DefendedModel.load(tmp_path / "run").classify(["The soup was bad."])) == 1
 
 
 def test_generation_is_projected(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.pytorch_utils import Conv1D
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from poison2poison import models
@@ -188,6 +189,7 @@ def _with_lora(model: PreTrainedModel, kind: Kind, config: TrainConfig) -> Any:
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=models.lora_targets(model),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 and its kin
     )
     return get_peft_model(model, lora)
 
