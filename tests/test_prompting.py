@@ -68,7 +68,7 @@ def reference() -> Any:
     return AutoTokenizer.from_pretrained(MODEL_DIR)
 
 
-@pytest.mark.parametrize("name", [name for name in TOKENIZERS if "lone spaces" not in name])
+@pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("count", [2, 4, 12, 30])
 def test_label_words_begin_with_different_tokens(name: str, count: int) -> None:
     tokenizer = TOKENIZERS[name]()
@@ -81,9 +81,19 @@ def test_lone_digits_are_passed_over_for_letters() -> None:
     assert choose_label_words(TOKENIZERS["sentencepiece, lone digits"](), 4) == ("A", "B", "C", "D")
 
 
-def test_a_tokenizer_that_begins_all_words_alike_is_refused() -> None:
-    with pytest.raises(ModelError, match="4 label words"):
-        choose_label_words(TOKENIZERS["byte-level, lone spaces"](), 4)
+def test_a_lone_space_belongs_to_the_prompt() -> None:
+    tokenizer = TOKENIZERS["byte-level, lone spaces"]()
+    assert choose_label_words(tokenizer, 4) == ("0", "1", "2", "3")
+    example, _ = Prompter(tokenizer, LABELS, "causal", max_length=200, max_target=1).example(
+        TrainingRow(0, "original", "keep", "Yes", "positive")
+    )
+    assert tokenizer.decode(example["input_ids"]) == "Yes\nOutput: 1"
+    assert [token for token in example["labels"] if token != IGNORED] == tokenizer("1")["input_ids"]
+
+
+def test_too_many_labels_for_the_tokenizer_are_refused() -> None:
+    with pytest.raises(ModelError, match="4000 label words"):
+        choose_label_words(TOKENIZERS["sentencepiece"](), 4000)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

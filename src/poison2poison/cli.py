@@ -121,10 +121,11 @@ def demo(
 
     Takes about five minutes on two cores and ends in one table: undefended and defended, CA and ASR.
     """
+    _quiet()
     from poison2poison.demo import run_demo
 
-    contents = run_demo(out)
-    _print_results(contents)
+    _print_results(run_demo(out))
+    _say(f"all figures: {out / 'results.json'}")
 
 
 @app.command(epilog="Examples: `p2p attack reviews --out data/reviews` --- "

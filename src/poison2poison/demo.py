@@ -8,6 +8,7 @@ from typing import Any
 from poison2poison.attacks import AttackConfig, poison, triggered
 from poison2poison.config import TrainConfig
 from poison2poison.evaluation import Target
+from poison2poison.files import write_json
 from poison2poison.pipeline import Data, defend
 from poison2poison.reference import reference_rows
 from poison2poison.repoison import RepoisonConfig
@@ -23,7 +24,7 @@ def run_demo(out: Path) -> list[dict[str, Any]]:
     """Attack and defend each task; an interrupted demo goes on.
 
     Returns:
-        The content of `results.json` for each task, also written to `out`/TASK.
+        The content of `results.json` for each task, as written to `out`/TASK; `out`/results.json has all arms.
     """
     contents = []
     for task, attack in ATTACKS.items():
@@ -32,4 +33,7 @@ def run_demo(out: Path) -> list[dict[str, Any]]:
         stamped, target = triggered(splits["test"], attack), Target(attack.target, attack.effect)
         data = Data(task, train, splits["dev"], splits["test"], stamped, target, harmless=splits["train"])
         contents.append(defend(data, RepoisonConfig(), TrainConfig(), out / task, baseline=True))
+    arms = [{"task": content["task"], **arm} for content in contents for arm in content["arms"]]
+    data = {content["task"]: content["data"] for content in contents}
+    write_json(out / "results.json", contents[0] | {"command": "demo", "task": "demo", "data": data, "arms": arms})
     return contents

@@ -57,6 +57,7 @@ class Prompter:
         """
         self.tokenizer, self.scheme, self.kind = tokenizer, scheme, kind
         self.max_target = 1 if scheme.labels else max_target
+        self._joint = joint(tokenizer)
         self._budget = max_length - (self.max_target if kind == "causal" else 0)
         needed = max(len(self._ids("", space)) for space in ("safe", "original")) + LEAST_BODY
         if needed > self._budget:
@@ -133,14 +134,26 @@ class Prompter:
             chat: Any = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
             return list(chat)
         ids = list(self.tokenizer(text)["input_ids"])
-        return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
+        return (ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids) + self._joint
+
+
+def joint(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What stands between a prompt and any target: the space, where the tokenizer makes it a token of its own.
+
+    It then belongs to the prompt, or all targets would begin alike. Elsewhere it is part of the target's first token.
+    """
+    if tokenizer.chat_template:
+        return []
+    head, one, other = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (":", ": A", ": B"))
+    after, beside = one[len(head) :], other[len(head) :]
+    return after[:1] if len(after) > 1 and after[:1] == beside[:1] else []
 
 
 def continuation(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of `text` as they come behind a prompt that ends with a colon, or behind a chat template's header."""
     if tokenizer.chat_template:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    head = tokenizer(":", add_special_tokens=False)["input_ids"]
+    head = [*tokenizer(":", add_special_tokens=False)["input_ids"], *joint(tokenizer)]
     whole = tokenizer(f": {text}", add_special_tokens=False)["input_ids"]
     if whole[: len(head)] == head:
         return list(whole[len(head) :])
