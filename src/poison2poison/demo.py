@@ -34,6 +34,6 @@ def run_demo(out: Path) -> list[dict[str, Any]]:
         data = Data(task, train, splits["dev"], splits["test"], stamped, target, harmless=splits["train"])
         contents.append(defend(data, RepoisonConfig(), TrainConfig(), out / task, baseline=True))
     arms = [{"task": content["task"], **arm} for content in contents for arm in content["arms"]]
-    data = {content["task"]: content["data"] for content in contents}
-    write_json(out / "results.json", contents[0] | {"command": "demo", "task": "demo", "data": data, "arms": arms})
+    sets = {content["task"]: content["data"] for content in contents}
+    write_json(out / "results.json", contents[0] | {"command": "demo", "task": "demo", "data": sets, "arms": arms})
     return contents
