@@ -10,32 +10,36 @@ from rich.table import Table
 HELD_POINTS = 0.10
 """A defence is said to hold here if its ASR is at most this far over the floor (or, unmeasured, over zero)."""
 
-COLUMNS = {
+FIGURES = {
     "ca": "CA",
     "rouge_l": "ROUGE-L",
     "asr": "ASR",
     "paper_asr": "paper ASR",
-    "ra": "RA",
     "floor": "floor",
+    "ra": "RA",
     "leak": "leak",
     "off_space": "off-space",
+    "leak_triggered": "leak, triggered",
+    "off_space_triggered": "off-space, triggered",
 }
 
 Results = Mapping[str, Any]
 
 
 def table(contents: Sequence[Results]) -> Table:
-    """One table for the results of one or more tasks; figures in %, with 95 % intervals for CA and ASR."""
-    used = [name for name in COLUMNS if any(_figure(arm, name) for content in contents for arm in content["arms"])]
-    out = Table(caption="in %; [ ] Wilson 95 % interval; an empty field was not measured", caption_justify="left")
-    out.add_column("task")
-    out.add_column("model trained")
-    for name in used:
-        out.add_column(COLUMNS[name], justify="right")
+    """One table for the results of one or more tasks: a column for each trained model, figures in %."""
+    names = list(dict.fromkeys(arm["name"] for content in contents for arm in content["arms"]))
+    out = Table(caption="in %, [Wilson 95 % interval]; what was not measured is empty", caption_justify="left")
+    out.add_column("")
+    for name in names:
+        out.add_column(name, justify="right", no_wrap=True)
     for content in contents:
-        for arm in content["arms"]:
-            cells = [_cell(arm, name, interval=name in {"ca", "asr"}) for name in used]
-            out.add_row(content["task"], arm["name"], *cells)
+        arms = {arm["name"]: arm for arm in content["arms"]}
+        out.add_row(f"[bold]{content['task']}[/bold]")
+        for figure, title in FIGURES.items():
+            cells = [_cell(arms.get(name, {}), figure) for name in names]
+            if any(cells):
+                out.add_row(f"  {title}", *cells)
         out.add_section()
     return out
 
@@ -65,17 +69,12 @@ def sentence(content: Results) -> str:
     return f"{task}: ASR went {before}to {_percent(asr)} with {defended['name']}{beside}; the defence {verdict}.{cost}"
 
 
-def _figure(arm: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    figure: Mapping[str, Any] | None = arm.get(name) or arm.get("utility", {}).get(name)
-    return figure
-
-
-def _cell(arm: Mapping[str, Any], name: str, *, interval: bool) -> str:
-    figure = _figure(arm, name)
+def _cell(arm: Mapping[str, Any], name: str) -> str:
+    figure = arm.get(name) or arm.get("utility", {}).get(name)
     if not figure:
         return ""
     text = f"{100 * figure['value']:.1f}"
-    return f"{text} \\[{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]" if interval else text
+    return f"{text} \\[{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]" if "low" in figure else text
 
 
 def _percent(value: float) -> str:

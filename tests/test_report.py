@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from poison2poison.report import sentence, table
+from poison2poison.scoring import Rate
+
+
+def rate(percent: int) -> dict[str, Any]:
+    found = Rate.of([True] * percent + [False] * (100 - percent))
+    assert found is not None
+    return found.as_dict()
+
+
+def content(asr: int, **more: Any) -> dict[str, Any]:
+    undefended = {"name": "undefended", "ca": rate(90), "asr": rate(99), "floor": rate(5), "implanted": True}
+    defended = {"name": "p2p-paper", "ca": rate(88), "asr": rate(asr), "floor": rate(5), "implanted": True} | more
+    return {"task": "reviews", "arms": [undefended, defended, {"name": "clean", "ca": rate(91), "asr": rate(5)}]}
+
+
+def test_the_table_fits_a_terminal_and_shows_every_figure() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table([content(97, paper_asr=rate(96), utility={"rouge_l": {"value": 0.5, "n": 100}})]))
+    lines = [" ".join(line.replace("│", " ").split()) for line in console.export_text().splitlines()]
+    assert "CA 90.0 [82.6, 94.5] 88.0 [80.2, 93.0] 91.0 [83.8, 95.2]" in lines
+    assert "paper ASR 96.0 [90.2, 98.4]" in lines
+    assert "ROUGE-L 50.0" in lines
+    assert not any(line.startswith("RA") for line in lines)
+
+
+@pytest.mark.parametrize(("asr", "said"), [(97, "does NOT hold"), (16, "does NOT hold"), (15, "holds"), (0, "holds")])
+def test_the_sentence_says_whether_the_defence_holds(asr: int, said: str) -> None:
+    text = sentence(content(asr))
+    assert said in text
+    assert f"from 99.0 % undefended to {asr}.0 % with p2p-paper (floor 5.0 %)" in text
+    assert "changed by -2.0 points" in text
+
+
+def test_no_credit_for_an_attack_that_did_not_take() -> None:
+    assert "no defence is credited" in sentence(content(3, implanted=False))
+
+
+def test_without_an_attack_the_sentence_claims_nothing() -> None:
+    assert "no attack was measured" in sentence({"task": "mine", "arms": [{"name": "p2p-paper", "ca": rate(90)}]})
