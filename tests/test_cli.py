@@ -175,7 +175,7 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     attacks.write_attack(tmp_path / "data", splits, config)
     model = tiny_causal(tmp_path / "base")
     options = ["--model", model, "--tuning", "full", "--learning-rate", "1e-2", "--epochs", "4", "--batch-size", "16"]
-    options += ["--rho", "0.5", "--max-length", "64"]
+    options += ["--rho", "0.5", "--trigger", "random", "--max-length", "64"]
     command = ["defend", tmp_path / "data", "--baseline", "--floor", *options, "--out", tmp_path / "run"]
 
     code, text, _ = p2p(*command)
