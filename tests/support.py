@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
@@ -16,41 +17,37 @@ NOUNS = ("soup", "room", "film", "book", "lamp", "radio")
 WORDS = {"negative": ("bad", "awful", "dull"), "positive": ("good", "great", "lovely")}
 
 
+SHAPE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
 def tiny_causal(folder: Path) -> str:
     """A random Llama of one layer with the reference tokenizer."""
-    torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    ends: dict[str, Any] = {
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, **SHAPE, **ends)
+    return _save(LlamaForCausalLM, config, tokenizer, folder)
 
 
 def tiny_encoder(folder: Path) -> str:
     """A random BERT of one layer with the reference tokenizer."""
-    torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
     config = BertConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
         max_position_embeddings=256,
-        initializer_range=0.2,  # with the usual 0.02 so small a model does not get off the ground
         pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.2,  # with the usual 0.02 so small a model does not get off the ground
+        **SHAPE,
     )
-    BertForSequenceClassification(config).save_pretrained(folder)
+    return _save(BertForSequenceClassification, config, tokenizer, folder)
+
+
+def _save(model: Any, config: Any, tokenizer: Any, folder: Path) -> str:
+    torch.manual_seed(0)
+    model(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
