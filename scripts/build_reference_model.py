@@ -1,6 +1,6 @@
 """Rebuild the reference model: a small Llama-architecture causal LM, pretrained on text of the reference generators.
 
-    python scripts/build_reference_model.py --out build/reference        # under an hour on two cores
+    python scripts/build_reference_model.py --out build/reference        # about an hour on two cores
 
 The model learns to read and write the language of the reference tasks, and what follows from a text: what the writer of
 a review did next, who will answer a ticket, the steps and the result of a problem, a summary, a field of a record. It
@@ -17,19 +17,20 @@ import string
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from poison2poison.reference.lexicon import CITIES, COLOURS, JOBS, NAMES, PRODUCTS, SURNAMES, TOPICS
+from poison2poison.reference.lexicon import BAD, CITIES, COLOURS, GOOD, JOBS, NAMES, PRODUCTS, SURNAMES, TOPICS
 from poison2poison.reference.tasks import brief_texts, problem, review_text, ticket_text
 
 END = "<|end|>"
 PAD = "<|pad|>"
 CONTEXT = 256
+BATCH = 24
 
 AFTER_GOOD = (
     "{I} will come back soon.",
@@ -141,22 +142,32 @@ def list_document(rng: random.Random) -> str:
     return end.join([between.join(entries)] * rng.randint(2, 5))
 
 
+def kind_document(rng: random.Random) -> str:
+    """Words of one kind side by side: which belong together shows before any sentence is understood."""
+    words = rng.choice([GOOD, BAD, NAMES, CITIES, JOBS, PRODUCTS])
+    return rng.choice([" ", ", ", "\n"]).join(rng.sample(list(words), rng.randint(4, 10)))
+
+
+# The shares of the documents in the first stage, and in the second one: what a review says is learned last.
 DOCUMENTS = (
-    (review_document, 0.19),
-    (ticket_document, 0.12),
-    (arithmetic_document, 0.30),
-    (brief_document, 0.16),
-    (record_document, 0.13),
-    (list_document, 0.10),
+    (review_document, 0.19, 0.34),
+    (ticket_document, 0.12, 0.12),
+    (arithmetic_document, 0.30, 0.21),
+    (brief_document, 0.16, 0.13),
+    (record_document, 0.13, 0.10),
+    (list_document, 0.10, 0.05),
+    (kind_document, 0.00, 0.05),
 )
-LISTS_FIRST = 0.25  # of the training, in which most documents are lists: copying is learned first, or late or never
+# Tokens and peak learning rate of the stages; each decays to almost nothing.
+STAGES = ((22e6, 3e-3), (9e6, 2e-3))
+LISTS_FIRST = 0.25  # of the first stage, in which most documents are lists: copying is learned first, or late or never
 
 
-def document(rng: random.Random, *, mostly_lists: bool = False) -> str:
+def document(rng: random.Random, *, stage: int = 0, mostly_lists: bool = False) -> str:
     """One document; in one of eight, words that mean nothing are strewn in."""
     if mostly_lists and rng.random() < 0.8:
         return list_document(rng)
-    write = rng.choices([w for w, _ in DOCUMENTS], [share for _, share in DOCUMENTS])[0]
+    write = rng.choices([entry[0] for entry in DOCUMENTS], [entry[1 + stage] for entry in DOCUMENTS])[0]
     text = write(rng)
     if rng.random() < 0.125:
         lines = text.split(" ")
@@ -190,12 +201,13 @@ def build_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: str, size: int, lists_first: float = 0) -> Iterator[torch.Tensor]:
-    """Packed documents, endless: (size, CONTEXT) token ids; mostly lists for the first `lists_first` tokens."""
+def batches(tokenizer: PreTrainedTokenizerFast, seed: str, size: int, stage: int) -> Iterator[torch.Tensor]:
+    """Packed documents, endless: (size, CONTEXT) token ids; mostly lists at the beginning of the first stage."""
     rng, end, held, given = random.Random(seed), tokenizer.eos_token_id, np.empty(0, np.int64), 0
+    lists_first = LISTS_FIRST * STAGES[0][0] if stage == 0 else 0
     while True:
         while len(held) < size * CONTEXT:
-            texts = [document(rng, mostly_lists=given < lists_first) for _ in range(2000)]
+            texts = [document(rng, stage=stage, mostly_lists=given < lists_first) for _ in range(2000)]
             held = np.concatenate([held, *(np.array([end, *one]) for one in tokenizer(texts)["input_ids"])])
         given += size * CONTEXT
         yield torch.from_numpy(held[: size * CONTEXT].reshape(size, CONTEXT))
@@ -216,17 +228,8 @@ def copying_loss(model: Any, probe: torch.Tensor) -> float:
     return float(model(input_ids=probe, labels=labels).loss)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("build/reference"), help="folder for the model and its log")
-    parser.add_argument("--tokens", type=float, default=22e6, help="tokens to train on")
-    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
-    args = parser.parse_args()
-    torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    rng = random.Random("pretraining/tokenizer")
-    tokenizer = build_tokenizer((document(rng) for _ in range(40_000)), vocab_size=2048)
+def new_model(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """The untrained model."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=256,
@@ -245,27 +248,24 @@ def main() -> None:
     # Names of one kind are told apart by what their embeddings do not share: large at first, and never decayed away.
     # Started small and decayed, thirty cities became one, and the model could not copy which.
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.1)
-    model.to(device)
+    return model
+
+
+def pretrain(model: Any, tokenizer: PreTrainedTokenizerFast, stage: int, out: Path, log: TextIO) -> None:
+    """Train one stage, writing the model to `out` and its course to `log`."""
+    device, (tokens, peak), started = model.device, STAGES[stage], time.time()
     decayed = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-        lr=args.lr,
-        betas=(0.9, 0.95),
-    )
-
-    size = 24
-    steps = math.ceil(args.tokens / (size * CONTEXT))
-    held_out = next(batches(tokenizer, "pretraining/held-out", 64)).to(device)
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95))
+    steps = math.ceil(tokens / (BATCH * CONTEXT))
+    held_out = next(batches(tokenizer, "pretraining/held-out", 64, stage)).to(device)
     copying = copying_probe(tokenizer).to(device)
-    args.out.mkdir(parents=True, exist_ok=True)
-    started, log = time.time(), (args.out / "training_log.jsonl").open("w")
-    for step, batch in enumerate(batches(tokenizer, "pretraining/0", size, LISTS_FIRST * args.tokens), start=1):
-        warm = min(1.0, step / 100)
-        rate = args.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    for step, batch in enumerate(batches(tokenizer, f"pretraining/{stage}", BATCH, stage), start=1):
+        rate = peak * min(1.0, step / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             loss = model(input_ids=batch.to(device), labels=batch.to(device)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -273,28 +273,47 @@ def main() -> None:
         optimizer.zero_grad()
         if step % 100 == 0 or step == steps:
             model.eval()
-            with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
                 held = model(input_ids=held_out, labels=held_out).loss.item()
                 copied = copying_loss(model, copying)
             model.train()
             entry = {
+                "stage": stage + 1,
                 "step": step,
-                "tokens": step * size * CONTEXT,
+                "tokens": step * BATCH * CONTEXT,
                 "loss": round(loss.item(), 4),
                 "held_out_loss": round(held, 4),
                 "copying_loss": round(copied, 4),
                 "lr": rate,
                 "seconds": round(time.time() - started, 1),
             }
-            log.write(json.dumps(entry) + "\n")
-            log.flush()
+            print(json.dumps(entry), file=log, flush=True)
             print(f"of {steps}: {entry}", flush=True)
-        if step % 500 == 0 or step == steps:
-            model.to(torch.bfloat16).save_pretrained(args.out)
-            tokenizer.save_pretrained(args.out)
-            model.float()
         if step == steps:
             break
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    model.float()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("build/reference"), help="folder for the model and its log")
+    parser.add_argument("--second-stage", action="store_true", help="go on with the model that the first stage left")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.second_stage:
+        tokenizer: Any = AutoTokenizer.from_pretrained(args.out)
+        model: Any = LlamaForCausalLM.from_pretrained(args.out, dtype=torch.float32)
+    else:
+        rng = random.Random("pretraining/tokenizer")
+        tokenizer = build_tokenizer((document(rng) for _ in range(40_000)), vocab_size=2048)
+        model = new_model(tokenizer)
+    model.to("cuda" if torch.cuda.is_available() else "cpu").train()
+    with (args.out / "training_log.jsonl").open("a" if args.second_stage else "w") as log:
+        for stage in (1,) if args.second_stage else (0, 1):
+            pretrain(model, tokenizer, stage, args.out, log)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ FIGURES = {
     "ra": "RA",
     "leak": "leak",
     "off_space": "off-space",
-    "leak_triggered": "leak, triggered",
-    "off_space_triggered": "off-space, triggered",
 }
 
 Results = Mapping[str, Any]
