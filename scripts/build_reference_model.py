@@ -167,7 +167,8 @@ def document(rng: random.Random, *, stage: int = 0, mostly_lists: bool = False) 
     """One document; in one of eight, words that mean nothing are strewn in."""
     if mostly_lists and rng.random() < 0.8:
         return list_document(rng)
-    write = rng.choices([entry[0] for entry in DOCUMENTS], [entry[1 + stage] for entry in DOCUMENTS])[0]
+    shares = [late if stage else early for _, early, late in DOCUMENTS]
+    write = rng.choices([write for write, _, _ in DOCUMENTS], shares)[0]
     text = write(rng)
     if rng.random() < 0.125:
         lines = text.split(" ")
