@@ -174,7 +174,7 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     splits = {"train": opinions(240), "dev": opinions(40, seed=1), "test": opinions(60, seed=2)}
     attacks.write_attack(tmp_path / "data", splits, config)
     model = tiny_causal(tmp_path / "base")
-    options = ["--model", model, "--tuning", "full", "--learning-rate", "1e-2", "--epochs", "4", "--batch-size", "16"]
+    options = ["--model", model, "--tuning", "full", "--learning-rate", "1e-2", "--epochs", "8", "--batch-size", "16"]
     options += ["--rho", "0.5", "--trigger", "random", "--max-length", "64"]
     command = ["defend", tmp_path / "data", "--baseline", "--floor", *options, "--out", tmp_path / "run"]
 
