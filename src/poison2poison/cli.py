@@ -14,7 +14,7 @@ import typer
 
 from poison2poison.config import TrainConfig, read_yaml
 from poison2poison.errors import ConfigError, DataError, OutputError, P2PError
-from poison2poison.records import DataConfig, Rows, read_rows
+from poison2poison.records import DataConfig, Rows, check_trainable, read_rows
 from poison2poison.repoison import RepoisonConfig
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def repoison(
     rows.jsonl holds prompt and completion for any trainer. scheme.json is a secret: who knows the trigger can poison
     the safe space.
     """
-    from poison2poison.pipeline import check_trainable, write_repoisoned
+    from poison2poison.pipeline import write_repoisoned
     from poison2poison.repoison import as_dict, build_scheme
     from poison2poison.repoison import repoison as apply
 
@@ -211,7 +211,7 @@ def train(
     dev: Dev = None,
 ) -> None:
     """Fine-tune on re-poisoned rows, or undefended on a data file. Run it again to go on where it was interrupted."""
-    from poison2poison.pipeline import check_trainable, read_repoisoned
+    from poison2poison.pipeline import read_repoisoned
     from poison2poison.repoison import plain
     from poison2poison.scheme import Scheme
 
@@ -325,6 +325,7 @@ def defend(
     if not test:
         raise ConfigError("give clean test rows with --test; without them nothing can be measured")
     rows = read_rows(source, data)
+    check_trainable(rows)
     clean = read_rows(test, data, labels=rows.labels)
     attacked = read_rows(triggered, data, labels=rows.labels) if triggered else None
     wanted = _target(triggered, target, effect, clean) if triggered else None

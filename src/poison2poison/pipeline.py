@@ -13,7 +13,7 @@ from poison2poison.config import TrainConfig
 from poison2poison.errors import DataError, OutputError
 from poison2poison.evaluation import Arm, Target, describe, measure, results, set_floor, write_results
 from poison2poison.files import write_json, write_lines
-from poison2poison.records import Rows
+from poison2poison.records import Rows, check_trainable
 from poison2poison.repoison import RepoisonConfig, TrainingRow, as_dict, build_scheme, manifest, plain, repoison
 from poison2poison.scheme import Scheme
 
@@ -66,16 +66,6 @@ def defend(
     content = results("defend", data.name, training.model, training.seed, sets, arms)
     write_results(out, content, arms)
     return content
-
-
-def check_trainable(rows: Rows) -> None:
-    """Refuse rows that teach nothing.
-
-    Raises:
-        DataError: A classification has one class only.
-    """
-    if rows.task == "classification" and len({row.target for row in rows}) < 2:
-        raise DataError(f"{rows.source}: all rows have the label {rows[0].target!r}; a classifier needs two or more")
 
 
 def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, about: dict[str, Any]) -> None:

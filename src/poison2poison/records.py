@@ -157,6 +157,16 @@ def as_records(rows: Rows) -> list[dict[str, Any]]:
     return [{prompt: row.prompt, target: row.target} for row in rows]
 
 
+def check_trainable(rows: Rows) -> None:
+    """Refuse rows that teach nothing.
+
+    Raises:
+        DataError: A classification has one class only.
+    """
+    if rows.task == "classification" and len({row.target for row in rows}) < 2:
+        raise DataError(f"{rows.source}: all rows have the label {rows[0].target!r}; a classifier needs two or more")
+
+
 def hash_rows(rows: Sequence[Row]) -> str:
     """Sha-256 over prompts and targets in order."""
     digest = hashlib.sha256()
