@@ -116,6 +116,29 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert training._last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
 
 
+def test_a_safe_space_that_was_not_learned_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = tiny_causal(tmp_path / "base")
+    train(REPOISONED, SCHEME, config(base, epochs=1, learning_rate=1e-6), tmp_path / "short", dev=DEV)
+    assert "was not learned" in caplog.text
+    caplog.clear()
+    run = train(REPOISONED, SCHEME, config(base), tmp_path / "long", dev=DEV)
+    assert max(run["dev_metric"]) == 1
+    assert not caplog.text
+
+
+def test_defaults_depend_on_the_model(tmp_path: Path) -> None:
+    reference, other = TrainConfig(), TrainConfig(tiny_causal(tmp_path / "base"))
+    encoder = TrainConfig(tiny_encoder(tmp_path / "encoder"))
+    filled = [training._resolved(c) for c in (reference, other, encoder)]
+    assert [(c.kind, c.tuning, c.batch_size, c.learning_rate) for c in filled] == [
+        ("causal", "lora", 16, 3e-3),
+        ("causal", "lora", 32, 2e-4),
+        ("encoder", "full", 32, 1e-4),
+    ]
+    given = replace(reference, batch_size=8, learning_rate=1e-3)
+    assert training._resolved(given) == replace(given, kind="causal", tuning="lora")
+
+
 def test_an_encoder_gets_a_head_for_both_spaces(tmp_path: Path) -> None:
     settings = config(tiny_encoder(tmp_path / "base"), learning_rate=3e-3, epochs=16)
     run = train(REPOISONED, SCHEME, settings, tmp_path / "run", dev=DEV)

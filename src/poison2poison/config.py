@@ -30,7 +30,7 @@ class TrainConfig:
     kind: str = option("auto", "`causal`, `encoder`, or `auto` to go by the model's configuration.")
     tuning: str = option("auto", "`lora`, `full`, or `auto`: LoRA for a causal LM, all weights of an encoder.")
     epochs: int = option(3, "Passes over the rows.")
-    batch_size: int = option(32, "Rows a forward pass.")
+    batch_size: int | None = option(None, "Rows a forward pass. [default: 32, 16 on the reference model]")
     accumulate: int = option(1, "Forward passes an optimizer step.")
     learning_rate: float | None = option(
         None, "Peak of the linear decay. [default: 2e-4 for LoRA, 3e-3 on the reference model, 1e-4 for all weights]"
@@ -45,8 +45,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         choice("kind", self.kind, ("auto", "causal", "encoder"))
         choice("tuning", self.tuning, ("auto", "lora", "full"))
-        for name in ("epochs", "batch_size", "accumulate", "lora_r", "lora_alpha", "max_length", "max_target"):
+        for name in ("epochs", "accumulate", "lora_r", "lora_alpha", "max_length", "max_target"):
             at_least(name, getattr(self, name), 1)
+        if self.batch_size is not None:
+            at_least("batch_size", self.batch_size, 1)
         if self.lora_dropout:
             fraction("lora_dropout", self.lora_dropout)
         if self.learning_rate is not None and self.learning_rate <= 0:

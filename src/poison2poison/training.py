@@ -11,13 +11,15 @@ The folder belongs to one run: the same command goes on where it was interrupted
 from __future__ import annotations
 
 import json
+import logging
 import math
 import resource
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,14 @@ from poison2poison.scheme import Scheme
 SCHEMA = 1
 SAVES_PER_EPOCH = 4
 LEARNING_RATES = {"lora": 2e-4, "full": 1e-4}
-REFERENCE_LEARNING_RATE = 3e-3  # LoRA on four million parameters needs more than on billions
+BATCH_SIZE = 32
+# LoRA on four million parameters needs larger and more steps than on billions.
+REFERENCE_LEARNING_RATE = 3e-3
+REFERENCE_BATCH_SIZE = 16
+UNLEARNED_POINTS = 0.1
+"""A safe space whose dev accuracy is at most this far over the largest class's share counts as not learned."""
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -70,6 +79,7 @@ def train(
         ModelError: The base model cannot be used.
         ConfigError: Kind, task and lengths do not fit together.
     """
+    config = _resolved(config)
     identity = {
         "config": asdict(config),
         "rows": [asdict(row) for row in rows],
@@ -85,7 +95,8 @@ def train(
 
     # 1. The base model, and how its rows become tokens.
     set_seed(config.seed)
-    kind: Kind = models.kind_of(config.model) if config.kind == "auto" else config.kind  # type: ignore[assignment]
+    kind: Kind = config.kind  # type: ignore[assignment]
+    assert config.batch_size
     if kind == "encoder" and not scheme.labels:
         raise ConfigError(f"model: {config.model} is an encoder, which cannot generate; give a causal LM")
     tokenizer = models.load_tokenizer(config.model)
@@ -96,8 +107,7 @@ def train(
     examples = [example for example, _ in encoded]
     served = [TrainingRow(i, scheme.serving_space, "keep", row.prompt, row.target) for i, row in enumerate(dev or ())]
     checks = [prompter.example(row)[0] for row in served]
-    tuning = config.tuning if config.tuning != "auto" else {"causal": "lora", "encoder": "full"}[kind]
-    if tuning == "lora":
+    if config.tuning == "lora":
         model = _with_lora(model, kind, config)
 
     # 2. The folder is ours from here on; it appears with all that a resumed run needs.
@@ -114,7 +124,7 @@ def train(
     metric = "accuracy" if scheme.labels else "loss"
     trainer = _Trainer(
         model=model,
-        args=_arguments(config, tuning, out, steps, best_by=metric if checks else None),
+        args=_arguments(config, out, steps, best_by=metric if checks else None),
         train_dataset=examples,
         eval_dataset=checks or None,
         data_collator=prompter.collate,
@@ -133,7 +143,7 @@ def train(
         "status": "done",
         "versions": versions(),
         "kind": kind,
-        "tuning": tuning,
+        "tuning": config.tuning,
         "config": asdict(config),
         "data": about or {},
         "dev": {"source": dev.source, "sha256": dev.sha256, "rows": len(dev)} if dev else None,
@@ -148,6 +158,8 @@ def train(
         "train_seconds": round(time.monotonic() - started, 1),
         "peak_memory_mib": peak_memory_mib(),
     }  # fmt: skip
+    if dev and scheme.labels:
+        _warn_if_unlearned(dev, run["dev_metric"])
     write_json(out / "run.json", run)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return run
@@ -180,6 +192,31 @@ def peak_memory_mib() -> int:
 # --- parts of a run --------------------------------------------------------------------------------------------------
 
 
+def _resolved(config: TrainConfig) -> TrainConfig:
+    """The configuration with all that depends on the model filled in."""
+    kind = models.kind_of(config.model) if config.kind == "auto" else config.kind
+    tuning = {"causal": "lora", "encoder": "full"}[kind] if config.tuning == "auto" else config.tuning
+    small = config.model == REFERENCE and tuning == "lora"
+    return replace(
+        config,
+        kind=kind,
+        tuning=tuning,
+        batch_size=config.batch_size or (REFERENCE_BATCH_SIZE if small else BATCH_SIZE),
+        learning_rate=config.learning_rate or (REFERENCE_LEARNING_RATE if small else LEARNING_RATES[tuning]),
+    )
+
+
+def _warn_if_unlearned(dev: Rows, accuracies: Sequence[float]) -> None:
+    largest = max(Counter(row.target for row in dev).values()) / len(dev)
+    if max(accuracies) <= largest + UNLEARNED_POINTS:
+        logger.warning(
+            "the space that is served was not learned: dev accuracy %.2f, the largest class's share is %.2f. "
+            "Give more --epochs, a smaller --batch-size, or a larger --rho",
+            max(accuracies),
+            largest,
+        )
+
+
 def _with_lora(model: PreTrainedModel, kind: Kind, config: TrainConfig) -> Any:
     from peft import LoraConfig, get_peft_model
 
@@ -194,17 +231,15 @@ def _with_lora(model: PreTrainedModel, kind: Kind, config: TrainConfig) -> Any:
     return get_peft_model(model, lora)
 
 
-def _arguments(config: TrainConfig, tuning: str, out: Path, steps: int, *, best_by: str | None) -> TrainingArguments:
-    default_rate = LEARNING_RATES[tuning]
-    if tuning == "lora" and config.model == REFERENCE:
-        default_rate = REFERENCE_LEARNING_RATE
+def _arguments(config: TrainConfig, out: Path, steps: int, *, best_by: str | None) -> TrainingArguments:
+    assert config.batch_size and config.learning_rate
     return TrainingArguments(
         output_dir=str(out / "checkpoints"),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size * 2,
         gradient_accumulation_steps=config.accumulate,
-        learning_rate=config.learning_rate or default_rate,
+        learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
         bf16=models.has_bf16(),
         use_cpu=not torch.cuda.is_available(),
