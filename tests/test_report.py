@@ -18,7 +18,8 @@ def rate(percent: int) -> dict[str, Any]:
 
 def content(asr: int, **more: Any) -> dict[str, Any]:
     undefended = {"name": "undefended", "ca": rate(90), "asr": rate(99), "floor": rate(5), "implanted": True}
-    defended = {"name": "p2p-paper", "ca": rate(88), "asr": rate(asr), "floor": rate(5), "implanted": True} | more
+    defended = {"name": "p2p-paper", "ca": rate(88), "asr": rate(asr), "paper_asr": rate(asr), "floor": rate(5)}
+    defended |= {"implanted": True} | more
     return {"task": "reviews", "arms": [undefended, defended, {"name": "clean", "ca": rate(91), "asr": rate(5)}]}
 
 
@@ -46,3 +47,10 @@ def test_no_credit_for_an_attack_that_did_not_take() -> None:
 
 def test_without_an_attack_the_sentence_claims_nothing() -> None:
     assert "no attack was measured" in sentence({"task": "mine", "arms": [{"name": "p2p-paper", "ca": rate(90)}]})
+
+
+def test_one_arm_alone_is_told_by_its_own_figures() -> None:
+    undefended, defended, _ = content(97)["arms"]
+    assert "ASR is 99.0 % (floor 5.0 %) without a defence" in sentence({"task": "mine", "arms": [undefended]})
+    named = defended | {"name": "my-folder"}
+    assert "ASR went to 97.0 % with my-folder" in sentence({"task": "mine", "arms": [named]})

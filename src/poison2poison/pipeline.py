@@ -138,6 +138,7 @@ def _arm(
     about = describe(train=source) | ({"recipe": as_dict(recipe)} if recipe else {})
     run = train(rows, scheme, training, out / name, dev=data.dev, about=about)
     arm = measure(name, DefendedModel.load(out / name), data.clean, data.triggered, data.target)
-    arm.training = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
+    if run["resumed_from"] is None:  # else its time and memory are those of its last part only
+        arm.training = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
     gc.collect()  # a large model must be gone before the next one is loaded
     return arm

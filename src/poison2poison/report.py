@@ -46,25 +46,26 @@ def sentence(content: Results) -> str:
     """What the figures of one task say, in words."""
     arms = {arm["name"]: arm for arm in content["arms"]}
     task, undefended = content["task"], arms.get("undefended")
-    defended = next((arm for name, arm in arms.items() if name.startswith("p2p-")), None)
-    if not defended or "asr" not in defended:
+    attacked = [arm for name, arm in arms.items() if "asr" in arm and name != "clean"]
+    if not attacked:
         return f"{task}: no attack was measured; the figures say what the answers are worth on clean rows."
-    asr = defended["asr"]["value"]
-    floor = defended.get("floor", {}).get("value")
-    if defended.get("implanted") is False:
-        return f"{task}: the attack did not take in the undefended model, so no defence is credited for it."
-    base = floor if floor is not None else 0.0
-    held = asr <= base + HELD_POINTS
-    before = f"from {_percent(undefended['asr']['value'])} undefended " if undefended else ""
+    # Only a model with a benign trigger has a paper ASR.
+    arm = next((arm for arm in attacked if "paper_asr" in arm), attacked[0])
+    asr, floor = arm["asr"]["value"], arm.get("floor", {}).get("value")
     beside = f" (floor {_percent(floor)})" if floor is not None else ""
+    if "paper_asr" not in arm:
+        return f"{task}: ASR is {_percent(asr)}{beside} without a defence."
+    if arm.get("implanted") is False:
+        return f"{task}: the attack did not take in the undefended model, so no defence is credited for it."
+    held = asr <= (floor or 0.0) + HELD_POINTS
+    before = f"from {_percent(undefended['asr']['value'])} undefended " if undefended else ""
     verdict = (
         "holds on these rows" if held else "does NOT hold here: triggered rows still call up the attacker's target"
     )
     cost = ""
     if undefended and "ca" in undefended:
-        points = 100 * (defended["ca"]["value"] - undefended["ca"]["value"])
-        cost = f" Clean accuracy changed by {points:+.1f} points."
-    return f"{task}: ASR went {before}to {_percent(asr)} with {defended['name']}{beside}; the defence {verdict}.{cost}"
+        cost = f" Clean accuracy changed by {100 * (arm['ca']['value'] - undefended['ca']['value']):+.1f} points."
+    return f"{task}: ASR went {before}to {_percent(asr)} with {arm['name']}{beside}; the defence {verdict}.{cost}"
 
 
 def _cell(arm: Mapping[str, Any], name: str) -> str:
