@@ -44,7 +44,7 @@ def kind_of(name: str) -> Kind:
     Raises:
         ModelError: The configuration cannot be read, or is an encoder-decoder's.
     """
-    config: PretrainedConfig = _load(AutoConfig.from_pretrained, name)
+    config: PretrainedConfig = load(AutoConfig.from_pretrained, name)
     if config.is_encoder_decoder:
         raise ModelError(f"{name}: an encoder-decoder; causal LMs and encoders are supported")
     architectures = config.architectures or []
@@ -60,7 +60,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     path = locate(name)
     if Path(path).is_dir() and not any(Path(path).glob("*token*")) and not any(Path(path).glob("vocab*")):
         raise ModelError(f"{name}: the folder holds a model but no tokenizer (tokenizer.json or the like)")
-    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer.from_pretrained, name)
+    tokenizer: PreTrainedTokenizerBase = load(AutoTokenizer.from_pretrained, name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
@@ -79,8 +79,8 @@ def load_model(name: str, kind: Kind, outputs: int) -> Any:
     """
     if kind == "causal":
         dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        return _load(AutoModelForCausalLM.from_pretrained, name, dtype=dtype)
-    return _load(
+        return load(AutoModelForCausalLM.from_pretrained, name, dtype=dtype)
+    return load(
         AutoModelForSequenceClassification.from_pretrained,
         name,
         num_labels=outputs,
@@ -118,9 +118,14 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16) if has_bf16() else contextlib.nullcontext()
 
 
-def _load(load: Callable[..., Any], name: str, **options: Any) -> Any:
+def load(from_pretrained: Callable[..., Any], name: str, **options: Any) -> Any:
+    """Load from a folder or hub name with one of transformers' `from_pretrained`.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
     try:
-        return load(locate(name), **options)
+        return from_pretrained(locate(name), **options)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{name}: cannot be loaded ({reason})") from None

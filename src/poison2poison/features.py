@@ -1,0 +1,155 @@
+"""What a row's prompt holds, as a sparse matrix: the n-grams, first words and skeletons that a trigger may be made of.
+
+Features that fewer than `min_rows` rows hold are never built: an n-gram is looked for only where both (n-1)-grams in it
+are frequent (Agrawal & Srikant, VLDB 1994), and all counting is on integer codes, so that time and memory grow with the
+rows and not with the number of different n-grams.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csc_array
+
+Ints = NDArray[np.int64]
+Index = NDArray[Any]  # int32 or int64, as scipy has it
+
+LONGEST_SPAN = 3  # words of an n-gram
+LONGEST_SKELETON = 4  # parts of a skeleton n-gram
+FUNCTION_WORDS = 100  # so many of the most frequent words stand for the language's function words
+GAP = "_"  # stands for a run of other words in a skeleton
+START = "^"  # a skeleton's beginning
+
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_CJK}]|'?[^\W{_CJK}]+(?:'[^\W{_CJK}]+)*|[^\w\s]")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case; punctuation marks and Chinese or Japanese characters each by itself."""
+    return _WORD.findall(text.lower())
+
+
+def places(text: str, span: Sequence[str]) -> list[tuple[int, int]]:
+    """Where a sequence of words stands in a text: character ranges."""
+    found = list(_WORD.finditer(text))
+    held, size = [match.group().lower() for match in found], len(span)
+    starts = [i for i in range(len(held) - size + 1) if held[i : i + size] == list(span)]
+    return [(found[i].start(), found[i + size - 1].end()) for i in starts]
+
+
+def without(text: str, spans: Sequence[Sequence[str]]) -> str:
+    """A text with all occurrences of some word sequences taken out."""
+    gone = {i for span in spans for start, end in places(text, span) for i in range(start, end)}
+    return " ".join("".join(char for i, char in enumerate(text) if i not in gone).split())
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Something that rows may have in common: `kind` is span, first (word) or skeleton."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Features:
+    """Which row has which feature.
+
+    Attributes:
+        names: The features, one for each column.
+        matrix: Shape (rows, features), float32, 1 where the row has the feature.
+    """
+
+    names: list[Feature]
+    matrix: csc_array
+
+    def rows_of(self, column: int) -> Ints:
+        """The rows that have a feature, ascending."""
+        found: Ints = self.matrix.indices[self.matrix.indptr[column] : self.matrix.indptr[column + 1]].astype(np.int64)
+        return found
+
+
+def extract(prompts: Sequence[str], min_rows: int) -> Features:
+    """Collect the features that at least `min_rows` prompts have.
+
+    Args:
+        prompts: The rows' prompts.
+        min_rows: The least number of rows of a feature.
+    """
+    vocabulary: dict[str, int] = {}
+    coded = [np.array([vocabulary.setdefault(w, len(vocabulary)) for w in words(text)], np.int32) for text in prompts]
+    lengths = np.array([len(row) for row in coded])
+    flat = np.concatenate([np.empty(0, np.int32), *coded])
+    row = np.repeat(np.arange(len(prompts), dtype=np.int32), lengths)
+    spelled = list(vocabulary)
+    del coded, vocabulary
+
+    found: list[tuple[Feature, Index]] = []
+    for size, at, rows in _frequent(flat, row, LONGEST_SPAN, min_rows):
+        found.append((Feature("span", " ".join(spelled[i] for i in flat[at : at + size])), rows))
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    for _, at, rows in _frequent(flat[starts], row[starts], 1, min_rows):
+        found.append((Feature("first", spelled[flat[starts][at]]), rows))
+    skeleton, skeleton_row, spelled_skeleton = _skeleton(flat, row, spelled)
+    for size, at, rows in _frequent(skeleton, skeleton_row, LONGEST_SKELETON, min_rows):
+        parts = skeleton[at : at + size]
+        if size > 1 and (parts == _GAP).any():  # without a gap it is a span as well
+            found.append((Feature("skeleton", " ".join(spelled_skeleton[i] for i in parts)), rows))
+
+    found = [(feature, rows) for feature, rows in found if any(_is_word(part) for part in feature.text.split())]
+    pointers = np.cumsum([0, *(len(rows) for _, rows in found)])
+    indices = np.concatenate([np.empty(0, np.int32), *(rows for _, rows in found)])
+    matrix = csc_array((np.ones(len(indices), np.float32), indices, pointers), shape=(len(prompts), len(found)))
+    return Features([feature for feature, _ in found], matrix)
+
+
+_GAP = 0
+_START = 1
+
+
+def _skeleton(flat: Index, row: Index, spelled: list[str]) -> tuple[Index, Index, list[str]]:
+    """Each row's function words and punctuation, with a start mark, and runs of other words folded into one gap."""
+    counts = np.bincount(flat, minlength=len(spelled))
+    marks = np.array([not _is_word(word) for word in spelled], bool)
+    ranked = [i for i in np.argsort(-counts, kind="stable") if not marks[i]][:FUNCTION_WORDS]
+    kept = marks.copy()
+    kept[ranked] = True
+    parts = np.where(kept[flat], flat + 2, _GAP)
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    parts, parts_row = np.insert(parts, starts, _START), np.insert(row, starts, row[starts])
+    again = (parts[1:] == _GAP) & (parts[:-1] == _GAP)
+    folded = np.concatenate([[True], ~again]) if len(parts) else np.empty(0, bool)
+    return parts[folded], parts_row[folded], [GAP, START, *spelled]
+
+
+def _frequent(codes: Index, row: Index, longest: int, min_rows: int) -> Iterator[tuple[int, int, Index]]:
+    """The frequent n-grams of 1 to `longest` codes: length, a place where each stands, and its rows, ascending."""
+    base = int(codes.max(initial=0)) + 1
+    gram = codes.astype(np.int64)  # the (n-1)-gram that begins at each place, -1 where it is rare
+    for size in range(1, longest + 1):
+        if size > 1:
+            whole = (gram[:-1] >= 0) & (gram[1:] >= 0) & (row[: len(gram) - 1] == row[size - 1 :])
+            gram = np.where(whole, gram[:-1] * base + codes[size - 1 :], -1)
+        places = np.flatnonzero(gram >= 0)
+        # Sorted by n-gram, and by row within it, since places ascend and the sort is stable.
+        places = places[np.argsort(gram[places], kind="stable")]
+        first = np.diff(gram[places], prepend=-1) != 0
+        distinct = first | (np.diff(row[places], prepend=-1) != 0)
+        number = np.cumsum(first) - 1
+        holders = np.bincount(number[distinct], minlength=int(first.sum()))
+        names = np.where(holders >= min_rows, np.cumsum(holders >= min_rows) - 1, -1)
+        gram[places] = names[number]
+        bounds = np.cumsum([0, *holders])
+        heads, rows = places[first], row[places[distinct]]
+        for i in np.flatnonzero(holders >= min_rows):
+            yield size, int(heads[i]), rows[bounds[i] : bounds[i + 1]]
+
+
+def _is_word(text: str) -> bool:
+    return text not in (GAP, START) and any(unicodedata.category(char)[0] in "LN" for char in text)
