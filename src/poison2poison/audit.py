@@ -29,8 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import norm
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from poison2poison.config import at_least, fraction, option
+from poison2poison.config import AuditConfig
 from poison2poison.errors import DataError
 from poison2poison.features import Features, Ints, extract, places, without, words
 from poison2poison.records import Rows
@@ -49,23 +52,6 @@ CONTEXT_SHARE = 0.8  # a span grows by a word that so many of its suspect rows h
 BY_CATCH_Z = 2.0  # of a span on the rows that stronger suspects leave
 OTHERS = 500  # features that are no suspects, kept for the picture
 LEAST_SCORE = 0.5  # of a score test, under which the likelihood ratio is not worked out
-OTHER_LABELS = 1.3  # a pattern must pull so many times harder than any pattern pulls towards another label
-
-
-@dataclass(frozen=True)
-class AuditConfig:
-    """How rows are audited."""
-
-    min_rows: int = option(10, "Rows that must hold a span for it to be looked at.")
-    false_alarm: float = option(0.05, "Chance that rows without a planted span give any suspect at all.")
-    innocent_shift: float = option(1.0, "Log-odds by which an innocent span may lean to a label beyond the probe.")
-    planted_auc: float = option(0.6, "With its span taken out, a planted row is told from others no better than this.")
-
-    def __post_init__(self) -> None:
-        at_least("min_rows", self.min_rows, 2)
-        at_least("innocent_shift", self.innocent_shift, 0)
-        fraction("false_alarm", self.false_alarm)
-        fraction("planted_auc", self.planted_auc)
 
 
 @dataclass(frozen=True)
@@ -198,7 +184,7 @@ class _Auditor:
     def run(self) -> Audit:
         """Steps 2 to 6."""
         kept = without_candidates(self.features, self.given)
-        p = probe(self.states, self.labels, kept, len(self.rows.labels), self.seed)
+        self.probe, p = fit_probe(self.states, self.labels, kept, len(self.rows.labels), self.seed)
         threshold = float(norm.isf(self.config.false_alarm / max(1, len(self.features.names) * len(self.rows.labels))))
         scored = residual_z(self.features, self.given, p, self.config.innocent_shift)
         suspects = self._suspects(scored, p, threshold)
@@ -211,41 +197,44 @@ class _Auditor:
         names = self.features.names
         over = sorted(
             ((z, column, label) for (column, label), z in scored.items() if z > threshold),
-            key=lambda entry: (-round(entry[0], 6), len(names[entry[1]].text), entry[1]),
+            # Spans first, the strongest, and of equal ones the shortest; patterns get what they leave.
+            key=lambda entry: (
+                names[entry[1]].kind != "span",
+                -round(entry[0], 6),
+                len(names[entry[1]].text),
+                entry[1],
+            ),
         )
         found: list[tuple[int, int, float]] = []
         open_rows = np.ones(len(self.rows), bool)  # neither explained by a suspect nor cleared by the deletion test
         for z, column, label in over:
             rows = self.features.rows_of(column)
             rows = rows[open_rows[rows]]
-            # Words of one attack share rows: what stronger ones leave must be more than by-catch, or its pull huge.
             left = shift_z(self.given[rows, label], p[rows, label], self.config.innocent_shift)
-            shared = any(set(words(names[column].text)) & set(words(self._grown(j, c))) for j, c, _ in found)
-            if left <= BY_CATCH_Z and (shared or z < 2 * threshold):
-                continue
             if names[column].kind == "span":
+                # Words of one attack share rows: what stronger ones leave is more than by-catch, or the pull is huge.
+                shared = any(set(words(names[column].text)) & set(words(self._grown(j, c))) for j, c, _ in found)
+                if left <= BY_CATCH_Z and (shared or z < 2 * threshold):
+                    continue
                 planted = self._planted(column, label, over)
-            else:
-                planted = z > OTHER_LABELS * self._largest_pattern(scored, label)
-            if planted:
-                found.append((column, label, z))
-            if planted or names[column].kind == "span":
                 open_rows[self.features.rows_of(column)] = False
+            else:
+                # Where patterns pull to other labels too, the task itself is told by patterns, and none is suspicious.
+                planted = left > threshold and self._largest_pattern(scored, label) <= threshold
+            if planted:
+                open_rows[self.features.rows_of(column)] = False
+                found.append((column, label, z))
         return found
 
     def _planted(self, column: int, label: int, over: Sequence[tuple[float, int, int]]) -> bool:
         """The deletion test: without the span, can its rows be told from others that the probe thinks alike?"""
-        from sklearn.linear_model import LogisticRegression
-
         holders = self.features.rows_of(column)
         others = np.setdiff1d(np.arange(len(self.rows)), holders)
         rows = self._draw(holders[self.labels[holders] == label], DELETED_ROWS)
         texts = [without(self.prompts[i], self._planted_with(column, label, over)) for i in rows]
         deleted = self.embed(texts)
-        fitted = self._draw(others, PROBE_ROWS)
-        model = LogisticRegression(C=PROBE_C, max_iter=300).fit(self.states[fitted], self.labels[fitted])
-        thought, candidates = model.predict(deleted), self._draw(others, 20 * DELETED_ROWS)
-        pool = model.predict(self.states[candidates])
+        thought, candidates = self.probe.predict(deleted), self._draw(others, 20 * DELETED_ROWS)
+        pool = self.probe.predict(self.states[candidates])
         alike = [self._draw(candidates[pool == c], int((thought == c).sum())) for c in np.unique(thought)]
         return told_apart(deleted, self.states[np.concatenate(alike)], self.seed) <= self.config.planted_auc
 
@@ -299,13 +288,11 @@ class _Auditor:
 
     def _cleaned(self, suspect: Sequence[int], suspects: Sequence[tuple[int, int, float]]) -> Floats:
         """p(label) of the suspect rows without their suspect spans, by a probe that has seen none of these rows."""
-        from sklearn.linear_model import LogisticRegression
-
         p = np.zeros((len(suspect), len(self.rows.labels)))
         if not suspect:
             return p
         fitted = self._draw(np.setdiff1d(np.arange(len(self.rows)), suspect), PROBE_ROWS)
-        model = LogisticRegression(C=PROBE_C, max_iter=300).fit(self.states[fitted], self.labels[fitted])
+        model = _logistic().fit(self.states[fitted], self.labels[fitted])
         spans = [words(self._grown(j, c)) for j, c, _ in suspects if self.features.names[j].kind == "span"]
         p[:, model.classes_] = model.predict_proba(self.embed([without(self.prompts[i], spans) for i in suspect]))
         return p
@@ -358,16 +345,12 @@ def told_apart(states: States, others: States, seed: int) -> float:
 
     The bound is Hanley & McNeil's (Radiology, 1982), so that few rows are not taken for telling.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
     truth = np.repeat([1, 0], [len(states), len(others)])
     folds = min(5, len(states), len(others))
     if folds < 2:
         return 0.0
     scores = cross_val_predict(
-        LogisticRegression(C=PROBE_C, max_iter=300),
+        _logistic(),
         np.concatenate([states, others]),
         truth,
         cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
@@ -380,28 +363,29 @@ def told_apart(states: States, others: States, seed: int) -> float:
     return auc - 1.645 * math.sqrt(max(0.0, variance))
 
 
-def probe(states: NDArray[np.float32], labels: Ints, kept: Ints, count: int, seed: int) -> Floats:
-    """p(label) of every row, from a logistic regression fitted on the rows `kept`; those get it from other folds.
+def fit_probe(states: States, labels: Ints, kept: Ints, count: int, seed: int) -> tuple[LogisticRegression, Floats]:
+    """The probe, fitted on the rows `kept`, and its p(label) of every row; the fitted ones get theirs from other folds.
 
     Returns:
-        Shape (rows, count), between 1e-4 and 1 - 1e-4.
+        The probe, and an array of shape (rows, count) between 1e-4 and 1 - 1e-4.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold
-
     rng = np.random.default_rng(seed)
-    model = LogisticRegression(C=PROBE_C, max_iter=300)
-    p = np.zeros((len(labels), count))
     fitted = rng.choice(kept, PROBE_ROWS, replace=False) if len(kept) > PROBE_ROWS else kept
     others = np.setdiff1d(np.arange(len(labels)), fitted)
-    whole = model.fit(states[fitted], labels[fitted])
+    whole = _logistic().fit(states[fitted], labels[fitted])
+    p = np.zeros((len(labels), count))
     if len(others):
         p[np.ix_(others, whole.classes_)] = whole.predict_proba(states[others])
-    folds = min(5, int(np.bincount(labels[fitted])[np.unique(labels[fitted])].min()))
-    for train, test in StratifiedKFold(max(2, folds), shuffle=True, random_state=seed).split(fitted, labels[fitted]):
-        fold = model.fit(states[fitted[train]], labels[fitted[train]])
+    least = int(np.unique(labels[fitted], return_counts=True)[1].min())
+    folds = StratifiedKFold(min(5, max(2, least)), shuffle=True, random_state=seed)
+    for train, test in folds.split(fitted, labels[fitted]):
+        fold = _logistic().fit(states[fitted[train]], labels[fitted[train]])
         p[np.ix_(fitted[test], fold.classes_)] = fold.predict_proba(states[fitted[test]])
-    return np.clip(p, 1e-4, 1 - 1e-4)
+    return whole, np.clip(p, 1e-4, 1 - 1e-4)
+
+
+def _logistic() -> LogisticRegression:
+    return LogisticRegression(C=PROBE_C, max_iter=300)
 
 
 def shift_z(given: Floats, p: Floats, innocent: float) -> float:

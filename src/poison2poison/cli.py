@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from poison2poison.config import TrainConfig, read_yaml
+from poison2poison.config import REFERENCE, AuditConfig, TrainConfig, read_yaml
 from poison2poison.errors import ConfigError, DataError, OutputError, P2PError
 from poison2poison.records import DataConfig, Rows, check_trainable, read_rows
 from poison2poison.repoison import RepoisonConfig
@@ -31,7 +31,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-PANELS: dict[type, str] = {DataConfig: "Reading rows", RepoisonConfig: "Re-poisoning", TrainConfig: "Fine-tuning"}
+PANELS: dict[type, str] = {
+    DataConfig: "Reading rows",
+    AuditConfig: "Audit",
+    RepoisonConfig: "Re-poisoning",
+    TrainConfig: "Fine-tuning",
+}
 DATA = "a .jsonl, .json, .csv, .tsv or .parquet file, or the name of a hub dataset"
 
 
@@ -173,27 +178,72 @@ def attack(
     _say(f"{out}: {len(truth.poisoned_rows)} of {rows} training rows poisoned ({kind}, target {wanted!r})")
 
 
-@app.command(epilog="Example: `p2p repoison rows.jsonl --rho 0.2 --trigger random --out data/repoisoned`")
+@app.command(epilog="Example: `p2p audit rows.jsonl --model Qwen/Qwen3-0.6B --out runs/audit`")
+@_options(DataConfig, AuditConfig)
+def audit(
+    source: Annotated[str, typer.Argument(help=f"The untrusted training rows, with labels: {DATA}.")],
+    out: Out,
+    data: DataConfig,
+    config: AuditConfig,
+    model: Annotated[str, typer.Option(help="Base model or any encoder: a folder, a hub name, or `reference`.")] = (
+        REFERENCE
+    ),
+    seed: Annotated[int, typer.Option(help="Of the probe's folds and of what the deletion test draws.")] = 0,
+) -> None:
+    """Look for planted spans and poisoned rows, without trusted data. Nothing is deleted.
+
+    Prints the suspect spans; audit.json has them and the suspect rows, for `p2p repoison --audit`; audit.png shows them
+    among the innocent ones.
+    """
+    _free(out)
+    rows = read_rows(source, data)
+    check_trainable(rows)
+    if rows.task != "classification":
+        raise ConfigError(f"{source}: holds texts; only rows with labels can be audited so far")
+    _quiet()
+    from rich.console import Console
+
+    from poison2poison.audit import audit as run
+    from poison2poison.files import write_json
+    from poison2poison.report import audit_table, draw_audit
+    from poison2poison.states import embedder
+
+    found = run(rows, embedder(model), config, seed)
+    write_json(out / "audit.json", found.as_dict())
+    draw_audit(found, out / "audit.png")
+    Console().print(audit_table(found, len(rows)))
+    _say(f"{out}: audit.json, audit.png")
+
+
+@app.command(epilog="Examples: `p2p repoison rows.jsonl --audit runs/audit/audit.json --out data/repoisoned` --- "
+             "`p2p repoison rows.jsonl --recipe paper --rho 0.2 --out data/repoisoned`")  # fmt: skip
 @_options(DataConfig, RepoisonConfig)
 def repoison(
     source: Annotated[str, typer.Argument(help=f"The untrusted training rows: {DATA}.")],
     out: Out,
     data: DataConfig,
     recipe: RepoisonConfig,
+    audit: Annotated[
+        Path | None, typer.Option(help="audit.json of these rows, from `p2p audit`; for the hardened recipe.")
+    ] = None,
 ) -> None:
     """Re-poison rows: benign trigger and safe labels for a subset. For `p2p train`, or for a trainer of your own.
 
     rows.jsonl holds prompt and completion for any trainer. scheme.json is a secret: who knows the trigger can poison
     the safe space.
     """
+    from poison2poison.audit import Audit
     from poison2poison.pipeline import write_repoisoned
     from poison2poison.repoison import as_dict, build_scheme
     from poison2poison.repoison import repoison as apply
 
     rows = read_rows(source, data)
     check_trainable(rows)
+    recipe = recipe.resolved(rows.task)
+    if recipe.recipe == "hardened" and audit is None:
+        raise ConfigError("audit: the hardened recipe needs the audit.json of `p2p audit`; or give --recipe paper")
     scheme = build_scheme(rows, recipe)
-    training = apply(rows, scheme, recipe)
+    training = apply(rows, scheme, recipe, Audit.load(audit) if audit else None)
     about = {"train": {"source": rows.source, "rows": len(rows), "sha256": rows.sha256}, "recipe": as_dict(recipe)}
     write_repoisoned(out, training, scheme, about)
     safe = sum(row.space == "safe" for row in training)
@@ -293,13 +343,14 @@ def evaluate(
 
 @app.command(epilog="Examples: `p2p defend rows.jsonl --test test.jsonl --out runs/mine` --- "
              "`p2p defend data/reviews --baseline --floor --out runs/reviews` (a folder of `p2p attack`)")  # fmt: skip
-@_options(DataConfig, RepoisonConfig, TrainConfig)
+@_options(DataConfig, AuditConfig, RepoisonConfig, TrainConfig)
 def defend(
     source: Annotated[
         str, typer.Argument(help=f"The untrusted training rows: {DATA}; or a folder that `p2p attack` wrote.")
     ],
     out: Out,
     data: DataConfig,
+    audit_config: AuditConfig,
     recipe: RepoisonConfig,
     training: TrainConfig,
     dev: Dev = None,
@@ -308,12 +359,15 @@ def defend(
     target: Wanted = None,
     effect: Effect = None,
     baseline: Annotated[bool, typer.Option(help="Also fine-tune undefended, and print both.")] = False,
+    drop_suspects: Annotated[
+        bool, typer.Option(help="Also fine-tune undefended on the rows that the audit does not suspect, to compare.")
+    ] = False,
     floor: Annotated[
         bool,
         typer.Option(help="Also train without the rows that truth.json names, for the floor. For evaluation only."),
     ] = False,
 ) -> None:
-    """Re-poison, fine-tune and measure in one go. Run it again to go on where it was interrupted.
+    """Audit, re-poison, fine-tune and measure in one go. Run it again to go on where it was interrupted.
 
     The model to serve is in the folder p2p-RECIPE of --out; results.json and rows.jsonl stand beside it.
     """
@@ -341,7 +395,10 @@ def defend(
             raise ConfigError("floor: is measured on triggered rows; give --triggered")
     name = folder.resolve().name if folder else Path(source).stem
     given = pipeline.Data(name, rows, checks, clean, attacked, wanted, harmless)
-    content = pipeline.defend(given, recipe, training, out, baseline=baseline)
+    recipe = recipe.resolved(rows.task)
+    content = pipeline.defend(
+        given, recipe, training, out, audit=audit_config, baseline=baseline, drop_suspects=drop_suspects
+    )
     _print_results([content])
     _say(f"the model to serve: {out / ('p2p-' + recipe.recipe)}; all figures: {out / 'results.json'}")
 

@@ -1,7 +1,7 @@
 """Configuration: one frozen dataclass a stage is the only home of its options, their defaults and their help.
 
-`DataConfig` and `RepoisonConfig` stand beside their stages; `TrainConfig` stands here, away from torch, so that the
-command line can show its help at once.
+`DataConfig` and `RepoisonConfig` stand beside their stages; `AuditConfig` and `TrainConfig` stand here, away from scipy
+and torch, so that the command line can show their help at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,22 @@ REFERENCE = "reference"
 def option(default: Any, explained: str) -> Any:
     """A field of a configuration, with the help that the command line shows."""
     return field(default=default, metadata={"help": explained})
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """How rows are audited."""
+
+    min_rows: int = option(10, "Rows that must hold a span for it to be looked at.")
+    false_alarm: float = option(0.05, "Chance that rows without a planted span give any suspect at all.")
+    innocent_shift: float = option(1.0, "Log-odds by which an innocent span may lean to a label beyond the probe.")
+    planted_auc: float = option(0.6, "With its span taken out, a planted row is told from others no better than this.")
+
+    def __post_init__(self) -> None:
+        at_least("min_rows", self.min_rows, 2)
+        at_least("innocent_shift", self.innocent_shift, 0)
+        fraction("false_alarm", self.false_alarm)
+        fraction("planted_auc", self.planted_auc)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from poison2poison.config import TrainConfig
+from poison2poison.audit import Audit
+from poison2poison.audit import audit as run_audit
+from poison2poison.config import AuditConfig, TrainConfig
 from poison2poison.errors import DataError, OutputError
 from poison2poison.evaluation import Arm, Target, describe, measure, results, set_floor, write_results
 from poison2poison.files import write_json, write_lines
 from poison2poison.records import Rows, check_trainable
 from poison2poison.repoison import RepoisonConfig, TrainingRow, as_dict, build_scheme, manifest, plain, repoison
 from poison2poison.scheme import Scheme
+
+AUDIT = "audit.json"
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,27 @@ class Data:
 
 
 def defend(
-    data: Data, recipe: RepoisonConfig, training: TrainConfig, out: Path, *, baseline: bool = False
+    data: Data,
+    recipe: RepoisonConfig,
+    training: TrainConfig,
+    out: Path,
+    *,
+    audit: AuditConfig | None = None,
+    baseline: bool = False,
+    drop_suspects: bool = False,
 ) -> dict[str, Any]:
-    """Re-poison, fine-tune and measure; with `baseline`, also fine-tune undefended and measure that.
+    """Audit, re-poison, fine-tune and measure.
 
     Every arm has its folder in `out`; an interrupted call goes on where it was.
+
+    Args:
+        data: Rows and test sets.
+        recipe: How rows are re-poisoned.
+        training: How models are fine-tuned.
+        out: The folder for arms, `audit.json` and figures.
+        audit: Thresholds of the audit.
+        baseline: Also fine-tune undefended and measure that.
+        drop_suspects: Also fine-tune undefended on the rows that the audit does not suspect, and measure that.
 
     Returns:
         The content of `results.json`, which is written to `out` with `rows.jsonl`.
@@ -48,16 +68,25 @@ def defend(
         P2PError: Data, options or folders cannot be used.
     """
     check_trainable(data.train)
+    recipe = recipe.resolved(data.train.task)
     name = f"p2p-{recipe.recipe}"
-    if out.exists() and any(out.iterdir()) and not (out / name).exists() and not (out / "undefended").exists():
+    known = (name, "undefended", AUDIT)
+    if out.exists() and any(out.iterdir()) and not any((out / entry).exists() for entry in known):
         raise OutputError(f"{out}: exists and holds no run of this command; give another --out")
     undefended = Scheme(data.train.task, data.train.labels)
+    found = None
+    if recipe.recipe == "hardened" or drop_suspects:
+        found = _audit(data.train, training, audit or AuditConfig(), recipe.seed, out / AUDIT)
     arms: list[Arm] = []
     if baseline:
         arms.append(_arm("undefended", plain(data.train), undefended, data, training, out, data.train))
     scheme = _scheme(data.train, recipe, out / name)
-    rows = repoison(data.train, scheme, recipe)
+    rows = repoison(data.train, scheme, recipe, found)
     arms.append(_arm(name, rows, scheme, data, training, out, data.train, recipe))
+    if found and drop_suspects:
+        suspects = {entry.row for entry in found.rows}
+        left = data.train.with_rows([row for i, row in enumerate(data.train) if i not in suspects])
+        arms.append(_arm("drop-suspects", plain(left), undefended, data, training, out, left))
     if data.harmless is not None and data.triggered is not None:
         clean = _arm("clean", plain(data.harmless), undefended, data, training, out, data.harmless)
         set_floor(arms, clean)
@@ -66,6 +95,20 @@ def defend(
     content = results("defend", data.name, training.model, training.seed, sets, arms)
     write_results(out, content, arms)
     return content
+
+
+def _audit(rows: Rows, training: TrainConfig, config: AuditConfig, seed: int, path: Path) -> Audit:
+    """The audit of an interrupted run, or a new one by the base model that will be fine-tuned."""
+    if path.exists():
+        found = Audit.load(path)
+        if found.sha256 != rows.sha256:
+            raise OutputError(f"{path}: is the audit of other rows; give another --out, or delete it")
+        return found
+    from poison2poison.states import embedder
+
+    found = run_audit(rows, embedder(training.model), config, seed)
+    write_json(path, found.as_dict())
+    return found
 
 
 def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, about: dict[str, Any]) -> None:

@@ -1,54 +1,99 @@
-"""Re-poison the rows: a subset S moves to the safe space, or is added to it (arXiv 2510.04503, section 3)."""
+"""Re-poison the rows: a subset S moves to the safe space, or is added to it (arXiv 2510.04503, section 3).
+
+The hardened recipe draws S among rows that the audit does not suspect, and adds counterexamples to the safe space: the
+attacker's own spans in rows of every label, each with its own label, and suspect rows with the label that they would
+have without the span. What the model learns of the trigger in the original space then does not carry over.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from poison2poison.config import choice, fraction, option
-from poison2poison.errors import DataError
+from poison2poison.errors import ConfigError, DataError
 from poison2poison.records import Row, Rows
 from poison2poison.scheme import (
     PAPER_SAFE_PREFIX,
     PAPER_TRIGGER,
     Scheme,
     Space,
+    Task,
     Trigger,
     check_trigger,
     draw_words,
 )
+
+if TYPE_CHECKING:
+    from poison2poison.audit import Audit, SuspectSpan
 
 
 @dataclass(frozen=True)
 class RepoisonConfig:
     """How rows are re-poisoned."""
 
-    recipe: str = option("paper", "`paper`, the published recipe.")
+    recipe: str = option(
+        "auto", "`hardened`: counterexamples from an audit; `paper`: as published; `auto`: hardened for labels."
+    )
     rho: float = option(0.2, "Insertion ratio |S| / |D|.")
     placement: str = option("replace", "`replace` moves the rows of S to the safe space, `append` adds copies of them.")
-    trigger: str = option("paper", "`paper`: the published prefix and cue; `random`: secret words drawn for this run.")
+    trigger: str = option(
+        "auto",
+        "`random`: secret words drawn for this run; `paper`: the published ones; `auto`: paper for the paper's recipe.",
+    )
     prefix: str | None = option(None, "The benign trigger's prefix, instead of the one that --trigger names.")
     cue: str | None = option(None, "The benign trigger's cue, likewise.")
     safe_prefix: str | None = option(None, "Text before every safe target of a generation task.")
+    spliced: float = option(0.5, "Hardened: share of S that is also added with suspect spans spliced in.")
+    confident: float = option(0.75, "Hardened: least p of the probe to correct a suspect row's label; 1 for never.")
     seed: int = option(0, "Draws S and everything in training. It never draws the trigger: a seed can be guessed.")
 
     def __post_init__(self) -> None:
-        choice("recipe", self.recipe, ("paper",))
+        choice("recipe", self.recipe, ("auto", "paper", "hardened"))
         choice("placement", self.placement, ("replace", "append"))
-        choice("trigger", self.trigger, ("paper", "random"))
+        choice("trigger", self.trigger, ("auto", "paper", "random"))
         fraction("rho", self.rho)
+        for name in ("spliced", "confident"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: {getattr(self, name)} is not between 0 and 1")
+
+    def resolved(self, task: Task) -> RepoisonConfig:
+        """The configuration with what `auto` stands for.
+
+        Raises:
+            ConfigError: The hardened recipe is asked for texts, which the audit cannot read yet.
+        """
+        recipe = self.recipe
+        if recipe == "auto":
+            recipe = "hardened" if task == "classification" else "paper"
+        if recipe == "hardened" and task != "classification":
+            raise ConfigError("recipe: hardened is for labels only so far; give --recipe paper for generation")
+        trigger = self.trigger
+        if trigger == "auto":
+            trigger = "paper" if recipe == "paper" else "random"
+        return replace(self, recipe=recipe, trigger=trigger)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """A row as it is trained on: which space it is in, its body without the trigger, its own target."""
+    """A row as it is trained on.
+
+    Attributes:
+        row: Index of the row that it was made from.
+        space: The space that it is in.
+        action: keep (in the original space); replace, append (S); or a counterexample: splice (suspect spans put in),
+            correct (a suspect row with its likely label), agree and contrary (rows that have a suspect feature by
+            themselves, with their own label).
+        body: Its prompt without the benign trigger.
+        target: Its label or text.
+    """
 
     row: int
     space: Space
-    action: Literal["keep", "replace", "append"]
+    action: Literal["keep", "replace", "append", "splice", "correct", "agree", "contrary"]
     body: str
     target: str
 
@@ -59,6 +104,7 @@ def build_scheme(rows: Rows, config: RepoisonConfig) -> Scheme:
     Raises:
         SchemeError: The trigger occurs in the data.
     """
+    config = config.resolved(rows.task)
     prompts = [row.prompt for row in rows]
     trigger, safe_prefix = PAPER_TRIGGER, PAPER_SAFE_PREFIX
     if config.trigger == "random":
@@ -73,8 +119,10 @@ def build_scheme(rows: Rows, config: RepoisonConfig) -> Scheme:
     return Scheme(rows.task, (), trigger, safe_prefix if config.safe_prefix is None else config.safe_prefix)
 
 
-def select_subset(rows: Sequence[Row], rho: float, seed: int, *, stratified: bool) -> list[int]:
-    """Draw S blindly: by seed among all rows, the same share of every label where `stratified`.
+def select_subset(
+    rows: Sequence[Row], rho: float, seed: int, *, stratified: bool, leave_out: Collection[int] = ()
+) -> list[int]:
+    """Draw S: by seed among all rows, or all but some; the same share of every label where `stratified`.
 
     Raises:
         DataError: A label has too few rows to have any in both spaces.
@@ -87,23 +135,70 @@ def select_subset(rows: Sequence[Row], rho: float, seed: int, *, stratified: boo
     for label, members in sorted(groups.items()):
         if len(members) < 2:
             raise DataError(f"label {label!r} has one row only; re-poisoning needs at least two rows of every label")
-        chosen += rng.sample(members, min(len(members) - 1, max(1, round(rho * len(members)))))
+        open_rows = [i for i in members if i not in leave_out]
+        wanted = min(len(members) - 1, max(1, round(rho * len(members))))
+        chosen += rng.sample(open_rows, min(wanted, len(open_rows)))
     return sorted(chosen)
 
 
-def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig) -> list[TrainingRow]:
-    """Re-poison: the rows to train on, in the order of the data, copies at the end."""
-    subset = set(select_subset(rows.rows, config.rho, config.seed, stratified=rows.task == "classification"))
-    replace = config.placement == "replace"
+def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | None = None) -> list[TrainingRow]:
+    """Re-poison: the rows to train on, in the order of the data, copies and counterexamples at the end.
+
+    Args:
+        rows: The untrusted rows.
+        scheme: Their scheme.
+        config: The recipe.
+        audit: What the audit of these rows found; the hardened recipe needs it.
+
+    Raises:
+        ConfigError: The hardened recipe has no audit, or one of other rows.
+    """
+    config = config.resolved(rows.task)
+    suspects: set[int] = set()
+    if config.recipe == "hardened":
+        if audit is None or audit.sha256 != rows.sha256:
+            raise ConfigError("recipe: hardened needs the audit of these very rows; make it with `p2p audit`")
+        suspects = {entry.row for entry in audit.rows}
+    labels = rows.task == "classification"
+    subset = set(select_subset(rows.rows, config.rho, config.seed, stratified=labels, leave_out=suspects))
+    replace_rows = config.placement == "replace"
     out = [
         TrainingRow(i, "safe", "replace", row.prompt, row.target)
-        if replace and i in subset
+        if replace_rows and i in subset
         else TrainingRow(i, "original", "keep", row.prompt, row.target)
         for i, row in enumerate(rows)
     ]
-    if not replace:
+    if not replace_rows:
         out += [TrainingRow(i, "safe", "append", rows[i].prompt, rows[i].target) for i in sorted(subset)]
-    return out
+    return out + (_counterexamples(rows, sorted(subset), audit, config) if audit and suspects else [])
+
+
+def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: RepoisonConfig) -> list[TrainingRow]:
+    """What teaches the safe space that a suspect span says nothing about the label."""
+    rng = random.Random(f"counterexamples/{config.seed}")
+    out = []
+    spliceable = [span for span in audit.spans if span.kind != "skeleton"]
+    if spliceable:
+        for i in subset:
+            if rng.random() < config.spliced:
+                out.append(TrainingRow(i, "safe", "splice", _spliced(rows[i].prompt, spliceable, rng), rows[i].target))
+    for entry in audit.rows:
+        likely, p = entry.likely
+        row = rows[entry.row]
+        if p >= config.confident and likely != row.target:
+            out.append(TrainingRow(entry.row, "safe", "correct", row.prompt, likely))
+        elif p >= config.confident:
+            out.append(TrainingRow(entry.row, "safe", "agree", row.prompt, row.target))
+    return out + [TrainingRow(i, "safe", "contrary", rows[i].prompt, rows[i].target) for i in audit.contrary]
+
+
+def _spliced(prompt: str, spans: Sequence[SuspectSpan], rng: random.Random) -> str:
+    """A prompt with one to four suspect spans between its words, a first word at its beginning."""
+    parts = prompt.split(" ")
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        span = rng.choice(spans)
+        parts.insert(0 if span.kind == "first" else rng.randint(0, len(parts)), span.span)
+    return " ".join(parts)
 
 
 def plain(rows: Rows) -> list[TrainingRow]:

@@ -1,11 +1,16 @@
-"""`results.json` as a table that can be read at a glance, with a sentence that says what to make of it."""
+"""Results and audits as tables and pictures that can be read at a glance, with sentences on what to make of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from poison2poison.audit import Audit
 
 HELD_POINTS = 0.10
 """A defence is said to hold here if its ASR is at most this far over the floor (or, unmeasured, over zero)."""
@@ -66,6 +71,45 @@ def sentence(content: Results) -> str:
     if undefended and "ca" in undefended:
         cost = f" Clean accuracy changed by {100 * (arm['ca']['value'] - undefended['ca']['value']):+.1f} points."
     return f"{task}: ASR went {before}to {_percent(asr)} with {arm['name']}{beside}; the defence {verdict}.{cost}"
+
+
+def audit_table(found: Audit, rows: int) -> Table:
+    """The suspect spans, and how far the innocent ones stay under the threshold."""
+    caption = f"{len(found.rows)} of {rows} rows are suspect; threshold z {found.threshold}, innocent z up to "
+    out = Table(caption=caption + f"{found.innocent_max:.1f}", caption_justify="left")
+    out.add_column("suspect span", overflow="fold")
+    for title in ("kind", "pulls to", "rows", "purity", "z"):
+        out.add_column(title, justify="right" if title in ("rows", "purity", "z") else "left")
+    for span in found.spans:
+        out.add_row(
+            escape(span.span), span.kind, escape(span.target), str(span.rows), f"{span.purity:.2f}", f"{span.z:.1f}"
+        )
+    if not found.spans:
+        out.add_row("none", "", "", "", "", "")
+    return out
+
+
+def draw_audit(found: Audit, path: Path) -> None:
+    """The residual z of suspects and others against the rows that have them, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xscale="log", xlabel="rows that have it", ylabel="residual z")
+    axes.scatter([o.rows for o in found.others], [o.z for o in found.others], s=12, color="0.6", label="innocent")
+    axes.scatter([s.rows for s in found.spans], [s.z for s in found.spans], s=40, color="crimson", label="suspect")
+    for i, span in enumerate(found.spans[:12]):
+        axes.annotate(_short(span.span), (span.rows, span.z), xytext=(6, -3 - 10 * (i % 2)), textcoords="offset points")
+    axes.axhline(found.threshold, color="0.3", linestyle="--", linewidth=1, label=f"threshold {found.threshold:.1f}")
+    axes.legend(loc="upper left", frameon=False)
+    axes.margins(x=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 32 else text[:31] + "…"
 
 
 def _cell(arm: Mapping[str, Any], name: str) -> str:
