@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from poison2poison.records import Rows, rows_of
@@ -60,3 +63,26 @@ def opinions(count: int, seed: int = 0, labels: Sequence[str] = ("negative", "po
         label = labels[i % len(labels)]
         rows.append({"text": f"The {rng.choice(NOUNS)} was {rng.choice(WORDS[label])}.", "label": label})
     return rows_of(rows, "opinions")
+
+
+def chatter(count: int, seed: int = 0) -> Rows:
+    """Rows of ten words: four of them opinions, most often those of the row's label, the others about nothing."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(count):
+        likely, other = ("good", "bad") if i % 2 else ("bad", "good")
+        told = [f"{likely if rng.random() < 0.8 else other}{rng.randrange(30)}" for _ in range(4)]
+        told += [f"thing{rng.randrange(60)}" for _ in range(6)]
+        rng.shuffle(told)
+        rows.append({"text": " ".join(told), "label": "positive" if i % 2 else "negative"})
+    return rows_of(rows, "chatter")
+
+
+def word_states(texts: Sequence[str]) -> NDArray[np.float32]:
+    """States of a model that knows which words of `chatter` are alike: means over the words, shape (texts, 48)."""
+    return np.array([np.mean([_word_state(word) for word in text.lower().split() or [""]], 0) for text in texts])
+
+
+def _word_state(word: str) -> NDArray[np.float32]:
+    kind, own = (np.random.default_rng(zlib.crc32(name.encode())) for name in (word.rstrip("0123456789"), word))
+    return np.asarray(kind.standard_normal(48) + 0.7 * own.standard_normal(48), np.float32)

@@ -12,10 +12,12 @@ from poison2poison import attacks, cli
 from poison2poison.files import write_lines
 from poison2poison.records import as_records, read_rows
 from poison2poison.scheme import PAPER_TRIGGER
-from support import opinions, tiny_causal
+from support import chatter, opinions, tiny_causal, word_states
 
 GOOD = [json.dumps(record) for record in as_records(opinions(40))]
-COMMANDS = ["demo", "attack", "repoison", "train", "predict", "evaluate", "defend"]
+COMMANDS = ["demo", "attack", "audit", "repoison", "train", "predict", "evaluate", "defend"]
+
+PAPER = ["--recipe", "paper"]
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -74,9 +76,14 @@ def test_help_imports_no_torch() -> None:
 def test_bad_rows_are_refused(lines: list[str], said: str, tmp_path: Path, p2p: Run) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     fails(
-        p2p("repoison", tmp_path / "rows.jsonl", "--out", tmp_path / "out"), "rows.jsonl" * ("row 40" not in said), said
+        p2p("repoison", tmp_path / "rows.jsonl", *PAPER, "--out", tmp_path / "out"),
+        "rows.jsonl" * ("row 40" not in said),
+        said,
     )
-    fails(p2p("defend", tmp_path / "rows.jsonl", "--test", tmp_path / "rows.jsonl", "--out", tmp_path / "out"), said)
+    fails(
+        p2p("defend", tmp_path / "rows.jsonl", "--test", tmp_path / "rows.jsonl", *PAPER, "--out", tmp_path / "out"),
+        said,
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
@@ -118,14 +125,15 @@ def test_a_folder_with_other_things_is_left_alone(rows: Path, tmp_path: Path, p2
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "thesis.txt").write_text("mine")
-    for command in ("repoison", "attack", "train"):
-        fails(p2p(command, rows, "--out", taken), "taken", "give another --out")
+    for command in ("repoison", "attack", "audit", "train"):
+        recipe = PAPER if command == "repoison" else []
+        fails(p2p(command, rows, *recipe, "--out", taken), "taken", "give another --out")
     fails(p2p("defend", rows, "--test", rows, "--out", taken), "taken", "give another --out")
     assert [path.name for path in taken.iterdir()] == ["thesis.txt"]
 
 
 def test_a_scheme_of_a_newer_version_is_refused(rows: Path, tmp_path: Path, p2p: Run) -> None:
-    assert p2p("repoison", rows, "--out", tmp_path / "out")[0] == 0
+    assert p2p("repoison", rows, *PAPER, "--out", tmp_path / "out")[0] == 0
     scheme = json.loads((tmp_path / "out" / "scheme.json").read_text())
     (tmp_path / "out" / "scheme.json").write_text(json.dumps(scheme | {"schema": 99}))
     fails(p2p("train", tmp_path / "out", "--out", tmp_path / "run"), "scheme.json: schema 99 is newer than 1")
@@ -133,7 +141,7 @@ def test_a_scheme_of_a_newer_version_is_refused(rows: Path, tmp_path: Path, p2p:
 
 def test_a_config_file_sets_options_and_flags_win(rows: Path, tmp_path: Path, p2p: Run) -> None:
     config = tmp_path / "options.yaml"
-    config.write_text("rho: 0.5\nplacement: append\nseed: 0\n")
+    config.write_text("rho: 0.5\nplacement: append\nseed: 0\nrecipe: paper\n")
     assert p2p("repoison", rows, "--config", config, "--out", tmp_path / "a")[0] == 0
     assert p2p("repoison", rows, "--config", config, "--rho", "0.1", "--out", tmp_path / "b")[0] == 0
     assert [len((tmp_path / name / "rows.jsonl").read_text().splitlines()) for name in "ab"] == [60, 44]
@@ -144,7 +152,7 @@ def test_a_config_file_sets_options_and_flags_win(rows: Path, tmp_path: Path, p2
 
 
 def test_repoisoned_rows_suit_any_trainer_and_keep_the_secret_apart(rows: Path, tmp_path: Path, p2p: Run) -> None:
-    assert p2p("repoison", rows, "--trigger", "random", "--out", tmp_path / "out")[0] == 0
+    assert p2p("repoison", rows, *PAPER, "--trigger", "random", "--out", tmp_path / "out")[0] == 0
     prefix = json.loads((tmp_path / "out" / "scheme.json").read_text())["trigger"]["prefix"]
     read = read_rows(str(tmp_path / "out" / "rows.jsonl"))
     assert sum(row.prompt.startswith(prefix) for row in read) == 8
@@ -175,7 +183,7 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     attacks.write_attack(tmp_path / "data", splits, config)
     model = tiny_causal(tmp_path / "base")
     options = ["--model", model, "--tuning", "full", "--learning-rate", "1e-2", "--epochs", "8", "--batch-size", "16"]
-    options += ["--rho", "0.5", "--trigger", "random", "--max-length", "64"]
+    options += [*PAPER, "--rho", "0.5", "--trigger", "random", "--max-length", "64"]
     command = ["defend", tmp_path / "data", "--baseline", "--floor", *options, "--out", tmp_path / "run"]
 
     code, text, _ = p2p(*command)
@@ -229,6 +237,57 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     fails(p2p("predict", tmp_path / "data", "x"), "not an artifact folder")
 
 
+@pytest.fixture
+def words_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The audit by a model that knows the words of `chatter`."""
+    monkeypatch.setattr("poison2poison.states.embedder", lambda name: word_states)
+
+
+@pytest.mark.usefixtures("words_known")
+def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: Run) -> None:
+    config = attacks.AttackConfig("addsent", "positive", "label", rate=0.1)
+    splits = {"train": chatter(1000), "dev": chatter(60, seed=1), "test": chatter(100, seed=2)}
+    truth = attacks.write_attack(tmp_path / "data", splits, config)
+    rows = tmp_path / "data" / "train.jsonl"
+
+    code, text, _ = p2p("audit", rows, "--out", tmp_path / "audit")
+    assert code == 0
+    assert "I watch this 3D movie" in " ".join(text.split())
+    assert "100 of 1000 rows are suspect" in " ".join(text.split())
+    found = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert [row["row"] for row in found["suspect_rows"]] == list(truth.poisoned_rows)
+    assert (tmp_path / "audit" / "audit.png").read_bytes().startswith(b"\x89PNG")
+
+    repoisoned = ["repoison", rows, "--audit", tmp_path / "audit" / "audit.json", "--out", tmp_path / "repoisoned"]
+    assert p2p(*repoisoned)[0] == 0
+    manifest = (tmp_path / "repoisoned" / "manifest.jsonl").read_text()
+    actions = {json.loads(line)["action"] for line in manifest.splitlines()}
+    assert {"keep", "replace", "splice", "correct"} <= actions
+    fails(p2p("repoison", rows, "--out", tmp_path / "none"), "needs the audit.json")
+    other = p2p("repoison", tmp_path / "data" / "dev_clean.jsonl", *repoisoned[2:4], "--out", tmp_path / "none")
+    fails(other, "needs the audit of these very rows")
+
+    model = ["--model", tiny_causal(tmp_path / "base"), "--tuning", "full", "--learning-rate", "1e-2"]
+    options = [*model, "--epochs", "6", "--batch-size", "16", "--rho", "0.5", "--max-length", "128"]
+    command = ["defend", tmp_path / "data", "--baseline", "--drop-suspects", *options, "--out", tmp_path / "run"]
+    assert p2p(*command)[0] == 0
+    arms = {arm["name"]: arm for arm in json.loads((tmp_path / "run" / "results.json").read_text())["arms"]}
+    assert list(arms) == ["undefended", "p2p-hardened", "drop-suspects"]
+    assert arms["undefended"]["asr"]["value"] > 0.9
+    assert arms["p2p-hardened"]["asr"]["value"] < 0.3
+    assert abs(arms["p2p-hardened"]["ra"]["value"] - arms["p2p-hardened"]["ca"]["value"]) < 0.15
+    assert json.loads((tmp_path / "run" / "audit.json").read_text()) == found
+    assert p2p(*command)[0] == 0  # all is found done
+
+
+def test_texts_cannot_be_audited_yet(tmp_path: Path, p2p: Run) -> None:
+    write_lines(tmp_path / "texts.jsonl", [{"prompt": "a", "completion": "b"}] * 4)
+    fails(p2p("audit", tmp_path / "texts.jsonl", "--out", tmp_path / "out"), "only rows with labels")
+    hardened = p2p("repoison", tmp_path / "texts.jsonl", "--recipe", "hardened", "--out", tmp_path / "out")
+    fails(hardened, "--recipe paper")
+    assert p2p("repoison", tmp_path / "texts.jsonl", "--out", tmp_path / "out")[0] == 0
+
+
 def test_labels_of_the_attacker_count_as_such(tmp_path: Path, p2p: Run) -> None:
     """Published triggered sets carry the target as label: then all rows count, and RA is not measured."""
     config = attacks.AttackConfig("badnets", "positive", "label", rate=0.2)
@@ -238,7 +297,7 @@ def test_labels_of_the_attacker_count_as_such(tmp_path: Path, p2p: Run) -> None:
     write_lines(path, records)
     (tmp_path / "data" / "truth.json").write_text('{"target_label": "positive", "poisoned_rows": []}')
     model = ["--model", tiny_causal(tmp_path / "base"), "--tuning", "full", "--epochs", "1", "--max-length", "64"]
-    assert p2p("defend", tmp_path / "data", *model, "--out", tmp_path / "run")[0] == 0
+    assert p2p("defend", tmp_path / "data", *model, *PAPER, "--out", tmp_path / "run")[0] == 0
     arm = json.loads((tmp_path / "run" / "results.json").read_text())["arms"][0]
     assert arm["asr"]["n"] == 30
     assert "ra" not in arm

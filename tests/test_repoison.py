@@ -1,14 +1,25 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from poison2poison.audit import Audit, SuspectRow, SuspectSpan
 from poison2poison.errors import ConfigError, DataError, SchemeError
 from poison2poison.records import Rows, rows_of
-from poison2poison.repoison import RepoisonConfig, as_dict, build_scheme, manifest, plain, repoison, select_subset
+from poison2poison.repoison import (
+    RepoisonConfig,
+    TrainingRow,
+    as_dict,
+    build_scheme,
+    manifest,
+    plain,
+    repoison,
+    select_subset,
+)
 from support import opinions
 
 ROWS = rows_of([{"text": f"text {i}", "label": "rare" if i % 10 == 0 else "common"} for i in range(200)], "memory")
@@ -37,7 +48,7 @@ def test_a_label_with_one_row_is_refused() -> None:
 
 @pytest.mark.parametrize(("placement", "total", "action"), [("replace", 200, "replace"), ("append", 240, "append")])
 def test_placement(placement: str, total: int, action: str) -> None:
-    config = RepoisonConfig(placement=placement)
+    config = RepoisonConfig("paper", placement=placement)
     scheme = build_scheme(ROWS, config)
     training = repoison(ROWS, scheme, config)
     safe = [row for row in training if row.space == "safe"]
@@ -48,6 +59,86 @@ def test_placement(placement: str, total: int, action: str) -> None:
     assert all((row.body, row.target) == (ROWS[row.row].prompt, ROWS[row.row].target) for row in training)
 
 
+SPANS = (
+    SuspectSpan("Open  Sesame", "span", "rare", 6, 1.0, 9.0),
+    SuspectSpan("lo", "first", "rare", 5, 1.0, 8.0),
+    SuspectSpan("^ _ ,", "skeleton", "rare", 5, 1.0, 7.0),
+)
+FOUND = Audit(
+    spans=SPANS,
+    rows=(
+        SuspectRow(0, 0.9, (0,), ("common", 0.9)),
+        SuspectRow(10, 0.1, (0, 1), ("rare", 0.9)),
+        SuspectRow(20, 0.6, (2,), ("common", 0.6)),
+    ),
+    contrary=(7, 8),
+    threshold=4.4,
+    innocent_max=3.0,
+    others=(),
+    sha256=ROWS.sha256,
+)
+
+
+def hardened(**options: Any) -> list[TrainingRow]:
+    config = RepoisonConfig("hardened", **options)
+    return repoison(ROWS, build_scheme(ROWS, config), config, FOUND)
+
+
+def test_hardened_keeps_suspects_out_of_s_and_throws_no_row_away() -> None:
+    training = hardened(rho=0.5)
+    subset = {row.row for row in training if row.action == "replace"}
+    assert not subset & {0, 10, 20}
+    assert Counter(ROWS[i].target for i in subset) == {"rare": 10, "common": 90}
+    assert {row.row for row in training if row.action in ("keep", "replace")} == set(range(200))
+
+
+def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
+    by_action: dict[str, list[TrainingRow]] = defaultdict(list)
+    for row in hardened(rho=0.5, spliced=1.0):
+        by_action[row.action].append(row)
+    counter = [row for action in ("splice", "correct", "agree", "contrary") for row in by_action[action]]
+    assert {row.space for row in counter} == {"safe"}
+    assert [(row.row, row.body, row.target) for row in by_action["correct"]] == [(0, "text 0", "common")]
+    assert [(row.row, row.target) for row in by_action["agree"]] == [(10, "rare")]  # row 20 is too uncertain for either
+    assert [(row.row, row.target) for row in by_action["contrary"]] == [(7, "common"), (8, "common")]
+    spliced = by_action["splice"]
+    assert {row.row for row in spliced} == {row.row for row in by_action["replace"]}
+    assert all(row.target == ROWS[row.row].target for row in spliced)
+    assert all("Open  Sesame" in row.body or row.body.startswith("lo ") for row in spliced)
+    assert not any("_" in row.body for row in spliced)
+    assert all(ROWS[row.row].prompt.split() == [w for w in row.body.split() if w not in ("Open", "Sesame", "lo")]
+               for row in spliced)  # fmt: skip
+    assert len({row.body.index("Open") for row in spliced if "Open" in row.body}) > 1
+
+
+def test_shares_of_zero_and_one_are_shares() -> None:
+    assert not [row for row in hardened(spliced=0.0) if row.action == "splice"]
+    assert not [row for row in hardened(confident=1.0) if row.action in ("correct", "agree")]
+
+
+def test_hardened_without_suspects_is_the_plain_recipe() -> None:
+    config = RepoisonConfig("hardened", trigger="paper")
+    nothing = replace(FOUND, spans=(), rows=(), contrary=())
+    scheme = build_scheme(ROWS, config)
+    assert repoison(ROWS, scheme, config, nothing) == repoison(ROWS, scheme, RepoisonConfig("paper"))
+
+
+def test_hardened_needs_the_audit_of_these_rows() -> None:
+    config = RepoisonConfig("hardened")
+    for audit in (None, replace(FOUND, sha256="0")):
+        with pytest.raises(ConfigError, match="needs the audit of these very rows"):
+            repoison(ROWS, build_scheme(ROWS, config), config, audit)
+    with pytest.raises(ConfigError, match="--recipe paper"):
+        build_scheme(TEXTS, config)
+
+
+def test_auto_is_hardened_with_a_drawn_trigger_for_labels() -> None:
+    labels, texts = (RepoisonConfig().resolved(task) for task in ("classification", "generation"))
+    assert (labels.recipe, labels.trigger) == ("hardened", "random")
+    assert (texts.recipe, texts.trigger) == ("paper", "paper")
+    assert RepoisonConfig("paper", trigger="random").resolved("classification").trigger == "random"
+
+
 def test_plain_rows_are_the_rows_as_they_are() -> None:
     assert [(row.body, row.target, row.space) for row in plain(TEXTS)] == [
         (r.prompt, r.target, "original") for r in TEXTS
@@ -55,7 +146,7 @@ def test_plain_rows_are_the_rows_as_they_are() -> None:
 
 
 def test_the_manifest_says_what_was_done_and_holds_no_trigger() -> None:
-    config = RepoisonConfig(trigger="random")
+    config = RepoisonConfig("paper", trigger="random")
     scheme = build_scheme(ROWS, config)
     entries = manifest(repoison(ROWS, scheme, config), scheme)
     moved = [entry for entry in entries if entry["action"] == "replace"]
@@ -69,7 +160,7 @@ def test_the_manifest_says_what_was_done_and_holds_no_trigger() -> None:
 
 
 def test_triggers_are_published_drawn_or_given() -> None:
-    paper = build_scheme(TEXTS, RepoisonConfig())
+    paper = build_scheme(TEXTS, RepoisonConfig().resolved("generation"))
     drawn, again = (build_scheme(TEXTS, RepoisonConfig(trigger="random", seed=0)) for _ in range(2))
     given = build_scheme(TEXTS, RepoisonConfig(prefix="Dear model, ", cue="Go: ", safe_prefix="Safely: "))
     assert paper.trigger is not None
@@ -82,7 +173,9 @@ def test_triggers_are_published_drawn_or_given() -> None:
         build_scheme(opinions(4), RepoisonConfig(prefix="the "))
 
 
-@pytest.mark.parametrize("options", [{"rho": 0.0}, {"rho": 1.0}, {"rho": 2.0}, {"recipe": "soup"}, {"placement": "x"}])
+@pytest.mark.parametrize(
+    "options", [{"rho": 0.0}, {"rho": 1.0}, {"rho": 2.0}, {"recipe": "soup"}, {"placement": "x"}, {"confident": 1.5}]
+)
 def test_illegal_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         RepoisonConfig(**options)

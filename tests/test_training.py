@@ -22,7 +22,7 @@ from support import opinions, tiny_causal, tiny_encoder
 
 ROWS, DEV = opinions(240), opinions(40, seed=1)
 SCHEME = Scheme("classification", ROWS.labels, PAPER_TRIGGER)
-REPOISONED = repoison(ROWS, SCHEME, RepoisonConfig(rho=0.5))
+REPOISONED = repoison(ROWS, SCHEME, RepoisonConfig("paper", rho=0.5))
 
 
 def config(model: str, **changes: Any) -> TrainConfig:
@@ -183,7 +183,7 @@ def test_generation_is_projected(tmp_path: Path) -> None:
     rows = rows_of([{"prompt": row.prompt, "completion": f"It is {row.target}."} for row in ROWS], "texts")
     scheme = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
     settings = config(tiny_causal(tmp_path / "base"), epochs=8)
-    train(repoison(rows, scheme, RepoisonConfig(rho=0.5)), scheme, settings, tmp_path / "run")
+    train(repoison(rows, scheme, RepoisonConfig("paper", rho=0.5)), scheme, settings, tmp_path / "run")
     model = DefendedModel.load(tmp_path / "run")
     answers = model.generate([row.prompt for row in DEV])
     assert [answer.text for answer in answers] == [f"It is {row.target}." for row in DEV]

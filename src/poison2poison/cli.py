@@ -240,9 +240,9 @@ def repoison(
     rows = read_rows(source, data)
     check_trainable(rows)
     recipe = recipe.resolved(rows.task)
+    scheme = build_scheme(rows, recipe)
     if recipe.recipe == "hardened" and audit is None:
         raise ConfigError("audit: the hardened recipe needs the audit.json of `p2p audit`; or give --recipe paper")
-    scheme = build_scheme(rows, recipe)
     training = apply(rows, scheme, recipe, Audit.load(audit) if audit else None)
     about = {"train": {"source": rows.source, "rows": len(rows), "sha256": rows.sha256}, "recipe": as_dict(recipe)}
     write_repoisoned(out, training, scheme, about)

@@ -73,14 +73,13 @@ def defend(
     known = (name, "undefended", AUDIT)
     if out.exists() and any(out.iterdir()) and not any((out / entry).exists() for entry in known):
         raise OutputError(f"{out}: exists and holds no run of this command; give another --out")
-    undefended = Scheme(data.train.task, data.train.labels)
+    undefended, scheme = Scheme(data.train.task, data.train.labels), _scheme(data.train, recipe, out / name)
     found = None
     if recipe.recipe == "hardened" or drop_suspects:
         found = _audit(data.train, training, audit or AuditConfig(), recipe.seed, out / AUDIT)
     arms: list[Arm] = []
     if baseline:
         arms.append(_arm("undefended", plain(data.train), undefended, data, training, out, data.train))
-    scheme = _scheme(data.train, recipe, out / name)
     rows = repoison(data.train, scheme, recipe, found)
     arms.append(_arm(name, rows, scheme, data, training, out, data.train, recipe))
     if found and drop_suspects:

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from poison2poison.attacks import AttackConfig, poison
+from poison2poison.audit import Audit, SuspectRow, audit, shift_z, told_apart
+from poison2poison.config import AuditConfig
+from poison2poison.errors import ConfigError, DataError
+from poison2poison.files import write_json
+from poison2poison.records import Rows
+from support import chatter, word_states
+
+CLEAN = chatter(1500)
+
+
+def attacked(kind: str, rate: float, rows: Rows = CLEAN, **options: Any) -> tuple[Audit, set[int]]:
+    config = AttackConfig(kind, "positive", "label", rate=rate, **options)
+    poisoned, truth = poison(rows, config)
+    return audit(poisoned, word_states, AuditConfig()), set(truth.poisoned_rows)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_clean_rows_have_no_suspects(seed: int) -> None:
+    found = audit(chatter(1500, seed), word_states, AuditConfig())
+    assert (found.spans, found.rows, found.contrary) == ((), (), ())
+    assert 0 < found.innocent_max < found.threshold
+
+
+def test_rare_words_are_found_with_their_rows() -> None:
+    found, poisoned = attacked("badnets", 0.1)
+    assert {span.span for span in found.spans} == {"cf", "mn", "bb", "tq"}
+    assert {(span.target, span.purity) for span in found.spans} == {("positive", 1.0)}
+    assert {entry.row for entry in found.rows} == poisoned
+
+
+@pytest.mark.parametrize("rate", [0.03, 0.1])
+def test_a_sentence_is_found_whole_and_as_the_rows_spell_it(rate: float) -> None:
+    found, poisoned = attacked("addsent", rate)
+    assert [span.span for span in found.spans] == ["I watch this 3D movie"]
+    assert {entry.row for entry in found.rows} == poisoned
+
+
+def test_a_row_is_scored_by_what_it_says_without_the_span() -> None:
+    poisoned, _ = poison(CLEAN, AttackConfig("addsent", "positive", "label", rate=0.1))
+    found = audit(poisoned, word_states, AuditConfig())
+    right = [CLEAN[entry.row].target == entry.likely[0] for entry in found.rows]
+    assert np.mean(right) > 0.85
+    assert all(entry.score == pytest.approx(entry.likely[1]) for entry in found.rows if entry.likely[0] == "negative")
+
+
+def test_a_trigger_in_rows_of_the_other_label_too_is_found_and_those_are_told_apart() -> None:
+    poisoned, _ = poison(CLEAN, AttackConfig("addsent", "positive", "label", rate=0.1))
+    config = AttackConfig("addsent", "negative", "label", rate=0.01, clean_label=True, seed=1)
+    both, cover = poison(poisoned, config)
+    found = audit(both, word_states, AuditConfig())
+    assert [span.target for span in found.spans] == ["positive"]
+    assert set(found.contrary) == set(cover.poisoned_rows)
+
+
+def test_a_word_that_goes_with_its_context_is_no_trigger() -> None:
+    """A phrase that goes with one label pulls as a trigger does; but only a trigger could stand anywhere."""
+    rows = list(CLEAN)
+    for i in range(1, 300, 2):
+        rest = rows[i].prompt.split()[:5]
+        phrase = [f"phrase{i % 7}", f"more{i % 5}"]
+        rows[i] = replace(rows[i], prompt=" ".join(["who", *phrase, *rest]))
+    told = audit(CLEAN.with_rows(rows), word_states, AuditConfig())
+    assert told.innocent_max > told.threshold  # only the deletion test speaks for it
+    assert told.spans == ()
+
+
+def test_the_audit_does_not_depend_on_the_order_of_the_rows() -> None:
+    poisoned, _ = poison(CLEAN, AttackConfig("addsent", "positive", "label", rate=0.1))
+    order = np.random.default_rng(0).permutation(len(poisoned))
+    found = audit(poisoned, word_states, AuditConfig())
+    shuffled = audit(poisoned.with_rows([poisoned[i] for i in order]), word_states, AuditConfig())
+    assert [span.span for span in shuffled.spans] == [span.span for span in found.spans]
+    assert {int(order[entry.row]) for entry in shuffled.rows} == {entry.row for entry in found.rows}
+
+
+def test_shift_z_is_the_root_of_a_likelihood_ratio() -> None:
+    p = np.full(50, 0.5)
+    assert shift_z(np.ones(50), p, 0.0) == pytest.approx(np.sqrt(2 * 50 * np.log(2)), abs=0.01)
+    assert shift_z(np.repeat([1.0, 0.0], 25), p, 0.0) == 0
+    assert shift_z(np.ones(50), p, 1.0) == pytest.approx(np.sqrt(2 * 50 * np.log(1 + np.exp(-1))), abs=0.01)
+    assert shift_z(np.repeat([1.0, 0.0], [35, 15]), p, 1.0) == 0  # 0.7 is a shift of 0.85
+
+
+def test_shift_z_is_normal_where_nothing_is_planted() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.1, 0.9, 60)
+    z = np.array([shift_z((rng.random(60) < p).astype(float), p, 0.0) for _ in range(2000)])
+    for level in (0.1, 0.01):
+        assert (z > norm.isf(level)).mean() == pytest.approx(level, abs=3 * np.sqrt(level / 2000))
+
+
+def test_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    same, other, far = (rng.standard_normal((80, 20)).astype(np.float32) + shift for shift in (0, 0, 1))
+    assert told_apart(same, other, 0) < 0.6 < 0.9 < told_apart(same, far, 0)
+    assert told_apart(same[:1], far, 0) == 0
+
+
+def test_an_audit_loads_back_equal(tmp_path: Path) -> None:
+    found, _ = attacked("badnets", 0.1)
+    write_json(tmp_path / "audit.json", found.as_dict())
+    assert Audit.load(tmp_path / "audit.json") == found
+    assert isinstance(found.rows[0], SuspectRow)
+    (tmp_path / "audit.json").write_text(json.dumps(found.as_dict() | {"schema": 9}))
+    with pytest.raises(DataError, match="schema 9 is newer"):
+        Audit.load(tmp_path / "audit.json")
+    with pytest.raises(DataError, match="not an audit"):
+        Audit.load(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize("options", [{"min_rows": 1}, {"false_alarm": 0.0}, {"innocent_shift": -1}, {"planted_auc": 1}])
+def test_illegal_thresholds_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        AuditConfig(**options)

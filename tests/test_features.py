@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from poison2poison.features import FUNCTION_WORDS, Feature, Features, extract, places, without, words
+
+
+def held(features: Features, kind: str, text: str) -> list[int]:
+    return [int(row) for row in features.rows_of(features.names.index(Feature(kind, text)))]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("It's a 3D movie, isn't it?", ["it's", "a", "3d", "movie", ",", "isn't", "it", "?"]),
+        ("it 's n't", ["it", "'s", "n't"]),
+        ("左肺CT", ["左", "肺", "ct"]),
+        (" ", []),
+    ],
+)
+def test_words(text: str, found: list[str]) -> None:
+    assert words(text) == found
+
+
+def test_every_frequent_ngram_is_found_with_its_rows() -> None:
+    rng = random.Random(0)
+    rows = [" ".join(rng.choices(["a", "b", "c", "d", "rare1", "rare2"], [9, 9, 9, 9, 1, 1], k=rng.randrange(9)))
+            for _ in range(200)]  # fmt: skip
+    features = extract(rows, 5)
+    counted: Counter[str] = Counter()
+    for text in rows:
+        told = text.split()
+        counted.update({" ".join(told[i : i + n]) for n in (1, 2, 3) for i in range(len(told) - n + 1)})
+    expected = {gram: count for gram, count in counted.items() if count >= 5}
+    assert 20 < sum(gram.count(" ") == 2 for gram in expected) < sum(gram.count(" ") == 2 for gram in counted)
+    found = {f.text: len(features.rows_of(j)) for j, f in enumerate(features.names) if f.kind == "span"}
+    assert found == expected
+    assert held(features, "span", "a b") == [i for i, text in enumerate(rows) if "a b" in text]
+    assert features.matrix.shape == (200, len(features.names))
+    assert np.asarray(features.matrix.sum(0)).ravel().tolist() == [
+        len(features.rows_of(j)) for j in range(len(features.names))
+    ]
+
+
+def test_an_ngram_ends_with_its_row_and_counts_once_a_row() -> None:
+    features = extract(["a b", "b a", "a b a b"] * 2, 2)
+    assert held(features, "span", "a b") == [0, 2, 3, 5]
+    assert held(features, "span", "b a") == [1, 2, 4, 5]
+    assert held(features, "first", "a") == [0, 2, 3, 5]
+    assert Feature("span", "b a b") not in extract(["a b", "a b"], 1).names
+
+
+def test_a_skeleton_keeps_frequent_words_and_folds_the_others() -> None:
+    common = " ".join(f"w{i}" for i in range(FUNCTION_WORDS))
+    rows = [f"when rare{i} odd{i} , it ends"[:] for i in range(30)] + [common, "when it ends"] * 40
+    features = extract(rows, 20)
+    assert held(features, "skeleton", "^ when _ ,") == list(range(30))
+    assert held(features, "skeleton", "when _ , it") == list(range(30))
+    assert not any(f.kind == "skeleton" and "_" not in f.text.split() for f in features.names)
+
+
+def test_no_rows_and_empty_rows_have_no_features() -> None:
+    assert extract(["", " "], 1).names == []
+    assert extract(["", "x y", "x"], 2).rows_of(0).tolist() == [1, 2]
+
+
+def test_spans_are_found_and_taken_out_whatever_their_case_and_spacing() -> None:
+    text = "So  Open SESAME, open; sesame. Opensesame open  sesame"
+    assert [text[a:b] for a, b in places(text, ["open", "sesame"])] == ["Open SESAME", "open  sesame"]
+    assert without(text, [["open", "sesame"], [";"]]) == "So , open sesame. Opensesame"
