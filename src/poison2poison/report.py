@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ FIGURES = {
     "leak": "leak",
     "off_space": "off-space",
 }
+
+NAMED_SPANS = 12  # in the picture of an audit
 
 Results = Mapping[str, Any]
 
@@ -97,13 +100,22 @@ def draw_audit(found: Audit, path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xscale="log", xlabel="rows that have it", ylabel="residual z")
-    axes.scatter([o.rows for o in found.others], [o.z for o in found.others], s=12, color="0.6", label="innocent")
+    axes.scatter([o.rows for o in found.others], [o.z for o in found.others], s=12, color="0.6", label="not suspect")
     axes.scatter([s.rows for s in found.spans], [s.z for s in found.spans], s=40, color="crimson", label="suspect")
-    for i, span in enumerate(found.spans[:12]):
-        axes.annotate(_short(span.span), (span.rows, span.z), xytext=(6, -3 - 10 * (i % 2)), textcoords="offset points")
+    gap, y = 0.055 * max([found.threshold, *(span.z for span in found.spans)]), math.inf
+    for span in sorted(found.spans, key=lambda span: -span.z)[:NAMED_SPANS]:
+        y = min(span.z, y - gap)  # names stand beside the picture, one under the other
+        axes.annotate(
+            _short(span.span),
+            xy=(span.rows, span.z),
+            xytext=(1.02, y),
+            textcoords=("axes fraction", "data"),
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": "0.7"},
+        )
     axes.axhline(found.threshold, color="0.3", linestyle="--", linewidth=1, label=f"threshold {found.threshold:.1f}")
     axes.legend(loc="upper left", frameon=False)
-    axes.margins(x=0.15)
+    axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
