@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from poison2poison.audit import Audit, SuspectRow, SuspectSpan
+from poison2poison.auditing import Audit, SuspectRow, SuspectSpan
 from poison2poison.errors import ConfigError, DataError, SchemeError
 from poison2poison.records import Rows, rows_of
 from poison2poison.repoison import (

@@ -3,12 +3,14 @@
     import poison2poison as p2p
 
     rows = p2p.read_rows("rows.jsonl")
-    config = p2p.RepoisonConfig(trigger="random")
+    found = p2p.audit(rows, p2p.embedder("reference"), p2p.AuditConfig())
+    config = p2p.RepoisonConfig()
     scheme = p2p.build_scheme(rows, config)
-    p2p.train(p2p.repoison(rows, scheme, config), scheme, p2p.TrainConfig(), Path("runs/mine"))
+    p2p.train(p2p.repoison(rows, scheme, config, found), scheme, p2p.TrainConfig(), Path("runs/mine"))
     p2p.DefendedModel.load("runs/mine").classify(["a fine film"])
 
-The modules follow the method: records, scheme, repoison, prompting, models, training, defended. `attacks`, `scoring`
+The modules follow the method: records, features, states, auditing, scheme, repoison, prompting,
+models, training, defended. `attacks`, `scoring`
 and `evaluation` measure it; only they may know the truth.
 """
 
@@ -17,18 +19,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from poison2poison.config import TrainConfig
+from poison2poison.config import AuditConfig, TrainConfig
 from poison2poison.errors import ConfigError, DataError, ModelError, OutputError, P2PError, SchemeError
 from poison2poison.records import DataConfig, Row, Rows, read_rows
 from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
 from poison2poison.scheme import Scheme, Trigger
 
 if TYPE_CHECKING:
+    from poison2poison.auditing import Audit, audit
     from poison2poison.defended import Answer, DefendedModel
+    from poison2poison.states import embedder
     from poison2poison.training import train
 
 __all__ = [
     "Answer",
+    "Audit",
+    "AuditConfig",
     "ConfigError",
     "DataConfig",
     "DataError",
@@ -44,18 +50,27 @@ __all__ = [
     "TrainConfig",
     "TrainingRow",
     "Trigger",
+    "audit",
     "build_scheme",
+    "embedder",
     "plain",
     "read_rows",
     "repoison",
     "train",
 ]
 
-_NEED_TORCH = {"Answer": "defended", "DefendedModel": "defended", "train": "training"}
+_LAZY = {
+    "Answer": "defended",
+    "Audit": "auditing",
+    "DefendedModel": "defended",
+    "audit": "auditing",
+    "embedder": "states",
+    "train": "training",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what stands on torch only when it is asked for: data work and `--help` stay instant."""
-    if name not in _NEED_TORCH:
+    """Import what stands on torch or scipy only when it is asked for: data work and `--help` stay instant."""
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_NEED_TORCH[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -203,7 +203,7 @@ def audit(
     _quiet()
     from rich.console import Console
 
-    from poison2poison.audit import audit as run
+    from poison2poison.auditing import audit as run
     from poison2poison.files import write_json
     from poison2poison.report import audit_table, draw_audit
     from poison2poison.states import embedder
@@ -232,7 +232,7 @@ def repoison(
     rows.jsonl holds prompt and completion for any trainer. scheme.json is a secret: who knows the trigger can poison
     the safe space.
     """
-    from poison2poison.audit import Audit
+    from poison2poison.auditing import Audit
     from poison2poison.pipeline import write_repoisoned
     from poison2poison.repoison import as_dict, build_scheme
     from poison2poison.repoison import repoison as apply

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from poison2poison.audit import Audit
-from poison2poison.audit import audit as run_audit
+from poison2poison.auditing import Audit
+from poison2poison.auditing import audit as run_audit
 from poison2poison.config import AuditConfig, TrainConfig
 from poison2poison.errors import DataError, OutputError
 from poison2poison.evaluation import Arm, Target, describe, measure, results, set_floor, write_results

@@ -28,7 +28,7 @@ from poison2poison.scheme import (
 )
 
 if TYPE_CHECKING:
-    from poison2poison.audit import Audit, SuspectSpan
+    from poison2poison.auditing import Audit, SuspectSpan
 
 
 @dataclass(frozen=True)

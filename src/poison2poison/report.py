@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from poison2poison.audit import Audit
+    from poison2poison.auditing import Audit
 
 HELD_POINTS = 0.10
 """A defence is said to hold here if its ASR is at most this far over the floor (or, unmeasured, over zero)."""

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from transformers import AutoModel
 
 from poison2poison import models
-from poison2poison.audit import Embed, States
+from poison2poison.auditing import Embed, States
 
 MAX_LENGTH = 256  # tokens of a prompt that are looked at
 BATCH_SIZE = 64

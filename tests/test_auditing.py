@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from poison2poison.attacks import AttackConfig, poison
-from poison2poison.audit import Audit, SuspectRow, audit, shift_z, told_apart
+from poison2poison.auditing import Audit, SuspectRow, audit, shift_z, told_apart
 from poison2poison.config import AuditConfig
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.files import write_json

