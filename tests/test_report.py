@@ -25,7 +25,7 @@ def content(asr: int, **more: Any) -> dict[str, Any]:
 
 def test_the_table_fits_a_terminal_and_shows_every_figure() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(table([content(97, paper_asr=rate(96), utility={"rouge_l": {"value": 0.5, "n": 100}})]))
+    console.print(table(content(97, paper_asr=rate(96), utility={"rouge_l": {"value": 0.5, "n": 100}})))
     lines = [" ".join(line.replace("│", " ").split()) for line in console.export_text().splitlines()]
     assert "CA 90.0 [82.6, 94.5] 88.0 [80.2, 93.0] 91.0 [83.8, 95.2]" in lines
     assert "paper ASR 96.0 [90.2, 98.4]" in lines
@@ -54,3 +54,13 @@ def test_one_arm_alone_is_told_by_its_own_figures() -> None:
     assert "ASR is 99.0 % (floor 5.0 %) without a defence" in sentence({"task": "mine", "arms": [undefended]})
     named = defended | {"name": "my-folder"}
     assert "ASR went to 97.0 % with my-folder" in sentence({"task": "mine", "arms": [named]})
+
+
+def test_four_arms_fit_a_terminal_too() -> None:
+    four = content(97)
+    four["arms"].append({"name": "drop-suspects", "ca": rate(90), "asr": rate(100)})
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table(four))
+    text = console.export_text()
+    assert "…" not in text
+    assert all(name in text for name in ("undefended", "p2p-paper", "clean", "drop-suspects", "[96.3, 100.0]"))

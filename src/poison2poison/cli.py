@@ -453,6 +453,6 @@ def _print_results(contents: Sequence[dict[str, Any]]) -> None:
     from poison2poison.report import sentence, table
 
     console = Console(soft_wrap=False)
-    console.print(table(contents))
     for content in contents:
+        console.print(table(content))
         console.print(sentence(content), highlight=False)

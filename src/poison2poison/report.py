@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,26 +27,29 @@ FIGURES = {
     "off_space": "off-space",
 }
 
+ARMS_ON_A_LINE = 3  # with their intervals beside them, in a terminal of 80 columns
 NAMED_SPANS = 12  # in the picture of an audit
 
 Results = Mapping[str, Any]
 
 
-def table(contents: Sequence[Results]) -> Table:
-    """One table for the results of one or more tasks: a column for each trained model, figures in %."""
-    names = list(dict.fromkeys(arm["name"] for content in contents for arm in content["arms"]))
-    out = Table(caption="in %, [Wilson 95 % interval]; what was not measured is empty", caption_justify="left")
+def table(content: Results) -> Table:
+    """The results of one task: a column for each trained model, figures in %."""
+    arms = content["arms"]
+    out = Table(
+        title=escape(content["task"]),
+        title_justify="left",
+        caption="in %, [Wilson 95 % interval]; what was not measured is empty",
+        caption_justify="left",
+    )
     out.add_column("")
-    for name in names:
-        out.add_column(name, justify="right", no_wrap=True)
-    for content in contents:
-        arms = {arm["name"]: arm for arm in content["arms"]}
-        out.add_row(f"[bold]{content['task']}[/bold]")
-        for figure, title in FIGURES.items():
-            cells = [_cell(arms.get(name, {}), figure) for name in names]
-            if any(cells):
-                out.add_row(f"  {title}", *cells)
-        out.add_section()
+    for arm in arms:
+        out.add_column(escape(arm["name"]), justify="right", no_wrap=True)
+    between = " " if len(arms) <= ARMS_ON_A_LINE else "\n"
+    for figure, title in FIGURES.items():
+        cells = [_cell(arm, figure, between) for arm in arms]
+        if any(cells):
+            out.add_row(title, *cells)
     return out
 
 
@@ -124,12 +127,12 @@ def _short(text: str) -> str:
     return text if len(text) <= 32 else text[:31] + "…"
 
 
-def _cell(arm: Mapping[str, Any], name: str) -> str:
+def _cell(arm: Mapping[str, Any], name: str, between: str) -> str:
     figure = arm.get(name) or arm.get("utility", {}).get(name)
     if not figure:
         return ""
     text = f"{100 * figure['value']:.1f}"
-    return f"{text} \\[{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]" if "low" in figure else text
+    return f"{text}{between}\\[{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]" if "low" in figure else text
 
 
 def _percent(value: float) -> str:
