@@ -50,6 +50,7 @@ PROBE_ROWS = 20_000  # more teach the probe nothing
 DELETED_ROWS = 200  # rows of a span on which the deletion test is made
 CONTEXT_SHARE = 0.8  # a span grows by a word that so many of its suspect rows have beside it
 BY_CATCH_Z = 2.0  # of a span on the rows that stronger suspects leave
+PART_OF_CLEARED = 0.9  # so many of its rows with spans that passed for language, and a span is one of them
 OTHERS = 500  # features that are no suspects, kept for the picture
 LEAST_SCORE = 0.5  # of a score test, under which the likelihood ratio is not worked out
 
@@ -198,31 +199,28 @@ class _Auditor:
         over = sorted(
             ((z, column, label) for (column, label), z in scored.items() if z > threshold),
             # Spans first, the strongest, and of equal ones the shortest; patterns get what they leave.
-            key=lambda entry: (
-                names[entry[1]].kind != "span",
-                -round(entry[0], 6),
-                len(names[entry[1]].text),
-                entry[1],
-            ),
+            key=lambda e: (names[e[1]].kind != "span", -round(e[0], 6), len(names[e[1]].text), e[1]),
         )
         found: list[tuple[int, int, float]] = []
-        open_rows = np.ones(len(self.rows), bool)  # neither explained by a suspect nor cleared by the deletion test
+        explained, cleared = np.zeros(len(self.rows), bool), np.zeros(len(self.rows), bool)
         for z, column, label in over:
-            rows = self.features.rows_of(column)
-            rows = rows[open_rows[rows]]
+            holders = self.features.rows_of(column)
+            rows = holders[~explained[holders]]
             left = shift_z(self.given[rows, label], p[rows, label], self.config.innocent_shift)
             if names[column].kind == "span":
                 # Words of one attack share rows: what stronger ones leave is more than by-catch, or the pull is huge.
                 shared = any(set(words(names[column].text)) & set(words(self._grown(j, c))) for j, c, _ in found)
                 if left <= BY_CATCH_Z and (shared or z < 2 * threshold):
                     continue
+                if cleared[holders].mean() > PART_OF_CLEARED:
+                    continue
                 planted = self._planted(column, label, over)
-                open_rows[self.features.rows_of(column)] = False
+                cleared[holders] |= not planted
             else:
                 # Where patterns pull to other labels too, the task itself is told by patterns, and none is suspicious.
                 planted = left > threshold and self._largest_pattern(scored, label) <= threshold
             if planted:
-                open_rows[self.features.rows_of(column)] = False
+                explained[holders] = True
                 found.append((column, label, z))
         return found
 
