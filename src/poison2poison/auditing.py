@@ -181,6 +181,7 @@ class _Auditor:
         self.states: States = (raw - mean) / deviation
         self.embed: Embed = lambda texts: (embed(texts) - mean) / deviation
         self.rng = np.random.default_rng(seed)
+        self.grown: dict[tuple[int, int], str] = {}
 
     def run(self) -> Audit:
         """Steps 2 to 6."""
@@ -225,22 +226,34 @@ class _Auditor:
         return found
 
     def _planted(self, column: int, label: int, over: Sequence[tuple[float, int, int]]) -> bool:
-        """The deletion test: without the span, can its rows be told from others that the probe thinks alike?"""
+        """The deletion test: without the span, can its rows be told from those that an attacker may have taken?
+
+        These are rows of other labels, where the attacker changed labels too; rows of the target, where not; or a mix,
+        which is drawn after what the probe thinks of the rows.
+        """
         holders = self.features.rows_of(column)
-        others = np.setdiff1d(np.arange(len(self.rows)), holders)
         rows = self._draw(holders[self.labels[holders] == label], DELETED_ROWS)
-        texts = [without(self.prompts[i], self._planted_with(column, label, over)) for i in rows]
-        deleted = self.embed(texts)
-        thought, candidates = self.probe.predict(deleted), self._draw(others, 20 * DELETED_ROWS)
-        pool = self.probe.predict(self.states[candidates])
-        alike = [self._draw(candidates[pool == c], int((thought == c).sum())) for c in np.unique(thought)]
-        return told_apart(deleted, self.states[np.concatenate(alike)], self.seed) <= self.config.planted_auc
+        deleted = self.embed([without(self.prompts[i], self._planted_with(column, label, over)) for i in rows])
+        others = self._draw(np.setdiff1d(np.arange(len(self.rows)), holders), 20 * DELETED_ROWS)
+        taken = self.labels[others] != label
+        thought, pool = self.probe.predict(deleted), self.probe.predict(self.states[others])
+        mix = [self._draw(others[pool == c], int((thought == c).sum())) for c in np.unique(thought)]
+        for alike in (others[taken], others[~taken], np.concatenate(mix)):
+            drawn = self._draw(alike, len(rows))
+            if told_apart(deleted, self.states[drawn], self.seed) <= self.config.planted_auc:
+                return True
+        return False
 
     def _planted_with(self, column: int, label: int, over: Sequence[tuple[float, int, int]]) -> list[list[str]]:
-        """The span and the others that pull to the label as purely: several words of one attack share rows."""
-        least = self._purity(column, label) - 0.05
-        beside = {self.features.names[j] for _, j, c in over if c == label and self._purity(j, c) >= least}
-        return [words(feature.text) for feature in beside if feature.kind == "span"]
+        """The span and the others that pull to the label as purely: several words of one attack share rows.
+
+        Each is grown to what was planted, and longer ones around it, which hold words of the rows, are left out.
+        """
+        least, names = self._purity(column, label) - 0.05, self.features.names
+        pure = [j for _, j, c in over if c == label and names[j].kind == "span" and self._purity(j, c) >= least]
+        padded = {j: f" {names[j].text} " for j in pure}
+        shortest = [j for j in pure if not any(padded[k] in padded[j] for k in pure if k != j)]
+        return [words(self._grown(j, label)) for j in shortest]
 
     def _largest_pattern(self, scored: dict[tuple[int, int], float], label: int) -> float:
         """The largest z of a first word or skeleton towards any other label: what patterns do here by themselves."""
@@ -297,6 +310,11 @@ class _Auditor:
 
     def _grown(self, column: int, label: int) -> str:
         """The span with the words that nearly all of its suspect rows have beside it, as the rows spell it."""
+        if (column, label) not in self.grown:
+            self.grown[column, label] = self._grow(column, label)
+        return self.grown[column, label]
+
+    def _grow(self, column: int, label: int) -> str:
         feature = self.features.names[column]
         if feature.kind != "span":
             return feature.text
