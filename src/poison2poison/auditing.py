@@ -206,14 +206,14 @@ class _Auditor:
         explained, cleared = np.zeros(len(self.rows), bool), np.zeros(len(self.rows), bool)
         for z, column, label in over:
             holders = self.features.rows_of(column)
+            if cleared[holders].mean() > PART_OF_CLEARED:
+                continue
             rows = holders[~explained[holders]]
             left = shift_z(self.given[rows, label], p[rows, label], self.config.innocent_shift)
             if names[column].kind == "span":
                 # Words of one attack share rows: what stronger ones leave is more than by-catch, or the pull is huge.
                 shared = any(set(words(names[column].text)) & set(words(self._grown(j, c))) for j, c, _ in found)
                 if left <= BY_CATCH_Z and (shared or z < 2 * threshold):
-                    continue
-                if cleared[holders].mean() > PART_OF_CLEARED:
                     continue
                 planted = self._planted(column, label, over)
                 cleared[holders] |= not planted
