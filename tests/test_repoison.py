@@ -120,7 +120,7 @@ def test_hardened_without_suspects_is_the_plain_recipe() -> None:
     config = RepoisonConfig("hardened", trigger="paper")
     nothing = replace(FOUND, spans=(), rows=(), contrary=())
     scheme = build_scheme(ROWS, config)
-    assert repoison(ROWS, scheme, config, nothing) == repoison(ROWS, scheme, RepoisonConfig("paper"))
+    assert repoison(ROWS, scheme, config, nothing) == repoison(ROWS, scheme, RepoisonConfig("paper", rho=0.5))
 
 
 def test_hardened_needs_the_audit_of_these_rows() -> None:
@@ -134,8 +134,8 @@ def test_hardened_needs_the_audit_of_these_rows() -> None:
 
 def test_auto_is_hardened_with_a_drawn_trigger_for_labels() -> None:
     labels, texts = (RepoisonConfig().resolved(task) for task in ("classification", "generation"))
-    assert (labels.recipe, labels.trigger) == ("hardened", "random")
-    assert (texts.recipe, texts.trigger) == ("paper", "paper")
+    assert (labels.recipe, labels.trigger, labels.rho) == ("hardened", "random", 0.5)
+    assert (texts.recipe, texts.trigger, texts.rho) == ("paper", "paper", 0.2)
     assert RepoisonConfig("paper", trigger="random").resolved("classification").trigger == "random"
 
 

@@ -64,3 +64,9 @@ def test_four_arms_fit_a_terminal_too() -> None:
     text = console.export_text()
     assert "…" not in text
     assert all(name in text for name in ("undefended", "p2p-paper", "clean", "drop-suspects", "[96.3, 100.0]"))
+
+
+@pytest.mark.parametrize(("asr", "said"), [(12, "cannot be judged without the floor"), (80, "does NOT hold")])
+def test_without_a_floor_a_low_asr_is_not_judged(asr: int, said: str) -> None:
+    arms = [{k: v for k, v in arm.items() if k not in ("floor", "implanted")} for arm in content(asr)["arms"][:2]]
+    assert said in sentence({"task": "mine", "arms": arms})

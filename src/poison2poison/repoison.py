@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from poison2poison.auditing import Audit, SuspectSpan
 
 
+# Behind a drawn trigger the reference model learns the safe space late or not at all with 0.2 of 3,000 rows.
+RHO = {"paper": 0.2, "hardened": 0.5}
+
+
 @dataclass(frozen=True)
 class RepoisonConfig:
     """How rows are re-poisoned."""
@@ -38,7 +42,9 @@ class RepoisonConfig:
     recipe: str = option(
         "auto", "`hardened`: counterexamples from an audit; `paper`: as published; `auto`: hardened for labels."
     )
-    rho: float = option(0.2, "Insertion ratio |S| / |D|.")
+    rho: float | None = option(
+        None, "Insertion ratio |S| / |D|. [default: 0.2, the paper's, for its recipe; 0.5 hardened]"
+    )
     placement: str = option("replace", "`replace` moves the rows of S to the safe space, `append` adds copies of them.")
     trigger: str = option(
         "auto",
@@ -55,7 +61,8 @@ class RepoisonConfig:
         choice("recipe", self.recipe, ("auto", "paper", "hardened"))
         choice("placement", self.placement, ("replace", "append"))
         choice("trigger", self.trigger, ("auto", "paper", "random"))
-        fraction("rho", self.rho)
+        if self.rho is not None:
+            fraction("rho", self.rho)
         for name in ("spliced", "confident"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not between 0 and 1")
@@ -74,7 +81,8 @@ class RepoisonConfig:
         trigger = self.trigger
         if trigger == "auto":
             trigger = "paper" if recipe == "paper" else "random"
-        return replace(self, recipe=recipe, trigger=trigger)
+        rho = self.rho if self.rho is not None else RHO[recipe]
+        return replace(self, recipe=recipe, trigger=trigger, rho=rho)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +162,7 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
         ConfigError: The hardened recipe has no audit, or one of other rows.
     """
     config = config.resolved(rows.task)
+    assert config.rho is not None  # resolved
     suspects: set[int] = set()
     if config.recipe == "hardened":
         if audit is None or audit.sha256 != rows.sha256:
