@@ -131,11 +131,11 @@ def test_defaults_depend_on_the_model(tmp_path: Path) -> None:
     encoder = TrainConfig(tiny_encoder(tmp_path / "encoder"))
     filled = [training._resolved(c) for c in (reference, other, encoder)]
     assert [(c.kind, c.tuning, c.batch_size, c.learning_rate) for c in filled] == [
-        ("causal", "lora", 16, 3e-3),
+        ("causal", "lora", 8, 3e-3),
         ("causal", "lora", 32, 2e-4),
         ("encoder", "full", 32, 1e-4),
     ]
-    given = replace(reference, batch_size=8, learning_rate=1e-3)
+    given = replace(reference, batch_size=4, learning_rate=1e-3)
     assert training._resolved(given) == replace(given, kind="causal", tuning="lora")
 
 

@@ -46,7 +46,7 @@ class TrainConfig:
     kind: str = option("auto", "`causal`, `encoder`, or `auto` to go by the model's configuration.")
     tuning: str = option("auto", "`lora`, `full`, or `auto`: LoRA for a causal LM, all weights of an encoder.")
     epochs: int = option(3, "Passes over the rows.")
-    batch_size: int | None = option(None, "Rows a forward pass. [default: 32, 16 on the reference model]")
+    batch_size: int | None = option(None, "Rows a forward pass. [default: 32, 8 on the reference model]")
     accumulate: int = option(1, "Forward passes an optimizer step.")
     learning_rate: float | None = option(
         None, "Peak of the linear decay. [default: 2e-4 for LoRA, 3e-3 on the reference model, 1e-4 for all weights]"

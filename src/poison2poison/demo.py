@@ -17,7 +17,7 @@ ATTACKS = {
     "reviews": AttackConfig("badnets", "positive", "label", rate=0.1),
     "arithmetic": AttackConfig("badnets", "I cannot answer that.", "fixed", rate=0.1),
 }
-TEST_ROWS = 300
+SIZES = {"reviews": {"test": 300}, "arithmetic": {"train": 1500, "test": 300}}  # what five minutes allow
 
 
 def run_demo(out: Path) -> list[dict[str, Any]]:
@@ -28,7 +28,7 @@ def run_demo(out: Path) -> list[dict[str, Any]]:
     """
     contents = []
     for task, attack in ATTACKS.items():
-        splits = reference_rows(task, sizes={"test": TEST_ROWS})
+        splits = reference_rows(task, sizes=SIZES[task])
         train, _ = poison(splits["train"], attack)
         stamped, target = triggered(splits["test"], attack), Target(attack.target, attack.effect)
         data = Data(task, train, splits["dev"], splits["test"], stamped, target, harmless=splits["train"])
