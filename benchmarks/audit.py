@@ -116,7 +116,11 @@ def draw(done: list[dict[str, Any]], path: Path) -> None:
     for number, (name, attack) in enumerate(dict.fromkeys((c["set"], c["attack"]) for c in done if c["poisoned"])):
         points = sorted((c["poisoned"], c["recall"]) for c in done if (c["set"], c["attack"]) == (name, attack))
         label = name if attack == "published" else f"{name}, {attack}"
-        axes.plot(*zip(*points, strict=True), marker="osD^v<>"[number % 7], markersize=4, label=label)
+        marker, color, line = "osD^v<>"[number % 7], f"C{number % 7}", "-" if number < 7 else ":"
+        axes.plot(*zip(*points, strict=True), markersize=4, label=label, marker=marker, color=color, linestyle=line)
+    ticks = [25, 50, 100, 200, 400, 800]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
