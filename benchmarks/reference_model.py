@@ -8,6 +8,7 @@ Prints the table of the model card. Run again, it goes on where it was.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from poison2poison.config import TrainConfig
@@ -17,6 +18,8 @@ from poison2poison.reference import TASKS, reference_rows
 from poison2poison.repoison import plain
 from poison2poison.scheme import Scheme
 from poison2poison.training import train
+
+SETTINGS = TrainConfig(batch_size=32, learning_rate=3e-3)  # of the model card
 
 
 def main() -> None:
@@ -28,7 +31,7 @@ def main() -> None:
     lines = ["| task | CA | ROUGE-L | training, s |", "|---|---|---|---|"]
     for task in args.tasks:
         splits = reference_rows(task)
-        rows, folder, config = splits["train"], args.out / f"{task}-{args.seed}", TrainConfig(seed=args.seed)
+        rows, folder, config = splits["train"], args.out / f"{task}-{args.seed}", replace(SETTINGS, seed=args.seed)
         run = train(plain(rows), Scheme(rows.task, rows.labels), config, folder, dev=splits["dev"])
         arm = measure("undefended", DefendedModel.load(folder), splits["test"], None, None)
         arm.training = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
