@@ -276,8 +276,9 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
     assert arms["undefended"]["asr"]["value"] > 0.9
     assert arms["p2p-hardened"]["asr"]["value"] < 0.3
     assert abs(arms["p2p-hardened"]["ra"]["value"] - arms["p2p-hardened"]["ca"]["value"]) < 0.15
-    assert json.loads((tmp_path / "run" / "audit.json").read_text()) == found
+    assert json.loads((tmp_path / "run" / "audit.json").read_text()).items() >= found.items()
     assert p2p(*command)[0] == 0  # all is found done
+    fails(p2p(*command, "--min-rows", "20"), "audit.json: is an audit of other rows or options")
 
 
 def test_texts_cannot_be_audited_yet(tmp_path: Path, p2p: Run) -> None:
@@ -285,6 +286,9 @@ def test_texts_cannot_be_audited_yet(tmp_path: Path, p2p: Run) -> None:
     fails(p2p("audit", tmp_path / "texts.jsonl", "--out", tmp_path / "out"), "only rows with labels")
     hardened = p2p("repoison", tmp_path / "texts.jsonl", "--recipe", "hardened", "--out", tmp_path / "out")
     fails(hardened, "--recipe paper")
+    dropped = p2p("defend", tmp_path / "texts.jsonl", "--test", tmp_path / "texts.jsonl", "--drop-suspects",
+                  "--out", tmp_path / "out")  # fmt: skip
+    fails(dropped, "drop_suspects: only rows with labels")
     assert p2p("repoison", tmp_path / "texts.jsonl", "--out", tmp_path / "out")[0] == 0
 
 

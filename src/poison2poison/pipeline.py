@@ -12,7 +12,7 @@ from typing import Any
 from poison2poison.auditing import Audit
 from poison2poison.auditing import audit as run_audit
 from poison2poison.config import AuditConfig, TrainConfig
-from poison2poison.errors import DataError, OutputError
+from poison2poison.errors import ConfigError, DataError, OutputError
 from poison2poison.evaluation import Arm, Target, describe, measure, results, set_floor, write_results
 from poison2poison.files import write_json, write_lines
 from poison2poison.records import Rows, check_trainable
@@ -69,6 +69,8 @@ def defend(
     """
     check_trainable(data.train)
     recipe = recipe.resolved(data.train.task)
+    if drop_suspects and data.train.task != "classification":
+        raise ConfigError("drop_suspects: only rows with labels can be audited so far")
     name = f"p2p-{recipe.recipe}"
     known = (name, "undefended", AUDIT)
     if out.exists() and any(out.iterdir()) and not any((out / entry).exists() for entry in known):
@@ -98,15 +100,16 @@ def defend(
 
 def _audit(rows: Rows, training: TrainConfig, config: AuditConfig, seed: int, path: Path) -> Audit:
     """The audit of an interrupted run, or a new one by the base model that will be fine-tuned."""
+    made_with = {**asdict(config), "model": training.model, "seed": seed}
     if path.exists():
         found = Audit.load(path)
-        if found.sha256 != rows.sha256:
-            raise OutputError(f"{path}: is the audit of other rows; give another --out, or delete it")
+        if found.sha256 != rows.sha256 or json.loads(path.read_text(encoding="utf-8")).get("made_with") != made_with:
+            raise OutputError(f"{path}: is an audit of other rows or options; give another --out, or delete it")
         return found
     from poison2poison.states import embedder
 
     found = run_audit(rows, embedder(training.model), config, seed)
-    write_json(path, found.as_dict())
+    write_json(path, found.as_dict() | {"made_with": made_with})
     return found
 
 
