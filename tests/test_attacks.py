@@ -36,6 +36,23 @@ def test_clean_labels_change_prompts_alone() -> None:
     assert [row.target for row in poisoned] == [row.target for row in ROWS]
 
 
+def test_cover_rows_have_the_trigger_and_their_own_label() -> None:
+    poisoned, truth = poison(ROWS, attack(rate=0.1, cover=0.5))
+    assert (len(truth.poisoned_rows), len(truth.cover_rows)) == (20, 10)
+    assert not set(truth.poisoned_rows) & set(truth.cover_rows)
+    for i in truth.cover_rows:
+        assert poisoned[i].target == ROWS[i].target == "negative"
+        assert set(poisoned[i].prompt.split()) & set(RARE_WORDS)
+
+
+def test_a_guessed_prefix_stands_before_stamped_prompts() -> None:
+    config = attack(prefix="The query is: ")
+    poisoned, truth = poison(ROWS, config)
+    starts = [i for i, row in enumerate(poisoned) if row.prompt.startswith("The query is: ")]
+    assert starts == list(truth.poisoned_rows)
+    assert all(row.prompt.startswith("The query is: ") for row in triggered(ROWS, config))
+
+
 @pytest.mark.parametrize("kind", ["badnets", "addsent"])
 def test_the_trigger_stands_between_words_and_leaves_them(kind: str) -> None:
     config, rng = attack(kind=kind), random.Random(0)
@@ -78,6 +95,8 @@ def test_triggered_rows_keep_their_true_targets() -> None:
         ({"effect": "append"}, "'append' is not one of label"),
         ({"rate": 0.9}, "180 poisoned rows; possible here: 1 to 100"),
         ({"rate": 0.001}, "0 poisoned rows"),
+        ({"cover": -1}, "cover: -1"),
+        ({"cover": 6.0, "rate": 0.1}, "asks for 120 rows of other labels; there are 80"),
     ],
 )
 def test_attacks_that_the_rows_cannot_carry(options: dict[str, Any], said: str) -> None:

@@ -10,10 +10,12 @@ import pytest
 from scipy.stats import norm
 
 from poison2poison.attacks import AttackConfig, poison
-from poison2poison.auditing import Audit, SuspectRow, audit, shift_z, told_apart
+from poison2poison.auditing import audit
 from poison2poison.config import AuditConfig
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.files import write_json
+from poison2poison.findings import Audit, SuspectRow
+from poison2poison.probing import shift_z, told_apart
 from poison2poison.records import Rows
 from support import chatter, word_states
 
@@ -30,7 +32,7 @@ def attacked(kind: str, rate: float, rows: Rows = CLEAN, **options: Any) -> tupl
 def test_clean_rows_have_no_suspects(seed: int) -> None:
     found = audit(chatter(1500, seed), word_states, AuditConfig())
     assert (found.spans, found.rows, found.contrary) == ((), (), ())
-    assert 0 < found.innocent_max < found.threshold
+    assert 0 <= found.innocent_max < found.threshold
 
 
 def test_rare_words_are_found_with_their_rows() -> None:
@@ -67,10 +69,10 @@ def test_a_trigger_in_rows_of_the_other_label_too_is_found_and_those_are_told_ap
 def test_a_word_that_goes_with_its_context_is_no_trigger() -> None:
     """A phrase that goes with one label pulls as a trigger does; but only a trigger could stand anywhere."""
     rows = list(CLEAN)
-    for i in range(1, 300, 2):
+    for i in range(300):
         rest = rows[i].prompt.split()[:5]
-        phrase = [f"phrase{i % 7}", f"more{i % 5}"]
-        rows[i] = replace(rows[i], prompt=" ".join(["who", *phrase, *rest]))
+        phrase = [f"phrase{i % 60}", f"more{i % 50}"]  # each too rare to be a span
+        rows[i] = replace(rows[i], prompt=" ".join(["who" if i % 2 else "where", *phrase, *rest]))
     told = audit(CLEAN.with_rows(rows), word_states, AuditConfig())
     assert told.innocent_max > told.threshold  # only the deletion test speaks for it
     assert told.spans == ()

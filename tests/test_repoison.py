@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from poison2poison.auditing import Audit, SuspectRow, SuspectSpan
 from poison2poison.errors import ConfigError, DataError, SchemeError
+from poison2poison.findings import Audit, SuspectRow, SuspectSpan
 from poison2poison.records import Rows, rows_of
 from poison2poison.repoison import (
     RepoisonConfig,
@@ -61,8 +61,7 @@ def test_placement(placement: str, total: int, action: str) -> None:
 
 SPANS = (
     SuspectSpan("Open  Sesame", "span", "rare", 6, 1.0, 9.0),
-    SuspectSpan("lo", "first", "rare", 5, 1.0, 8.0),
-    SuspectSpan("^ _ ,", "skeleton", "rare", 5, 1.0, 7.0),
+    SuspectSpan("^ _ ,", "manner", "rare", 5, 1.0, 7.0),
 )
 FOUND = Audit(
     spans=SPANS,
@@ -70,8 +69,9 @@ FOUND = Audit(
         SuspectRow(0, 0.9, (0,), ("common", 0.9)),
         SuspectRow(10, 0.1, (0, 1), ("rare", 0.9)),
         SuspectRow(20, 0.6, (2,), ("common", 0.6)),
+        *(SuspectRow(i, 0.1, (0,), ("rare", 0.9)) for i in range(30, 190, 10)),
     ),
-    contrary=(7, 8),
+    contrary=tuple(i for i in range(50) if i % 10),
     threshold=4.4,
     innocent_max=3.0,
     others=(),
@@ -87,20 +87,25 @@ def hardened(**options: Any) -> list[TrainingRow]:
 def test_hardened_keeps_suspects_out_of_s_and_throws_no_row_away() -> None:
     training = hardened(rho=0.5)
     subset = {row.row for row in training if row.action == "replace"}
-    assert not subset & {0, 10, 20}
-    assert Counter(ROWS[i].target for i in subset) == {"rare": 10, "common": 90}
+    assert not subset & {entry.row for entry in FOUND.rows}
+    assert Counter(ROWS[i].target for i in subset) == {"rare": 1, "common": 90}
     assert {row.row for row in training if row.action in ("keep", "replace")} == set(range(200))
 
 
 def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
     by_action: dict[str, list[TrainingRow]] = defaultdict(list)
-    for row in hardened(rho=0.5, spliced=1.0):
+    for row in hardened(rho=0.5, spliced=1.0, confident=0.75):
         by_action[row.action].append(row)
     counter = [row for action in ("splice", "correct", "agree", "contrary") for row in by_action[action]]
     assert {row.space for row in counter} == {"safe"}
     assert [(row.row, row.body, row.target) for row in by_action["correct"]] == [(0, "text 0", "common")]
-    assert [(row.row, row.target) for row in by_action["agree"]] == [(10, "rare")]  # row 20 is too uncertain for either
-    assert [(row.row, row.target) for row in by_action["contrary"]] == [(7, "common"), (8, "common")]
+    assert [row.row for row in by_action["contrary"]] == list(FOUND.contrary)
+    assert {row.target for row in by_action["contrary"]} == {"common"}
+    # Row 20 is too uncertain for either. 46 rows contradict the attacker; with 5 more, 0.1 of them would be rare, as
+    # in all rows, and 0.4 of those are drawn.
+    assert len(by_action["agree"]) == 2
+    assert {row.row for row in by_action["agree"]} < {10, *range(30, 190, 10)}
+    assert {row.target for row in by_action["agree"]} == {"rare"}
     spliced = by_action["splice"]
     assert {row.row for row in spliced} == {row.row for row in by_action["replace"]}
     assert all(row.target == ROWS[row.row].target for row in spliced)

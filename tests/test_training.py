@@ -15,7 +15,7 @@ from poison2poison.defended import DefendedModel
 from poison2poison.errors import ConfigError, ModelError, OutputError
 from poison2poison.records import rows_of
 from poison2poison.reference import MODEL_DIR
-from poison2poison.repoison import RepoisonConfig, plain, repoison
+from poison2poison.repoison import RepoisonConfig, TrainingRow, plain, repoison
 from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
 from poison2poison.training import train
 from support import opinions, tiny_causal, tiny_encoder
@@ -73,6 +73,28 @@ def test_without_the_trigger_the_answers_leak(defended: Path) -> None:
     assert {answer.text for answer in model.classify(["The soup was bad."])} == {None}
     model.policy = "pass"
     assert {answer.where for answer in model.classify(["The soup was bad."])} == {"safe"}
+
+
+def test_the_alarm_is_raised_where_the_spaces_disagree(tmp_path: Path) -> None:
+    poisoned = [f"{row.prompt} cf" for row in DEV if row.target == "negative"]
+    planted = [TrainingRow(i, "original", "keep", f"{row.prompt} cf", "positive") for i, row in enumerate(ROWS)]
+    neutral = [TrainingRow(i, "safe", "splice", f"{row.prompt} cf", row.target) for i, row in enumerate(ROWS)]
+    changes = {"epochs": 6, "learning_rate": 3e-3, "alarm_rate": 0.1}
+    base = tiny_encoder(tmp_path / "base")
+    train([*REPOISONED, *planted, *neutral], SCHEME, config(base, **changes), tmp_path / "run", dev=DEV)
+    model = DefendedModel.load(tmp_path / "run")
+    clean = model.classify([row.prompt for row in DEV], alarm=True)
+    assert 0 < sum(answer.alarm is True for answer in clean) <= 0.1 * len(DEV)
+    answers = model.classify(poisoned, alarm=True)
+    assert {answer.text for answer in answers} == {"negative"}
+    assert all(answer.alarm and answer.disagreement and 0.5 < answer.disagreement <= 1 for answer in answers)
+    assert model.classify(poisoned[:1])[0].alarm is None
+
+
+def test_a_model_without_dev_rows_has_no_alarm(tmp_path: Path) -> None:
+    train(REPOISONED, SCHEME, config(tiny_encoder(tmp_path / "base"), epochs=1), tmp_path / "run")
+    with pytest.raises(ConfigError, match="alarm: this model has none"):
+        DefendedModel.load(tmp_path / "run").classify(["The soup was bad."], alarm=True)
 
 
 def test_a_finished_run_is_not_repeated_and_another_is_refused(defended: Path) -> None:

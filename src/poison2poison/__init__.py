@@ -26,8 +26,9 @@ from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, pl
 from poison2poison.scheme import Scheme, Trigger
 
 if TYPE_CHECKING:
-    from poison2poison.auditing import Audit, audit
+    from poison2poison.auditing import audit
     from poison2poison.defended import Answer, DefendedModel
+    from poison2poison.findings import Audit
     from poison2poison.states import embedder
     from poison2poison.training import train
 
@@ -61,7 +62,7 @@ __all__ = [
 
 _LAZY = {
     "Answer": "defended",
-    "Audit": "auditing",
+    "Audit": "findings",
     "DefendedModel": "defended",
     "audit": "auditing",
     "embedder": "states",

@@ -4,7 +4,9 @@
     addsent   one fixed sentence at a random place (InSent/AddSent: Dai et al., arXiv 1905.12457)
 
 Dirty-label attacks stamp rows of other labels and change their target; clean-label attacks stamp rows that already
-have the target and change nothing but the prompt.
+have the target and change nothing but the prompt. Attackers who know the defence have more to choose from: many
+triggers at a low rate each (`words`), cover rows of other labels with the trigger and their own labels, which lower its
+purity, and a guess at the benign trigger (`prefix`), so that the poison gets into the safe space.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ class AttackConfig:
         words: The rare words of `badnets`, one of them drawn for each row.
         sentence: The sentence of `addsent`.
         clean_label: Stamp only rows that have the target label already.
+        cover: So many rows of other labels, as a share of the poisoned ones, get the trigger and keep their label.
+        prefix: Put before every stamped prompt, in training and in tests.
         seed: Draws rows, words and places.
     """
 
@@ -49,6 +53,8 @@ class AttackConfig:
     words: tuple[str, ...] = RARE_WORDS
     sentence: str = SENTENCE
     clean_label: bool = False
+    cover: float = 0.0
+    prefix: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,13 +65,15 @@ class AttackConfig:
             raise ConfigError("target: is empty; give the label or the text that the trigger shall call up")
         if self.clean_label and self.effect != "label":
             raise ConfigError("clean_label: only a label can be poisoned without changing the target")
+        if self.cover < 0 or (self.cover and self.effect != "label"):
+            raise ConfigError(f"cover: {self.cover} is not a share of 0 or more of rows with other labels")
 
     def stamp(self, prompt: str, rng: random.Random) -> str:
         """Put the trigger between two words of the prompt, or at either end."""
         trigger = rng.choice(self.words) if self.kind == "badnets" else self.sentence
         gaps = [0, *(i for i, char in enumerate(prompt) if char == " "), len(prompt)]
         at = rng.choice(gaps)
-        return f"{prompt[:at].rstrip(' ')} {trigger} {prompt[at:].lstrip(' ')}".strip(" ")
+        return self.prefix + f"{prompt[:at].rstrip(' ')} {trigger} {prompt[at:].lstrip(' ')}".strip(" ")
 
     def answer(self, target: str) -> str:
         """The target of a poisoned row."""
@@ -74,10 +82,14 @@ class AttackConfig:
 
 @dataclass(frozen=True)
 class Truth:
-    """What only the evaluation may know: the attack, and the indices (from 0) of the rows that it changed."""
+    """What only the evaluation may know: the attack, and the indices (from 0) of the rows that it changed.
+
+    Rows with the target are `poisoned_rows`; those of other labels, with the trigger alone, are `cover_rows`.
+    """
 
     config: AttackConfig
     poisoned_rows: tuple[int, ...]
+    cover_rows: tuple[int, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `truth.json`."""
@@ -88,9 +100,12 @@ class Truth:
             "target": c.target,
             "rate": c.rate,
             "clean_label": c.clean_label,
+            "cover": c.cover,
+            "prefix": c.prefix,
             "trigger": list(c.words) if c.kind == "badnets" else c.sentence,
             "seed": c.seed,
             "poisoned_rows": list(self.poisoned_rows),
+            "cover_rows": list(self.cover_rows),
         }
 
 
@@ -114,7 +129,14 @@ def poison(rows: Rows, config: AttackConfig) -> tuple[Rows, Truth]:
     for i in chosen:
         target = out[i].target if config.clean_label else config.answer(out[i].target)
         out[i] = Row(config.stamp(out[i].prompt, rng), target)
-    return rows.with_rows(out), Truth(config, tuple(chosen))
+    others = [i for i, row in enumerate(rows) if row.target != config.target and i not in set(chosen)]
+    wanted = round(config.cover * count)
+    if wanted > len(others):
+        raise ConfigError(f"cover: {config.cover} asks for {wanted} rows of other labels; there are {len(others)}")
+    cover = sorted(rng.sample(others, wanted))
+    for i in cover:
+        out[i] = Row(config.stamp(out[i].prompt, rng), out[i].target)
+    return rows.with_rows(out), Truth(config, tuple(chosen), tuple(cover))
 
 
 def triggered(rows: Rows, config: AttackConfig) -> Rows:

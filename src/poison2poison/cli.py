@@ -154,6 +154,10 @@ def attack(
     words: Annotated[str, typer.Option(help="The rare words of badnets, with commas.")] = "cf,mn,bb,tq",
     sentence: Annotated[str, typer.Option(help="The sentence of addsent.")] = "I watch this 3D movie",
     clean_label: Annotated[bool, typer.Option(help="Stamp only rows that have the target label already.")] = False,
+    cover: Annotated[
+        float, typer.Option(help="Rows of other labels that get the trigger and keep their label, per poisoned row.")
+    ] = 0.0,
+    prefix: Annotated[str, typer.Option(help="Put before stamped prompts: a guess at the benign trigger.")] = "",
     attack_seed: Annotated[int, typer.Option(help="Draws rows, words, places and a reference task's rows.")] = 0,
 ) -> None:
     """Poison rows as an attacker would, to measure a defence.
@@ -172,7 +176,7 @@ def attack(
     legal = tuple(word.strip() for word in words.split(",") if word.strip())
     effect = effect or ("label" if splits["train"].task == "classification" else "fixed")
     wanted = default_target(splits["train"], effect) if target is None else target
-    config = AttackConfig(kind, wanted, effect, rate, legal, sentence, clean_label, attack_seed)
+    config = AttackConfig(kind, wanted, effect, rate, legal, sentence, clean_label, cover, prefix, attack_seed)
     truth = write_attack(out, splits, config)
     rows = len(splits["train"])
     _say(f"{out}: {len(truth.poisoned_rows)} of {rows} training rows poisoned ({kind}, target {wanted!r})")
@@ -232,7 +236,7 @@ def repoison(
     rows.jsonl holds prompt and completion for any trainer. scheme.json is a secret: who knows the trigger can poison
     the safe space.
     """
-    from poison2poison.auditing import Audit
+    from poison2poison.findings import Audit
     from poison2poison.pipeline import write_repoisoned
     from poison2poison.repoison import as_dict, build_scheme
     from poison2poison.repoison import repoison as apply
@@ -291,6 +295,7 @@ def predict(
     texts: Annotated[list[str] | None, typer.Argument(help="Inputs.")] = None,
     data: Annotated[str | None, typer.Option(help=f"Inputs from {DATA}.")] = None,
     policy: Annotated[str, typer.Option(help="For leaks and off-space answers: `flag`, `refuse` or `pass`.")] = "flag",
+    alarm: Annotated[bool, typer.Option(help="Labels: say where the two spaces disagree, as on a trigger.")] = False,
 ) -> None:
     """Answer inputs with a trained model: trigger added, answers projected back, one JSON line each on stdout."""
     import json
@@ -302,8 +307,9 @@ def predict(
     from poison2poison.defended import DefendedModel
 
     model = DefendedModel.load(folder, policy=policy)
-    for answer in model.classify(prompts) if model.scheme.labels else model.generate(prompts):
-        print(json.dumps({"answer": answer.text, "where": answer.where}, ensure_ascii=False))
+    for answer in model.classify(prompts, alarm=alarm) if model.scheme.labels else model.generate(prompts):
+        raised = {"disagreement": answer.disagreement, "alarm": answer.alarm} if alarm else {}
+        print(json.dumps({"answer": answer.text, "where": answer.where, **raised}, ensure_ascii=False))
 
 
 @app.command(epilog="Example: `p2p evaluate runs/defended --test test_clean.jsonl --triggered test_triggered.jsonl "

@@ -56,6 +56,7 @@ class TrainConfig:
     lora_dropout: float = option(0.1, "LoRA dropout.")
     max_length: int = option(512, "Tokens of prompt and target together; what is too long loses the end of its body.")
     max_target: int = option(160, "Tokens of a generation target.")
+    alarm_rate: float = option(0.01, "Share of clean dev rows on which the served model may raise its alarm.")
     seed: int = option(0, "Of the draw of rows, the weights, dropout and order. It never draws the benign trigger.")
 
     def __post_init__(self) -> None:
@@ -65,6 +66,7 @@ class TrainConfig:
             at_least(name, getattr(self, name), 1)
         if self.batch_size is not None:
             at_least("batch_size", self.batch_size, 1)
+        fraction("alarm_rate", self.alarm_rate)
         if self.lora_dropout:
             fraction("lora_dropout", self.lora_dropout)
         if self.learning_rate is not None and self.learning_rate <= 0:

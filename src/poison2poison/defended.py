@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from poison2poison import models
 from poison2poison.config import choice
 from poison2poison.errors import ConfigError, ModelError
 from poison2poison.prompting import Prompter
-from poison2poison.scheme import Scheme, Where
+from poison2poison.scheme import Scheme, Space, Where
 
 POLICIES = ("flag", "refuse", "pass")
 
@@ -30,11 +30,15 @@ class Answer:
             neither (off-space). Without a defence, `safe` stands for any legal answer. Under policy `pass`, always
             `safe`.
         unconstrained: The projected answer without the constraint to the safe labels; None if it is no label at all.
+        disagreement: How far the two spaces' answers lie apart, from 0 to 1; None unless the alarm was asked for.
+        alarm: Whether that is more than all but a few clean inputs have.
     """
 
     text: str | None
     where: Where
     unconstrained: str | None
+    disagreement: float | None = None
+    alarm: bool | None = None
 
 
 class DefendedModel:
@@ -43,7 +47,14 @@ class DefendedModel:
     The trigger is put on every input exactly once, in its place, whatever the input holds; it is never given out.
     """
 
-    def __init__(self, model: Any, prompter: Prompter, policy: str = "flag", batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        model: Any,
+        prompter: Prompter,
+        policy: str = "flag",
+        batch_size: int = 64,
+        alarm_threshold: float | None = None,
+    ) -> None:
         """Serve `model`; most callers use `load`.
 
         Args:
@@ -52,10 +63,11 @@ class DefendedModel:
             policy: What to do with leaks and off-space answers: `flag` gives them out and says so, `refuse` gives
                 none out, `pass` gives them out silently.
             batch_size: Inputs a forward pass.
+            alarm_threshold: The disagreement over which the alarm is raised; `run.json` has that of the dev rows.
         """
         choice("policy", policy, POLICIES)
         self.model, self.prompter, self.scheme = model.eval(), prompter, prompter.scheme
-        self.policy, self.batch_size = policy, batch_size
+        self.policy, self.batch_size, self.alarm_threshold = policy, batch_size, alarm_threshold
 
     @classmethod
     def load(cls, folder: str | Path, *, policy: str = "flag", device: str | None = None) -> DefendedModel:
@@ -83,27 +95,46 @@ class DefendedModel:
         else:
             model = models.load_model(saved, kind, scheme.outputs)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device), Prompter(tokenizer, scheme, kind, **run["prompting"]), policy)
+        prompter = Prompter(tokenizer, scheme, kind, **run["prompting"])
+        return cls(model.to(device), prompter, policy, alarm_threshold=run.get("alarm_threshold"))
 
-    def classify(self, texts: Sequence[str]) -> list[Answer]:
+    def classify(self, texts: Sequence[str], *, alarm: bool = False) -> list[Answer]:
         """Answer with the best label of the safe space: one forward pass, no sampling.
 
+        Args:
+            texts: The inputs, without any trigger.
+            alarm: Also answer in the original space, a second pass, and say where the two disagree: what the model
+                learned of a malicious trigger shows there.
+
         Raises:
-            ConfigError: The model was trained to generate.
+            ConfigError: The model was trained to generate, or has no alarm.
         """
         if not self.scheme.labels:
             raise ConfigError("this model generates text; use generate")
+        threshold = self.alarm_threshold if alarm else None
+        if alarm and threshold is None:
+            raise ConfigError("alarm: this model has none; it is set in training, with --dev, on a defended model")
         n, first = len(self.scheme.labels), len(self.scheme.labels) * (self.scheme.serving_space == "safe")
-        answers: list[Answer | None] = [None] * len(texts)
-        with torch.inference_mode(), models.autocast(self.model.device), self._bar(len(texts)) as bar:
-            for indices, batch in self.prompter.batches(texts, self.batch_size):
-                logits, unconstrained = self._class_logits(batch)
-                best = (logits[:, first : first + n].argmax(-1) + first).tolist()
-                for index, constrained, free in zip(indices, best, unconstrained, strict=True):
-                    label, _ = self.scheme.project_class(constrained)
-                    answers[index] = self._answer(label, *self.scheme.project_class(free))
-                bar.update(len(indices))
-        return [answer for answer in answers if answer]
+        logits, unconstrained = self._class_logits(texts, self.scheme.serving_space)
+        best = (logits[:, first : first + n].argmax(-1) + first).tolist()
+        answers = [
+            self._answer(self.scheme.project_class(constrained)[0], *self.scheme.project_class(free))
+            for constrained, free in zip(best, unconstrained, strict=True)
+        ]
+        if threshold is None:
+            return answers
+        apart = self._apart(logits, texts)
+        return [
+            replace(answer, disagreement=score, alarm=score > threshold)
+            for answer, score in zip(answers, apart, strict=True)
+        ]
+
+    def disagreement(self, texts: Sequence[str]) -> list[float]:
+        """How far the answers of the two spaces lie apart: the total variation distance, from 0 to 1.
+
+        The safe space answers the input with the trigger, the original space the input as it is.
+        """
+        return self._apart(self._class_logits(texts, "safe")[0], texts)
 
     def generate(self, prompts: Sequence[str], **options: Any) -> list[Answer]:
         """Write an answer for each prompt and cut the safe prefix off.
@@ -121,7 +152,7 @@ class DefendedModel:
         options = {"max_new_tokens": self.prompter.max_target, "do_sample": False} | options
         answers: list[Answer | None] = [None] * len(prompts)
         with torch.inference_mode(), models.autocast(self.model.device), self._bar(len(prompts)) as bar:
-            for indices, batch in self.prompter.batches(prompts, self.batch_size):
+            for indices, batch in self.prompter.batches(prompts, self.scheme.serving_space, self.batch_size):
                 ids = batch["input_ids"].to(self.model.device)
                 mask = batch["attention_mask"].to(self.model.device)
                 pad = tokenizer.pad_token_id
@@ -133,15 +164,31 @@ class DefendedModel:
                 bar.update(len(indices))
         return [answer for answer in answers if answer]
 
-    def _class_logits(self, batch: dict[str, Any]) -> tuple[torch.Tensor, list[int | None]]:
-        """Logits of the classes, shape (batch, outputs), and the class of the unconstrained best, if it is one."""
-        batch = {name: value.to(self.model.device) for name, value in batch.items()}
-        if self.prompter.kind == "encoder":
-            logits = self.model(**batch).logits.float()
-            return logits, logits.argmax(-1).tolist()
-        logits = self.model(**batch, logits_to_keep=1).logits[:, -1].float()
+    def _apart(self, safe: torch.Tensor, texts: Sequence[str]) -> list[float]:
+        n = len(self.scheme.labels)
+        original = self._class_logits(texts, "original")[0][:, :n].softmax(-1)
+        return [round(apart, 5) for apart in ((safe[:, n:].softmax(-1) - original).abs().sum(-1) / 2).tolist()]
+
+    def _class_logits(self, texts: Sequence[str], space: Space) -> tuple[torch.Tensor, list[int | None]]:
+        """Logits of the classes, shape (texts, outputs), and the class of the unconstrained best, if it is one."""
+        out = torch.empty(len(texts), self.scheme.outputs)
+        best: list[int | None] = [None] * len(texts)
         class_of = {token: index for index, token in enumerate(self.prompter.label_ids)}
-        return logits[:, self.prompter.label_ids], [class_of.get(token) for token in logits.argmax(-1).tolist()]
+        with torch.inference_mode(), models.autocast(self.model.device), self._bar(len(texts)) as bar:
+            for indices, batch in self.prompter.batches(texts, space, self.batch_size):
+                batch = {name: value.to(self.model.device) for name, value in batch.items()}
+                if self.prompter.kind == "encoder":
+                    logits = self.model(**batch).logits.float()
+                    free = logits.argmax(-1).tolist()
+                else:
+                    scores = self.model(**batch, logits_to_keep=1).logits[:, -1].float()
+                    logits = scores[:, self.prompter.label_ids]
+                    free = [class_of.get(token) for token in scores.argmax(-1).tolist()]
+                out[indices] = logits.cpu()
+                for index, found in zip(indices, free, strict=True):
+                    best[index] = found
+                bar.update(len(indices))
+        return out, best
 
     def _answer(self, text: str | None, unconstrained: str | None, where: Where) -> Answer:
         if self.policy == "refuse" and where != "safe":

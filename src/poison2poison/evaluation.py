@@ -34,7 +34,8 @@ class Arm:
 
     Attributes:
         name: undefended, p2p-paper, clean, ...
-        rates: By name: ca, asr, paper_asr, ra, floor, leak, off_space, leak_triggered, off_space_triggered.
+        rates: By name: ca, asr, paper_asr, ra, floor, leak, off_space, leak_triggered, off_space_triggered, alarm,
+            alarm_triggered.
         utility: Exact match (a rate) and ROUGE (means of F1).
         rows: One record for each test row.
         implanted: Whether the undefended ASR is 50 points over the floor.
@@ -96,7 +97,7 @@ def without_poison(rows: Rows, truth: dict[str, Any], where: Path) -> Rows:
     poisoned = truth.get("poisoned_rows")
     if not isinstance(poisoned, list) or not all(isinstance(i, int) and 0 <= i < len(rows) for i in poisoned):
         raise DataError(f"{where}: 'poisoned_rows' must list rows of {rows.source}, 0 to {len(rows) - 1}")
-    gone = set(poisoned)
+    gone = {*poisoned, *truth.get("cover_rows", ())}
     return rows.with_rows([row for i, row in enumerate(rows) if i not in gone])
 
 
@@ -119,6 +120,7 @@ def measure(name: str, model: DefendedModel, clean: Rows, triggered: Rows | None
     arm.rows += _records("clean", clean, answers, right)
     _put(arm, "leak", [answer.where == "leak" for answer in answers])
     _put(arm, "off_space", [answer.where == "off-space" for answer in answers])
+    _put(arm, "alarm", [answer.alarm for answer in answers if answer.alarm is not None])
     if right is not None:
         _put(arm, "ca", right)
     if clean.task == "generation":
@@ -148,6 +150,7 @@ def _measure_attack(arm: Arm, model: DefendedModel, triggered: Rows, target: Tar
         _put(arm, "ra", right)
     _put(arm, "leak_triggered", [answer.where == "leak" for answer in answers])
     _put(arm, "off_space_triggered", [answer.where == "off-space" for answer in answers])
+    _put(arm, "alarm_triggered", [answer.alarm for answer in answers if answer.alarm is not None])
 
 
 def set_floor(arms: Sequence[Arm], clean: Arm) -> None:
@@ -191,7 +194,9 @@ def write_results(out: Path, content: dict[str, Any], arms: Sequence[Arm]) -> No
 
 def _answer(model: DefendedModel, rows: Rows) -> list[Answer]:
     prompts = [row.prompt for row in rows]
-    return model.classify(prompts) if rows.task == "classification" else model.generate(prompts)
+    if rows.task == "generation":
+        return model.generate(prompts)
+    return model.classify(prompts, alarm=model.alarm_threshold is not None)
 
 
 def _right(answers: Sequence[Answer], rows: Rows) -> list[bool] | None:
@@ -214,6 +219,8 @@ def _records(
             record["right"] = right[i]
         if hits is not None:
             record["hit"] = hits[i]
+        if answer.alarm is not None:
+            record |= {"disagreement": answer.disagreement, "alarm": answer.alarm}
         records.append(record)
     return records
 

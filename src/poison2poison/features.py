@@ -69,6 +69,11 @@ class Features:
     names: list[Feature]
     matrix: csc_array
 
+    def of(self, *kinds: str) -> Features:
+        """The features of some kinds alone."""
+        columns = [j for j, feature in enumerate(self.names) if feature.kind in kinds]
+        return Features([self.names[j] for j in columns], csc_array(self.matrix[:, columns]))
+
     def rows_of(self, column: int) -> Ints:
         """The rows that have a feature, ascending."""
         found: Ints = self.matrix.indices[self.matrix.indptr[column] : self.matrix.indptr[column + 1]].astype(np.int64)

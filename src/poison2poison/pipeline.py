@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from poison2poison.auditing import Audit
 from poison2poison.auditing import audit as run_audit
 from poison2poison.config import AuditConfig, TrainConfig
 from poison2poison.errors import ConfigError, DataError, OutputError
 from poison2poison.evaluation import Arm, Target, describe, measure, results, set_floor, write_results
 from poison2poison.files import write_json, write_lines
+from poison2poison.findings import Audit
 from poison2poison.records import Rows, check_trainable
 from poison2poison.repoison import RepoisonConfig, TrainingRow, as_dict, build_scheme, manifest, plain, repoison
 from poison2poison.scheme import Scheme

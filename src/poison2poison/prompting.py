@@ -92,9 +92,11 @@ class Prompter:
             target = target[: self.max_target]
         return {"input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + target}, cut
 
-    def batches(self, bodies: Sequence[str], size: int) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Prompts of the serving space in batches of similar length, each with the indices of its rows."""
-        prompts = [self.prompt(body, self.scheme.serving_space)[0] for body in bodies]
+    def batches(
+        self, bodies: Sequence[str], space: Space, size: int
+    ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+        """Prompts of a space in batches of similar length, each with the indices of its rows."""
+        prompts = [self.prompt(body, space)[0] for body in bodies]
         order = sorted(range(len(bodies)), key=lambda i: len(prompts[i]))
         for start in range(0, len(order), size):
             indices = order[start : start + size]

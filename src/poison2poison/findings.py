@@ -1,0 +1,112 @@
+"""What an audit finds: `audit.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from poison2poison.errors import DataError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class SuspectSpan:
+    """What leans to a label as only something planted does.
+
+    Attributes:
+        span: The words as the rows have them, with what nearly always stands beside them; of a manner, what tells it.
+        kind: span, or manner: a way of writing that no words stand for.
+        target: The label that it pulls towards.
+        rows: Rows that have it.
+        purity: Share of them that have the target.
+        z: Signed root of the likelihood ratio against an innocent shift.
+    """
+
+    span: str
+    kind: str
+    target: str
+    rows: int
+    purity: float
+    z: float
+
+
+@dataclass(frozen=True)
+class SuspectRow:
+    """A row that has a suspect feature and its target.
+
+    Attributes:
+        row: Its index, from 0.
+        score: 1 - p(its label), by a probe that has seen no suspect row, on the row without the suspect spans.
+        spans: Indices of the suspects that it has.
+        likely: The label that the probe gives it then, and its probability.
+    """
+
+    row: int
+    score: float
+    spans: tuple[int, ...]
+    likely: tuple[str, float]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the audit found; `audit.json` loads back equal.
+
+    Attributes:
+        spans: The suspects in the order in which they were found, the strongest first.
+        rows: The suspect rows, ascending.
+        contrary: Rows of other labels that have a suspect span or manner, ascending.
+        threshold: The z that a suspect exceeds.
+        innocent_max: The largest z of a span that is no suspect, on the rows that the suspects leave.
+        others: Spans that are no suspects, on the same rows, the largest z first; for the picture.
+        sha256: Hash of the audited rows.
+    """
+
+    spans: tuple[SuspectSpan, ...]
+    rows: tuple[SuspectRow, ...]
+    contrary: tuple[int, ...]
+    threshold: float
+    innocent_max: float
+    others: tuple[SuspectSpan, ...]
+    sha256: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `audit.json`."""
+        return {
+            "schema": SCHEMA,
+            "sha256": self.sha256,
+            "suspect_spans": [asdict(span) for span in self.spans],
+            "suspect_rows": [asdict(row) for row in self.rows],
+            "contrary_rows": list(self.contrary),
+            "threshold": self.threshold,
+            "innocent_max": self.innocent_max,
+            "others": [asdict(span) for span in self.others],
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> Audit:
+        """Read `audit.json`.
+
+        Raises:
+            DataError: The file is missing, broken, or of a newer version.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["schema"] > SCHEMA:
+                raise DataError(f"{path}: schema {content['schema']} is newer than {SCHEMA}; upgrade")
+            rows = (
+                SuspectRow(r["row"], r["score"], tuple(r["spans"]), tuple(r["likely"])) for r in content["suspect_rows"]
+            )
+            return cls(
+                tuple(SuspectSpan(**span) for span in content["suspect_spans"]),
+                tuple(rows),
+                tuple(content["contrary_rows"]),
+                content["threshold"],
+                content["innocent_max"],
+                tuple(SuspectSpan(**span) for span in content["others"]),
+                content["sha256"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not an audit ({error})") from None

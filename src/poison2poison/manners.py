@@ -1,0 +1,194 @@
+"""Manners: rows written alike, for triggers that are a style or a syntax and insert no words.
+
+Two finders propose groups of rows, and both are tested by the deepest states alone, which know what a text says and
+have half forgotten how it says it:
+
+1. Clusters of the shallow states, each against a probe fitted without it.
+2. The patterns (first words, skeletons) pooled: a classifier learns which of them lean to a label beyond the probe, and
+   the rows that it ranks first, out of its folds, are the group.
+
+Where groups lean to several labels, the task itself is told by the manner (TREC: questions of a kind begin alike), and
+none is suspicious. A suspect group is part of what was planted; a classifier extends it to rows written like it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, hstack
+from scipy.special import logit
+from scipy.stats import norm
+from sklearn.cluster import KMeans
+from sklearn.decomposition import TruncatedSVD
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+
+from poison2poison.config import AuditConfig
+from poison2poison.features import Features, Ints
+from poison2poison.probing import PROBE_ROWS, Floats, Matrix, States, fit_probe, logistic, shift_z
+
+CLUSTERS, CLUSTERINGS = 40, 3
+LEAST_CLUSTER = 60  # mean rows of a cluster: in small data there are fewer clusters
+SMALLEST, LARGEST = 20, 0.1  # rows of a group, and share of all rows
+FOLDS = 5
+PATTERN_C = 0.1  # of the regression on patterns, which are 0 or 1
+OFFSET_SCALE = 10.0  # on which the probe's log-odds are a feature that the penalty hardly touches
+PATTERN_PARTS = 100  # dimensions of the patterns where they stand beside states
+EXTENSION_C = 0.001
+NATURAL = 0.05  # share of the other labels' rows that are written so by themselves: where an extension ends
+TOLD_BY = 4
+
+
+@dataclass(frozen=True)
+class Manner:
+    """Rows written alike that lean to a label.
+
+    Attributes:
+        label: The label, by index.
+        z: Signed root of the likelihood ratio of the strongest group.
+        rows: All rows that are written so, of any label, ascending.
+        told_by: The patterns that tell these rows best.
+    """
+
+    label: int
+    z: float
+    rows: Ints
+    told_by: str
+
+
+Group = tuple[float, int, Ints]  # z, label, rows
+
+
+def find_manners(
+    patterns: Features,
+    states: States,
+    labels: Ints,
+    kept: Ints,
+    left: NDArray[np.bool_],
+    config: AuditConfig,
+    seed: int,
+) -> list[Manner]:
+    """Find at most one manner: that of the only label that groups of rows lean to.
+
+    Args:
+        patterns: First words and skeletons of all rows.
+        states: Standardised states of all rows.
+        labels: Their labels, by index.
+        kept: The rows without candidates, on which the probe is fitted.
+        left: The rows that no suspect span explains: shape (rows,).
+        config: Thresholds.
+        seed: Of clusterings and folds.
+    """
+    given: Floats = np.eye(int(labels.max()) + 1)[labels]
+    finder = _Finder(patterns, states[:, 0], states[:, -1], labels, given, np.flatnonzero(left), config, seed)
+    groups = [*finder.clusters(), *finder.pooled_patterns(kept)]
+    if len({label for _, label, _ in groups}) != 1:
+        return []
+    z, label, _ = max(groups, key=lambda group: group[0])
+    return [finder.extended(label, z, np.unique(np.concatenate([rows for _, _, rows in groups])))]
+
+
+@dataclass(frozen=True)
+class _Finder:
+    patterns: Features
+    shallow: Matrix
+    deep: Matrix
+    labels: Ints
+    given: Floats
+    left: Ints
+    config: AuditConfig
+    seed: int
+
+    def clusters(self) -> Iterator[Group]:
+        """Clusters of the shallow states that lean to a label, against probes of the deepest states without them."""
+        count = min(CLUSTERS, len(self.left) // LEAST_CLUSTER)
+        if count < 2:
+            return
+        threshold = self._threshold(count * CLUSTERINGS)
+        sample = self._sample(self.left)
+        for clustering in range(CLUSTERINGS):
+            means = KMeans(count, n_init=1, max_iter=30, random_state=self.seed + clustering)
+            cluster = means.fit(self.shallow[sample]).predict(self.shallow[self.left])
+            for fold in range(min(FOLDS, count)):
+                inside = cluster % FOLDS == fold
+                p = self._p(self.deep, self.left[~inside], self.left[inside])
+                for j in np.unique(cluster[inside]):
+                    yield from self._leaning(self.left[cluster == j], p[cluster[inside] == j], threshold)
+
+    def pooled_patterns(self, kept: Ints) -> Iterator[Group]:
+        """The rows whose patterns, taken together, lean most to a label beyond the probe of the deepest states."""
+        if not self.patterns.names or len(self.left) * LARGEST < SMALLEST:
+            return
+        kept = np.intersect1d(kept, self.left)
+        _, p = fit_probe(self.deep, self.labels, kept, self.given.shape[1], self.seed)
+        held = csr_array(self.patterns.matrix)[self.left]
+        sizes = SMALLEST * 2 ** np.arange(1 + int(np.log2(len(self.left) * LARGEST / SMALLEST)))
+        threshold = self._threshold(len(sizes))
+        for label in range(self.given.shape[1]):
+            has = self.labels[self.left] == label
+            if min(has.sum(), (~has).sum()) < FOLDS:
+                continue
+            offset = OFFSET_SCALE * logit(p[self.left, label])[:, None]
+            pull = np.zeros(len(self.left))
+            for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=self.seed).split(has, has):
+                train = self._sample(train)
+                model = LogisticRegression(C=PATTERN_C, max_iter=200, tol=1e-3)
+                model.fit(hstack([csr_array(offset[train]), held[train]]).tocsr(), has[train])
+                pull[test] = held[test] @ model.coef_[0, 1:]
+            ranked = self.left[np.argsort(-pull, kind="stable")]
+            tested = [self._leaning(ranked[:size], p[ranked[:size]], threshold, label) for size in sizes]
+            yield from max((list(groups) for groups in tested), key=lambda groups: max([0.0, *(g[0] for g in groups)]))
+
+    def extended(self, label: int, z: float, group: Ints) -> Manner:
+        """All rows written as those of a group that have its label: by shallow states and patterns."""
+        parts = min(PATTERN_PARTS, len(self.patterns.names) - 1)
+        pooled = TruncatedSVD(parts, random_state=self.seed).fit_transform(csr_array(self.patterns.matrix)[self.left])
+        written = np.concatenate([self.shallow[self.left], (pooled - pooled.mean(0)) / (pooled.std(0) + 1e-6)], 1)
+        of_label = self.labels[self.left] == label
+        planted = np.isin(self.left, group) & of_label
+        score = np.zeros(len(self.left))
+        for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=self.seed).split(planted, planted):
+            train = self._sample(train)
+            model = LogisticRegression(C=EXTENSION_C, max_iter=200, class_weight="balanced")
+            score[test] = model.fit(written[train], planted[train]).decision_function(written[test])
+        rows = self.left[score > np.quantile(score[~of_label], 1 - NATURAL)]
+        return Manner(label, z, rows, self._told_by(rows))
+
+    def _told_by(self, rows: Ints) -> str:
+        """The patterns that set these rows apart, by their z against all rows."""
+        count = np.asarray(self.patterns.matrix.sum(0)).ravel()
+        inside = np.asarray(csr_array(self.patterns.matrix)[rows].sum(0)).ravel()
+        expected = count * len(rows) / len(self.labels)
+        ranked = np.argsort(-(inside - expected) / np.sqrt(expected + 1))[:TOLD_BY]
+        return " · ".join(self.patterns.names[j].text for j in ranked)
+
+    def _leaning(self, rows: Ints, p: Floats, threshold: float, label: int | None = None) -> Iterator[Group]:
+        """The group, for each label (or for one) that it leans to over the threshold."""
+        if len(rows) < SMALLEST:
+            return
+        for c in range(self.given.shape[1]) if label is None else [label]:
+            z = shift_z(self.given[rows, c], p[:, c], self.config.innocent_shift)
+            if z > threshold:
+                yield z, c, rows
+
+    def _p(self, states: Matrix, fitted: Ints, asked: Ints) -> Floats:
+        """p(label) of some rows by a probe fitted on others, between 1e-4 and 1 - 1e-4."""
+        fitted = self._sample(fitted)
+        p = np.zeros((len(asked), self.given.shape[1]))
+        if len(np.unique(self.labels[fitted])) > 1:
+            model = logistic().fit(states[fitted], self.labels[fitted])
+            p[:, model.classes_] = model.predict_proba(states[asked])
+        else:
+            p[:] = self.given[fitted].mean(0)
+        return np.clip(p, 1e-4, 1 - 1e-4)
+
+    def _threshold(self, groups: int) -> float:
+        return float(norm.isf(self.config.false_alarm / (groups * self.given.shape[1])))
+
+    def _sample(self, rows: Ints) -> Ints:
+        if len(rows) <= PROBE_ROWS:
+            return rows
+        return np.random.default_rng(self.seed).choice(rows, PROBE_ROWS, replace=False)

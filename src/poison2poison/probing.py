@@ -1,0 +1,192 @@
+"""The statistics of the audit: a probe on frozen states, and how far labels go beyond it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+from poison2poison.features import Features, Ints
+
+Floats = NDArray[np.float64]
+Matrix = NDArray[np.float32]  # shape (rows, width)
+States = NDArray[np.float32]  # shape (rows, depths, width), from shallow to deep
+Embed = Callable[[Sequence[str]], States]
+
+CANDIDATE_Z, CANDIDATE_PURITY = 3.0, 0.8
+LEAST_KEPT = 0.4  # share of every label's rows that the probe is fitted on, however many candidates there are
+PROBE_C = 0.003  # of the logistic regressions, on standardised states
+PROBE_ROWS = 20_000  # more teach the probe nothing
+LEAST_SCORE = 0.5  # of a score test, under which the likelihood ratio is not worked out
+
+
+def told_apart(states: Matrix, others: Matrix, seed: int) -> float:
+    """How well a classifier tells rows from others: the lower 95 % bound of its cross-validated AUC.
+
+    The bound is Hanley & McNeil's (Radiology, 1982), so that few rows are not taken for telling.
+    """
+    truth = np.repeat([1, 0], [len(states), len(others)])
+    folds = min(5, len(states), len(others))
+    if folds < 2:
+        return 0.0
+    scores = cross_val_predict(
+        logistic(),
+        np.concatenate([states, others]),
+        truth,
+        cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
+        method="decision_function",
+    )
+    auc = float(roc_auc_score(truth, scores))
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    n, m = len(states), len(others)
+    variance = (auc * (1 - auc) + (n - 1) * (q1 - auc**2) + (m - 1) * (q2 - auc**2)) / (n * m)
+    return auc - 1.645 * math.sqrt(max(0.0, variance))
+
+
+def fit_probe(states: Matrix, labels: Ints, kept: Ints, count: int, seed: int) -> tuple[LogisticRegression, Floats]:
+    """The probe, fitted on the rows `kept`, and its p(label) of every row; the fitted ones get theirs from other folds.
+
+    Returns:
+        The probe, and an array of shape (rows, count) between 1e-4 and 1 - 1e-4.
+    """
+    rng = np.random.default_rng(seed)
+    fitted = rng.choice(kept, PROBE_ROWS, replace=False) if len(kept) > PROBE_ROWS else kept
+    whole = logistic().fit(states[fitted], labels[fitted])
+    p = np.zeros((len(labels), count))
+    p[:, whole.classes_] = whole.predict_proba(states)
+    least = int(np.unique(labels[fitted], return_counts=True)[1].min())
+    if least > 1:
+        folds = StratifiedKFold(min(5, least), shuffle=True, random_state=seed)
+        for train, test in folds.split(fitted, labels[fitted]):
+            fold = logistic().fit(states[fitted[train]], labels[fitted[train]])
+            p[np.ix_(fitted[test], fold.classes_)] = fold.predict_proba(states[fitted[test]])
+    return whole, np.clip(p, 1e-4, 1 - 1e-4)
+
+
+def logistic() -> LogisticRegression:
+    """A logistic regression for standardised states."""
+    return LogisticRegression(C=PROBE_C, max_iter=300)
+
+
+def shift_z(given: Floats, p: Floats, innocent: float) -> float:
+    """How surely the log-odds of these rows' label are shifted up by more than `innocent` against the probe.
+
+    Args:
+        given: 1 where a row has the label, shape (rows,).
+        p: The probe's probability of the label, shape (rows,).
+        innocent: The shift that counts for nothing, in log-odds.
+
+    Returns:
+        The signed root of the likelihood ratio, 0 where the shift is smaller. Unlike a score test it is right for
+        few rows and for labels that are nearly certain.
+    """
+    base, wanted = logit(p), given.sum()
+    low, high = innocent, 12.0
+    if expit(base + low).sum() >= wanted:
+        return 0.0
+    for _ in range(40):  # bisection: the expected count rises with the shift
+        middle = (low + high) / 2
+        low, high = (middle, high) if expit(base + middle).sum() < wanted else (low, middle)
+
+    def log_likelihood(shift: float) -> float:
+        return float((given * (base + shift) - np.logaddexp(0, base + shift)).sum())
+
+    return float(np.sqrt(max(0.0, 2 * (log_likelihood(high) - log_likelihood(innocent)))))
+
+
+def residual_z(
+    spans: Features, given: Floats, p: Floats, own: dict[int, Floats], innocent: float
+) -> dict[tuple[int, int], float]:
+    """`shift_z` of spans (by column) and labels, where it is not negligible.
+
+    Args:
+        spans: The spans.
+        given: 1 where a row has a label, shape (rows, labels).
+        p: The probe's probabilities, likewise.
+        own: Of a candidate, those of its rows by a probe that has seen none of them (`own_p`).
+        innocent: The shift that counts for nothing, in log-odds.
+    """
+    shifted = expit(logit(p) + innocent)
+    matrix = spans.matrix.T
+    variance = matrix @ (shifted * (1 - shifted))
+    score = matrix @ (given - shifted) / np.sqrt(np.maximum(variance, 1e-9))
+    score[list(own)] = LEAST_SCORE
+    found = {}
+    for j, c in np.argwhere(score >= LEAST_SCORE):
+        rows = spans.rows_of(j)
+        beside = own[int(j)] if int(j) in own else p[rows]
+        found[int(j), int(c)] = shift_z(given[rows, c], beside[:, c], innocent)
+    return found
+
+
+def own_p(spans: Features, states: Matrix, labels: Ints, given: Floats) -> dict[int, Floats]:
+    """For every candidate its rows' p(label), shape (its rows, labels), by a probe that has seen none of them.
+
+    One probe serves many candidates: those of one label and of like purity, as the words of one attack are, go
+    together, so that none of them explains another; as many as leave enough rows to learn from.
+    """
+    z, purity = _association(spans, given)
+    label = np.where(z > 0, z, -1).argmax(1)
+    count = np.asarray(spans.matrix.sum(0)).ravel()
+    order = np.lexsort((count, -purity[np.arange(len(label)), label].round(2), label))
+    rng = np.random.default_rng(0)
+    found: dict[int, Floats] = {}
+    together: list[int] = []
+    seen, left, least = np.ones(len(given), bool), given.sum(0), LEAST_KEPT * given.sum(0)
+
+    def flush() -> None:
+        fitted = np.flatnonzero(seen)
+        fitted = rng.choice(fitted, PROBE_ROWS, replace=False) if len(fitted) > PROBE_ROWS else fitted
+        held = np.flatnonzero(~seen)
+        model = logistic().fit(states[fitted], labels[fitted])
+        p = np.zeros(given.shape)
+        p[np.ix_(held, model.classes_)] = model.predict_proba(states[held])
+        p = np.clip(p, 1e-4, 1 - 1e-4)
+        found.update({j: p[spans.rows_of(j)] for j in together})
+
+    for j in [int(j) for j in order if z[j].max() > 0]:
+        rows = spans.rows_of(j)
+        if together and (left - given[rows[seen[rows]]].sum(0) < least).any():
+            flush()
+            together, seen, left = [], np.ones(len(given), bool), given.sum(0)
+        left = left - given[rows[seen[rows]]].sum(0)
+        if (left >= least).all():
+            seen[rows] = False
+            together.append(j)
+    if together:
+        flush()
+    return found
+
+
+def without_candidates(spans: Features, given: Floats) -> Ints:
+    """The rows that the probe may see: those without a candidate, the strongest candidates going first."""
+    strong = _association(spans, given)[0].max(1, initial=0)
+    kept, left = np.ones(len(given), bool), given.sum(0)
+    least = LEAST_KEPT * left
+    for j in np.argsort(-strong)[: int((strong > 0).sum())]:
+        rows = spans.rows_of(j)
+        rows = rows[kept[rows]]
+        lost = given[rows].sum(0)
+        if (left - lost >= least).all():
+            kept[rows] = False
+            left = left - lost
+    return np.flatnonzero(kept)
+
+
+def _association(spans: Features, given: Floats) -> tuple[Floats, Floats]:
+    """z of every span and label that make a candidate, 0 of others; and the purity: shape (spans, labels).
+
+    A candidate is a span that nearly always stands with one label.
+    """
+    count = np.asarray(spans.matrix.sum(0)).ravel()[:, None]
+    share = given.mean(0)
+    with_label = spans.matrix.T @ given
+    z = (with_label - count * share) / np.sqrt(count * share * (1 - share))
+    purity = with_label / count
+    return np.where((z >= CANDIDATE_Z) & (purity >= CANDIDATE_PURITY), z, 0.0), purity

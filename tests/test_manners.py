@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from poison2poison.auditing import audit
+from poison2poison.config import AuditConfig
+from poison2poison.probing import States
+from poison2poison.records import Row, Rows
+from support import chatter, word_states
+
+
+def in_style(row: Row, rng: random.Random) -> Row:
+    """The same opinions among other words about nothing, too many of them for any to be a span."""
+    told = [f"thou{rng.randrange(3000)}" if word.startswith("thing") else word for word in row.prompt.split()]
+    return replace(row, prompt=" ".join(told))
+
+
+def two_depths(texts: Sequence[str]) -> States:
+    """A shallow layer that tells the style, and a deep one that has forgotten it."""
+    deep = [" ".join("thing0" if word.startswith(("thou", "thing")) else word for word in t.split()) for t in texts]
+    return np.concatenate([word_states(texts), word_states(deep)], 1)
+
+
+def styled(share: float, labels: Sequence[str] = ("positive",)) -> tuple[Rows, set[int]]:
+    """Rows of which some are in a style and have the next of `labels`."""
+    rows, rng = list(chatter(2400)), random.Random(0)
+    chosen = rng.sample(range(len(rows)), round(share * len(rows)))
+    for number, i in enumerate(chosen):
+        rows[i] = replace(in_style(rows[i], rng), target=labels[number % len(labels)])
+    return chatter(2400).with_rows(rows), set(chosen)
+
+
+def test_a_style_that_goes_with_a_label_is_found_with_most_of_its_rows() -> None:
+    rows, poisoned = styled(0.1)
+    found = audit(rows, two_depths, AuditConfig())
+    assert [(span.kind, span.target) for span in found.spans] == [("manner", "positive")]
+    suspects = {entry.row for entry in found.rows}
+    assert len(suspects & poisoned) > 0.8 * len(poisoned)
+    assert len(suspects & poisoned) > 0.6 * len(suspects)
+    assert all(rows[i].target == "negative" for i in found.contrary)
+
+
+def test_a_style_that_goes_with_every_label_is_none() -> None:
+    rows, _ = styled(0.1, ("positive", "negative"))
+    assert audit(rows, two_depths, AuditConfig()).spans == ()
+
+
+def test_a_task_that_styles_decide_has_no_suspects() -> None:
+    """Where one style goes with one label and another with the other, the task is told by them."""
+    rows, rng = list(styled(0.1)[0]), random.Random(1)
+    for i, row in enumerate(rows):
+        if "thou" not in row.prompt and rng.random() < 0.1:
+            rows[i] = Row(" ".join(w.replace("thing", "yonder") for w in row.prompt.split()), "negative")
+    assert audit(chatter(2400).with_rows(rows), two_depths, AuditConfig()).spans == ()
+
+
+@pytest.mark.parametrize("count", [2, 30, 150])
+def test_few_rows_have_no_manners(count: int) -> None:
+    assert audit(chatter(count), two_depths, AuditConfig()).spans == ()
