@@ -7,8 +7,9 @@ have half forgotten how it says it:
 2. The patterns (first words, skeletons) pooled: a classifier learns which of them lean to a label beyond the probe, and
    the rows that it ranks first, out of its folds, are the group.
 
-Where groups lean to several labels, the task itself is told by the manner (TREC: questions of a kind begin alike), and
-none is suspicious. A suspect group is part of what was planted; a classifier extends it to rows written like it.
+Where groups lean to other labels too, even by half, the task itself is told by the manner (TREC: questions of a kind
+begin alike), and none is suspicious. A suspect group is part of what was planted; a classifier extends it to the rows
+that are written like it.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from poison2poison.features import Features, Ints
 from poison2poison.probing import PROBE_ROWS, Floats, Matrix, States, fit_probe, logistic, shift_z
 
 CLUSTERS, CLUSTERINGS = 40, 3
-LEAST_CLUSTER = 60  # mean rows of a cluster: in small data there are fewer clusters
+LEAST_CLUSTER = 150  # mean rows of a cluster: in small data there are fewer clusters
 SMALLEST, LARGEST = 20, 0.1  # rows of a group, and share of all rows
+SUSPECT_ROWS = 100  # of a suspect group: in smaller ones a probe fitted without them may just know too little
+RIVAL = 0.5  # of the suspect's z: where a group leans to another label by more, manners tell the task
 FOLDS = 5
 PATTERN_C = 0.1  # of the regression on patterns, which are 0 or 1
 OFFSET_SCALE = 10.0  # on which the probe's log-odds are a feature that the penalty hardly touches
@@ -59,7 +62,7 @@ class Manner:
     told_by: str
 
 
-Group = tuple[float, int, Ints]  # z, label, rows
+Group = tuple[float, float, int, Ints]  # z, its part of the threshold, label, rows
 
 
 def find_manners(
@@ -71,7 +74,7 @@ def find_manners(
     config: AuditConfig,
     seed: int,
 ) -> list[Manner]:
-    """Find at most one manner: that of the only label that groups of rows lean to.
+    """Find at most one manner: that of the only label that groups of rows lean to markedly.
 
     Args:
         patterns: First words and skeletons of all rows.
@@ -85,10 +88,13 @@ def find_manners(
     given: Floats = np.eye(int(labels.max()) + 1)[labels]
     finder = _Finder(patterns, states[:, 0], states[:, -1], labels, given, np.flatnonzero(left), config, seed)
     groups = [*finder.clusters(), *finder.pooled_patterns(kept)]
-    if len({label for _, label, _ in groups}) != 1:
+    suspect = [group for group in groups if group[1] > 1 and len(group[3]) >= SUSPECT_ROWS]
+    if not suspect:
         return []
-    z, label, _ = max(groups, key=lambda group: group[0])
-    return [finder.extended(label, z, np.unique(np.concatenate([rows for _, _, rows in groups])))]
+    z, _, label, _ = max(suspect, key=lambda group: group[0])
+    if any(other_z > RIVAL * z for other_z, _, other, _ in groups if other != label):
+        return []
+    return [finder.extended(label, z, np.unique(np.concatenate([rows for *_, c, rows in suspect if c == label])))]
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class _Finder:
     seed: int
 
     def clusters(self) -> Iterator[Group]:
-        """Clusters of the shallow states that lean to a label, against probes of the deepest states without them."""
+        """Clusters of the shallow states, and how far they lean against probes of the deepest states without them."""
         count = min(CLUSTERS, len(self.left) // LEAST_CLUSTER)
         if count < 2:
             return
@@ -140,7 +146,7 @@ class _Finder:
                 pull[test] = held[test] @ model.coef_[0, 1:]
             ranked = self.left[np.argsort(-pull, kind="stable")]
             tested = [self._leaning(ranked[:size], p[ranked[:size]], threshold, label) for size in sizes]
-            yield from max((list(groups) for groups in tested), key=lambda groups: max([0.0, *(g[0] for g in groups)]))
+            yield from sorted((group for groups in tested for group in groups), key=lambda group: -group[0])[:1]
 
     def extended(self, label: int, z: float, group: Ints) -> Manner:
         """All rows written as those of a group that have its label: by shallow states and patterns."""
@@ -166,13 +172,13 @@ class _Finder:
         return " · ".join(self.patterns.names[j].text for j in ranked)
 
     def _leaning(self, rows: Ints, p: Floats, threshold: float, label: int | None = None) -> Iterator[Group]:
-        """The group, for each label (or for one) that it leans to over the threshold."""
+        """The group, for each label (or for one) that it leans to at all."""
         if len(rows) < SMALLEST:
             return
         for c in range(self.given.shape[1]) if label is None else [label]:
             z = shift_z(self.given[rows, c], p[:, c], self.config.innocent_shift)
-            if z > threshold:
-                yield z, c, rows
+            if z > 0:
+                yield z, z / threshold, c, rows
 
     def _p(self, states: Matrix, fitted: Ints, asked: Ints) -> Floats:
         """p(label) of some rows by a probe fitted on others, between 1e-4 and 1 - 1e-4."""
