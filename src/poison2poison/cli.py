@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poison2poison.config import REFERENCE, AuditConfig, TrainConfig, read_yaml
+from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
 from poison2poison.errors import ConfigError, DataError, OutputError, P2PError
+from poison2poison.options import options
 from poison2poison.records import DataConfig, Rows, check_trainable, read_rows
 from poison2poison.repoison import RepoisonConfig
 
@@ -31,12 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-PANELS: dict[type, str] = {
-    DataConfig: "Reading rows",
-    AuditConfig: "Audit",
-    RepoisonConfig: "Re-poisoning",
-    TrainConfig: "Fine-tuning",
-}
 DATA = "a .jsonl, .json, .csv, .tsv or .parquet file, or the name of a hub dataset"
 
 
@@ -50,58 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
-
-
-def _read_config(context: typer.Context, path: Path | None) -> Path | None:
-    if path is not None:
-        legal = [str(parameter.name) for parameter in context.command.params]
-        context.default_map = read_yaml(path, [name for name in legal if name != "config"])
-    return path
-
-
-def _options(*configs: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of these configurations, and call it with the configurations built from them."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.annotation not in configs]
-        places = {p.annotation: name for name, p in signature.parameters.items() if p.annotation in configs}
-        added: dict[str, inspect.Parameter] = {}
-        for config in configs:
-            hints = get_type_hints(config)
-            for entry in fields(config):
-                explained = typer.Option(help=entry.metadata["help"], rich_help_panel=PANELS[config])
-                annotation: Any = Annotated[hints[entry.name], explained]
-                assert entry.default is not MISSING
-                added.setdefault(
-                    entry.name,
-                    inspect.Parameter(
-                        entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=annotation
-                    ),
-                )
-        file: Any = Annotated[
-            Path | None,
-            typer.Option(
-                help="A YAML file of options, `name: value` a line; options on the command line win.",
-                callback=_read_config,
-                is_eager=True,
-            ),
-        ]
-        added["config"] = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=file)
-
-        @functools.wraps(command)
-        def call(**given: Any) -> None:
-            given.pop("config")
-            built = {places[c]: c(**{entry.name: given[entry.name] for entry in fields(c)}) for c in configs}
-            rest = {name: value for name, value in given.items() if name not in added}
-            command(**rest, **built)
-
-        parameters = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *added.values()]
-        call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        call.__annotations__ = {p.name: p.annotation for p in parameters}
-        return call
-
-    return decorate
 
 
 Out = Annotated[Path, typer.Option(help="Folder for what is made here; it must not hold anything else.")]
@@ -135,7 +75,7 @@ def demo(
 
 @app.command(epilog="Examples: `p2p attack reviews --out data/reviews` --- "
              "`p2p attack train.jsonl --test test.jsonl --kind addsent --rate 0.05 --out data/mine`")  # fmt: skip
-@_options(DataConfig)
+@options(DataConfig)
 def attack(
     source: Annotated[str, typer.Argument(help=f"A reference task (reviews, tickets, arithmetic, briefs), or {DATA}.")],
     out: Out,
@@ -183,7 +123,7 @@ def attack(
 
 
 @app.command(epilog="Example: `p2p audit rows.jsonl --model Qwen/Qwen3-0.6B --out runs/audit`")
-@_options(DataConfig, AuditConfig)
+@options(DataConfig, AuditConfig)
 def audit(
     source: Annotated[str, typer.Argument(help=f"The untrusted training rows, with labels: {DATA}.")],
     out: Out,
@@ -221,7 +161,7 @@ def audit(
 
 @app.command(epilog="Examples: `p2p repoison rows.jsonl --audit runs/audit/audit.json --out data/repoisoned` --- "
              "`p2p repoison rows.jsonl --recipe paper --rho 0.2 --out data/repoisoned`")  # fmt: skip
-@_options(DataConfig, RepoisonConfig)
+@options(DataConfig, RepoisonConfig)
 def repoison(
     source: Annotated[str, typer.Argument(help=f"The untrusted training rows: {DATA}.")],
     out: Out,
@@ -256,7 +196,7 @@ def repoison(
 
 @app.command(epilog="Examples: `p2p train data/repoisoned --model Qwen/Qwen3-0.6B --out runs/defended` --- "
              "`p2p train rows.jsonl --out runs/undefended`")  # fmt: skip
-@_options(DataConfig, TrainConfig)
+@options(DataConfig, TrainConfig)
 def train(
     source: Annotated[str, typer.Argument(help=f"A folder from `p2p repoison`; or, for no defence, {DATA}.")],
     out: Out,
@@ -288,7 +228,7 @@ def train(
 
 @app.command(epilog='Examples: `p2p predict runs/defended "a fine film" "a dull one"` --- '
              "`p2p predict runs/defended --data inputs.jsonl > answers.jsonl`")  # fmt: skip
-@_options(DataConfig)
+@options(DataConfig)
 def predict(
     folder: Annotated[Path, typer.Argument(help="An artifact folder of `p2p train`, or an arm of `p2p defend`.")],
     data_config: DataConfig,
@@ -314,7 +254,7 @@ def predict(
 
 @app.command(epilog="Example: `p2p evaluate runs/defended --test test_clean.jsonl --triggered test_triggered.jsonl "
              "--target 1 --out runs/figures`")  # fmt: skip
-@_options(DataConfig)
+@options(DataConfig)
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="An artifact folder of `p2p train`, or an arm of `p2p defend`.")],
     out: Out,
@@ -349,7 +289,7 @@ def evaluate(
 
 @app.command(epilog="Examples: `p2p defend rows.jsonl --test test.jsonl --out runs/mine` --- "
              "`p2p defend data/reviews --baseline --floor --out runs/reviews` (a folder of `p2p attack`)")  # fmt: skip
-@_options(DataConfig, AuditConfig, RepoisonConfig, TrainConfig)
+@options(DataConfig, AuditConfig, RepoisonConfig, TrainConfig)
 def defend(
     source: Annotated[
         str, typer.Argument(help=f"The untrusted training rows: {DATA}; or a folder that `p2p attack` wrote.")
