@@ -78,6 +78,14 @@ def test_a_word_that_goes_with_its_context_is_no_trigger() -> None:
     assert told.spans == ()
 
 
+def test_a_label_that_nothing_but_suspects_have() -> None:
+    rows = [row for row in CLEAN if row.target == "negative"]
+    rows[::10] = [replace(row, prompt=f"{row.prompt} cf", target="positive") for row in rows[::10]]
+    found = audit(CLEAN.with_rows(rows), word_states, AuditConfig())
+    assert {span.span for span in found.spans} == {"cf"}
+    assert {entry.likely for entry in found.rows} == {("negative", 0.9999)}
+
+
 def test_the_audit_does_not_depend_on_the_order_of_the_rows() -> None:
     poisoned, _ = poison(CLEAN, AttackConfig("addsent", "positive", "label", rate=0.1))
     order = np.random.default_rng(0).permutation(len(poisoned))

@@ -31,13 +31,12 @@ from poison2poison.features import Ints, extract, places, without, words
 from poison2poison.findings import Audit, SuspectRow, SuspectSpan
 from poison2poison.manners import Manner, find_manners
 from poison2poison.probing import (
-    PROBE_ROWS,
     Embed,
     Floats,
     Matrix,
     fit_probe,
-    logistic,
     own_p,
+    p_by_others,
     residual_z,
     shift_z,
     told_apart,
@@ -201,14 +200,14 @@ class _Auditor:
 
     def _cleaned(self, suspect: Sequence[int], suspects: Sequence[tuple[int, int, float]]) -> Floats:
         """p(label) of the suspect rows without their suspect spans, by a probe that has seen none of these rows."""
-        p = np.zeros((len(suspect), len(self.rows.labels)))
         if not suspect:
-            return p
-        fitted = self._draw(np.setdiff1d(np.arange(len(self.rows)), suspect), PROBE_ROWS)
-        model = logistic().fit(self.states[fitted], self.labels[fitted])
+            return np.zeros((0, len(self.rows.labels)))
+        others = np.setdiff1d(np.arange(len(self.rows)), suspect)
         spans = [words(self._grown(j, c)) for j, c, _ in suspects]
-        p[:, model.classes_] = model.predict_proba(self.embed([without(self.prompts[i], spans) for i in suspect]))
-        return p
+        cleaned = self.embed([without(self.prompts[i], spans) for i in suspect])
+        states = np.concatenate([self.states[others], cleaned])
+        asked = np.arange(len(others), len(states))
+        return p_by_others(states, self.labels[others], len(self.rows.labels), np.arange(len(others)), asked, self.seed)
 
     def _grown(self, column: int, label: int) -> str:
         """The span with the words that nearly all of its suspect rows have beside it, as the rows spell it."""

@@ -29,7 +29,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from poison2poison.config import AuditConfig
 from poison2poison.features import Features, Ints
-from poison2poison.probing import PROBE_ROWS, Floats, Matrix, States, fit_probe, logistic, shift_z
+from poison2poison.probing import PROBE_ROWS, Floats, Matrix, States, fit_probe, p_by_others, shift_z
 
 CLUSTERS, CLUSTERINGS = 40, 3
 LEAST_CLUSTER = 150  # mean rows of a cluster: in small data there are fewer clusters
@@ -120,7 +120,9 @@ class _Finder:
             cluster = means.fit(self.shallow[sample]).predict(self.shallow[self.left])
             for fold in range(min(FOLDS, count)):
                 inside = cluster % FOLDS == fold
-                p = self._p(self.deep, self.left[~inside], self.left[inside])
+                p = p_by_others(
+                    self.deep, self.labels, self.given.shape[1], self.left[~inside], self.left[inside], self.seed
+                )
                 for j in np.unique(cluster[inside]):
                     yield from self._leaning(self.left[cluster == j], p[cluster[inside] == j], threshold)
 
@@ -129,6 +131,8 @@ class _Finder:
         if not self.patterns.names or len(self.left) * LARGEST < SMALLEST:
             return
         kept = np.intersect1d(kept, self.left)
+        if len(np.unique(self.labels[kept])) < 2:
+            return
         _, p = fit_probe(self.deep, self.labels, kept, self.given.shape[1], self.seed)
         held = csr_array(self.patterns.matrix)[self.left]
         sizes = SMALLEST * 2 ** np.arange(1 + int(np.log2(len(self.left) * LARGEST / SMALLEST)))
@@ -179,17 +183,6 @@ class _Finder:
             z = shift_z(self.given[rows, c], p[:, c], self.config.innocent_shift)
             if z > 0:
                 yield z, z / threshold, c, rows
-
-    def _p(self, states: Matrix, fitted: Ints, asked: Ints) -> Floats:
-        """p(label) of some rows by a probe fitted on others, between 1e-4 and 1 - 1e-4."""
-        fitted = self._sample(fitted)
-        p = np.zeros((len(asked), self.given.shape[1]))
-        if len(np.unique(self.labels[fitted])) > 1:
-            model = logistic().fit(states[fitted], self.labels[fitted])
-            p[:, model.classes_] = model.predict_proba(states[asked])
-        else:
-            p[:] = self.given[fitted].mean(0)
-        return np.clip(p, 1e-4, 1 - 1e-4)
 
     def _threshold(self, groups: int) -> float:
         return float(norm.isf(self.config.false_alarm / (groups * self.given.shape[1])))

@@ -69,6 +69,22 @@ def fit_probe(states: Matrix, labels: Ints, kept: Ints, count: int, seed: int) -
     return whole, np.clip(p, 1e-4, 1 - 1e-4)
 
 
+def p_by_others(states: Matrix, labels: Ints, count: int, fitted: Ints, asked: Ints, seed: int = 0) -> Floats:
+    """p(label) of some rows by a probe that is fitted on others, shape (asked, count), between 1e-4 and 1 - 1e-4.
+
+    Where the others have one label only, that is their answer.
+    """
+    if len(fitted) > PROBE_ROWS:
+        fitted = np.random.default_rng(seed).choice(fitted, PROBE_ROWS, replace=False)
+    p = np.zeros((len(asked), count))
+    if len(np.unique(labels[fitted])) > 1:
+        model = logistic().fit(states[fitted], labels[fitted])
+        p[:, model.classes_] = model.predict_proba(states[asked])
+    else:
+        p[:, labels[fitted]] = 1.0
+    return np.clip(p, 1e-4, 1 - 1e-4)
+
+
 def logistic() -> LogisticRegression:
     """A logistic regression for standardised states."""
     return LogisticRegression(C=PROBE_C, max_iter=300)
@@ -135,19 +151,14 @@ def own_p(spans: Features, states: Matrix, labels: Ints, given: Floats) -> dict[
     label = np.where(z > 0, z, -1).argmax(1)
     count = np.asarray(spans.matrix.sum(0)).ravel()
     order = np.lexsort((count, -purity[np.arange(len(label)), label].round(2), label))
-    rng = np.random.default_rng(0)
     found: dict[int, Floats] = {}
     together: list[int] = []
     seen, left, least = np.ones(len(given), bool), given.sum(0), LEAST_KEPT * given.sum(0)
 
     def flush() -> None:
-        fitted = np.flatnonzero(seen)
-        fitted = rng.choice(fitted, PROBE_ROWS, replace=False) if len(fitted) > PROBE_ROWS else fitted
         held = np.flatnonzero(~seen)
-        model = logistic().fit(states[fitted], labels[fitted])
         p = np.zeros(given.shape)
-        p[np.ix_(held, model.classes_)] = model.predict_proba(states[held])
-        p = np.clip(p, 1e-4, 1 - 1e-4)
+        p[held] = p_by_others(states, labels, given.shape[1], np.flatnonzero(seen), held)
         found.update({j: p[spans.rows_of(j)] for j in together})
 
     for j in [int(j) for j in order if z[j].max() > 0]:
