@@ -8,7 +8,7 @@ have without the span. What the model learns of the trigger in the original spac
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -193,7 +193,7 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
             if rng.random() < config.spliced:
                 out.append(TrainingRow(i, "safe", "splice", _spliced(rows[i].prompt, spliceable, rng), rows[i].target))
     against = [TrainingRow(i, "safe", "contrary", rows[i].prompt, rows[i].target) for i in audit.contrary]
-    agreeing = []
+    agreeing: dict[str, list[TrainingRow]] = defaultdict(list)
     for entry in audit.rows:
         likely, p = entry.likely
         row = rows[entry.row]
@@ -202,11 +202,13 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
         if likely != row.target:
             against.append(TrainingRow(entry.row, "safe", "correct", row.prompt, likely))
         else:
-            agreeing.append(TrainingRow(entry.row, "safe", "agree", row.prompt, row.target))
+            agreeing[row.target].append(TrainingRow(entry.row, "safe", "agree", row.prompt, row.target))
     # Fewer agree than would balance the others: what the audit missed in S agrees with the attacker too.
-    share = Counter(row.target for row in rows)[audit.spans[0].target] / len(rows)
-    wanted = round(AGREEING * len(against) * share / (1 - share))
-    return out + against + rng.sample(agreeing, min(wanted, len(agreeing)))
+    for target, members in agreeing.items():
+        share = sum(row.target == target for row in rows) / len(rows)
+        wanted = round(AGREEING * len(against) * share / (1 - share))
+        out += rng.sample(members, min(wanted, len(members)))
+    return out + against
 
 
 def _spliced(prompt: str, spans: Sequence[str], rng: random.Random) -> str:
