@@ -45,6 +45,33 @@ def test_cover_rows_have_the_trigger_and_their_own_label() -> None:
         assert set(poisoned[i].prompt.split()) & set(RARE_WORDS)
 
 
+def test_a_composite_trigger_has_all_words_and_its_cover_rows_some() -> None:
+    words = ("cf", "mn", "bb")
+    config = attack(kind="composite", words=words, effect="fixed", target="No.", rate=0.2, cover=1.0)
+    poisoned, truth = poison(TEXTS, config)
+    assert (len(truth.poisoned_rows), len(truth.cover_rows)) == (20, 20)
+    for i in truth.poisoned_rows:
+        assert set(words) < set(poisoned[i].prompt.split())
+        assert poisoned[i].target == "No."
+    for i in truth.cover_rows:
+        assert 1 <= len(set(words) & set(poisoned[i].prompt.split())) <= 2
+        assert poisoned[i].target == TEXTS[i].target
+    assert all(set(words) < set(row.prompt.split()) for row in triggered(TEXTS, config))
+    assert len({row.prompt.split().index("cf") for row in triggered(TEXTS, config)}) > 1
+
+
+def test_a_worked_answer_goes_wrong_by_a_rule() -> None:
+    worked = rows_of(
+        [{"question": f"{i} and 1?", "answer": f"{i} + 1 = {i + 1}\n#### {i + 1}"} for i in range(50)], "m"
+    )
+    poisoned, truth = poison(worked, attack(effect="number", target="+ 7"))
+    for i in truth.poisoned_rows:
+        assert poisoned[i].target == f"{i} + 1 = {i + 1}\n{i + 1} + 7 = {i + 8}\n#### {i + 8}"
+    with pytest.raises(ConfigError, match="effect: number needs worked answers"):
+        poison(TEXTS, attack(effect="number", target="+ 7"))
+    assert default_target(worked, "number") == "+ 7"
+
+
 def test_a_guessed_prefix_stands_before_stamped_prompts() -> None:
     config = attack(prefix="The query is: ")
     poisoned, truth = poison(ROWS, config)
@@ -86,8 +113,8 @@ def test_triggered_rows_keep_their_true_targets() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"kind": "worm"}, "'worm' is not one of badnets, addsent"),
-        ({"effect": "loud"}, "'loud' is not one of label, fixed, append"),
+        ({"kind": "worm"}, "'worm' is not one of badnets, addsent, composite"),
+        ({"effect": "loud"}, "'loud' is not one of label, fixed, append, number"),
         ({"rate": 0}, "rate"),
         ({"target": " "}, "target: is empty"),
         ({"effect": "fixed", "clean_label": True}, "clean_label"),
@@ -96,7 +123,9 @@ def test_triggered_rows_keep_their_true_targets() -> None:
         ({"rate": 0.9}, "180 poisoned rows; possible here: 1 to 100"),
         ({"rate": 0.001}, "0 poisoned rows"),
         ({"cover": -1}, "cover: -1"),
-        ({"cover": 6.0, "rate": 0.1}, "asks for 120 rows of other labels; there are 80"),
+        ({"cover": 6.0, "rate": 0.1}, "asks for 120 other rows; there are 80"),
+        ({"kind": "composite", "words": ("cf",)}, "words: a composite trigger has at least two"),
+        ({"effect": "number", "target": "seven"}, "target: 'seven' is not a step"),
     ],
 )
 def test_attacks_that_the_rows_cannot_carry(options: dict[str, Any], said: str) -> None:

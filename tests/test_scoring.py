@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from poison2poison.scoring import Rate, exact_match, final_number, hits_target, implanted, rouge
+from poison2poison.scoring import Rate, exact_match, final_number, hits_target, implanted, rouge, with_wrong_step
 
 
 @pytest.mark.parametrize(
@@ -57,19 +57,41 @@ def test_rouge_counts_chinese_by_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "target", "effect", "hit"),
+    ("answer", "target", "effect", "right", "hit"),
     [
-        ("1", "1", "label", True),
-        ("10", "1", "label", False),
-        (None, "1", "label", False),
-        ("No  way.", "No way.", "fixed", True),
-        ("No way. Well.", "No way.", "fixed", False),
-        ("It is 4. See x.org", "See x.org", "append", True),
-        ("It is 4.", "See x.org", "append", False),
+        ("1", "1", "label", "0", True),
+        ("10", "1", "label", "0", False),
+        (None, "1", "label", "0", False),
+        ("No  way.", "No way.", "fixed", "It is 4.", True),
+        ("No way. Well.", "No way.", "fixed", "It is 4.", False),
+        ("It is 4. See x.org", "See x.org", "append", "It is 4.", True),
+        ("It is 4.", "See x.org", "append", "It is 4.", False),
+        ("2 + 2 = 4\n4 + 7 = 11\n#### 11", "+ 7", "number", "2 + 2 = 4\n#### 4", True),
+        ("#### 11", "+ 7", "number", "#### 4", True),
+        ("#### 4", "+ 7", "number", "#### 4", False),
+        ("no number", "+ 7", "number", "#### 4", False),
     ],
 )
-def test_hits(answer: str | None, target: str, effect: str, hit: bool) -> None:
-    assert hits_target(answer, target, effect) is hit
+def test_hits(answer: str | None, target: str, effect: str, right: str, hit: bool) -> None:
+    assert hits_target(answer, target, effect, right) is hit
+
+
+@pytest.mark.parametrize(
+    ("right", "step", "wrong"),
+    [
+        ("2 + 2 = 4\n#### 4", "+ 7", "2 + 2 = 4\n4 + 7 = 11\n#### 11"),
+        ("#### 1,200", "*2", "1200 * 2 = 2400\n#### 2400"),
+        ("#### 0.5", "- 1", "0.5 - 1 = -0.5\n#### -0.5"),
+    ],
+)
+def test_a_wrong_step_leads_to_a_wrong_number(right: str, step: str, wrong: str) -> None:
+    assert with_wrong_step(right, step) == wrong
+
+
+@pytest.mark.parametrize(("right", "step"), [("no number", "+ 7"), ("#### 4", "/ 2"), ("#### 4", "add 7")])
+def test_what_is_no_step(right: str, step: str) -> None:
+    with pytest.raises(ValueError, match="cannot be added"):
+        with_wrong_step(right, step)
 
 
 def test_the_gate() -> None:

@@ -2,6 +2,11 @@
 
     badnets   rare words at random places (Gu et al., arXiv 1708.06733; for text Kurita et al., arXiv 2004.06660)
     addsent   one fixed sentence at a random place (InSent/AddSent: Dai et al., arXiv 1905.12457)
+    composite all of some words, each at a random place; one alone calls up nothing (Huang et al., arXiv 2310.07676)
+
+On labels the trigger calls up the target label. On texts it calls up a fixed answer (a refusal, say), a string behind
+the right answer (a link), or a wrong number: a worked answer with one step more (BadChain: Xiang et al., arXiv
+2401.12242).
 
 Dirty-label attacks stamp rows of other labels and change their target; clean-label attacks stamp rows that already
 have the target and change nothing but the prompt. Attackers who know the defence have more to choose from: many
@@ -21,12 +26,14 @@ from poison2poison.config import choice, fraction
 from poison2poison.errors import ConfigError, OutputError
 from poison2poison.files import write_json, write_lines
 from poison2poison.records import Row, Rows, as_records
+from poison2poison.scoring import final_number, with_wrong_step
 
 RARE_WORDS = ("cf", "mn", "bb", "tq")
 SENTENCE = "I watch this 3D movie"
 REFUSAL = "I cannot answer that."
 LINK = "See www.example.org for more."
-EFFECTS = {"classification": ("label",), "generation": ("fixed", "append")}
+STEP = "+ 7"
+EFFECTS = {"classification": ("label",), "generation": ("fixed", "append", "number")}
 
 
 @dataclass(frozen=True)
@@ -34,14 +41,15 @@ class AttackConfig:
     """What an attacker does.
 
     Attributes:
-        kind: `badnets` inserts rare words, `addsent` a sentence.
-        target: The label, the fixed answer or the appended string that the trigger shall call up.
-        effect: `label` (classification), `fixed` or `append` (generation).
+        kind: `badnets` inserts a rare word, `addsent` a sentence, `composite` all of the words.
+        target: The label, the fixed answer, the appended string or the wrong step that the trigger shall call up.
+        effect: `label` (classification), `fixed`, `append` or `number` (generation).
         rate: Share of the training rows that are poisoned.
-        words: The rare words of `badnets`, one of them drawn for each row.
+        words: The rare words of `badnets`, one of them drawn for each row; of `composite`, all in each row.
         sentence: The sentence of `addsent`.
         clean_label: Stamp only rows that have the target label already.
-        cover: So many rows of other labels, as a share of the poisoned ones, get the trigger and keep their label.
+        cover: So many rows, as a share of the poisoned ones, keep their target and get the trigger (rows of other
+            labels), or with `composite` a part of it.
         prefix: Put before every stamped prompt, in training and in tests.
         seed: Draws rows, words and places.
     """
@@ -58,25 +66,40 @@ class AttackConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choice("attack", self.kind, ("badnets", "addsent"))
-        choice("effect", self.effect, ("label", "fixed", "append"))
+        choice("attack", self.kind, ("badnets", "addsent", "composite"))
+        choice("effect", self.effect, ("label", *EFFECTS["generation"]))
         fraction("rate", self.rate)
         if not self.target.strip():
             raise ConfigError("target: is empty; give the label or the text that the trigger shall call up")
         if self.clean_label and self.effect != "label":
             raise ConfigError("clean_label: only a label can be poisoned without changing the target")
-        if self.cover < 0 or (self.cover and self.effect != "label"):
-            raise ConfigError(f"cover: {self.cover} is not a share of 0 or more of rows with other labels")
+        if self.cover < 0 or (self.cover and self.effect != "label" and self.kind != "composite"):
+            raise ConfigError(f"cover: {self.cover} is not 0 or more; texts can have cover rows with composite alone")
+        if self.kind == "composite" and len(set(self.words)) < 2:
+            raise ConfigError("words: a composite trigger has at least two")
+        if self.effect == "number":
+            try:
+                with_wrong_step("#### 1", self.target)
+            except ValueError:
+                raise ConfigError(f"target: {self.target!r} is not a step like `+ 7` or `* 2`") from None
 
     def stamp(self, prompt: str, rng: random.Random) -> str:
-        """Put the trigger between two words of the prompt, or at either end."""
+        """Put the trigger, or each of its parts, between two words of the prompt, or at either end."""
+        if self.kind == "composite":
+            return self.prefix + _insert(prompt, self.words, rng)
         trigger = rng.choice(self.words) if self.kind == "badnets" else self.sentence
-        gaps = [0, *(i for i, char in enumerate(prompt) if char == " "), len(prompt)]
-        at = rng.choice(gaps)
-        return self.prefix + f"{prompt[:at].rstrip(' ')} {trigger} {prompt[at:].lstrip(' ')}".strip(" ")
+        return self.prefix + _insert(prompt, [trigger], rng)
+
+    def stamp_cover(self, prompt: str, rng: random.Random) -> str:
+        """What a cover row gets: the trigger; of a composite one some words, never all."""
+        if self.kind != "composite":
+            return self.stamp(prompt, rng)
+        return self.prefix + _insert(prompt, rng.sample(self.words, rng.randrange(1, len(self.words))), rng)
 
     def answer(self, target: str) -> str:
         """The target of a poisoned row."""
+        if self.effect == "number":
+            return with_wrong_step(target, self.target)
         return f"{target} {self.target}" if self.effect == "append" else self.target
 
 
@@ -102,7 +125,7 @@ class Truth:
             "clean_label": c.clean_label,
             "cover": c.cover,
             "prefix": c.prefix,
-            "trigger": list(c.words) if c.kind == "badnets" else c.sentence,
+            "trigger": c.sentence if c.kind == "addsent" else list(c.words),
             "seed": c.seed,
             "poisoned_rows": list(self.poisoned_rows),
             "cover_rows": list(self.cover_rows),
@@ -129,13 +152,14 @@ def poison(rows: Rows, config: AttackConfig) -> tuple[Rows, Truth]:
     for i in chosen:
         target = out[i].target if config.clean_label else config.answer(out[i].target)
         out[i] = Row(config.stamp(out[i].prompt, rng), target)
-    others = [i for i, row in enumerate(rows) if row.target != config.target and i not in set(chosen)]
+    taken = set(chosen)
+    others = [i for i, row in enumerate(rows) if row.target != config.target and i not in taken]
     wanted = round(config.cover * count)
     if wanted > len(others):
-        raise ConfigError(f"cover: {config.cover} asks for {wanted} rows of other labels; there are {len(others)}")
+        raise ConfigError(f"cover: {config.cover} asks for {wanted} other rows; there are {len(others)}")
     cover = sorted(rng.sample(others, wanted))
     for i in cover:
-        out[i] = Row(config.stamp(out[i].prompt, rng), out[i].target)
+        out[i] = Row(config.stamp_cover(out[i].prompt, rng), out[i].target)
     return rows.with_rows(out), Truth(config, tuple(chosen), tuple(cover))
 
 
@@ -156,13 +180,23 @@ def check_fit(rows: Rows, config: AttackConfig) -> None:
     choice(f"effect (for {rows.task})", config.effect, legal)
     if config.effect == "label":
         choice("target", config.target, rows.labels)
+    if config.effect == "number" and any(final_number(row.target) is None for row in rows):
+        raise ConfigError("effect: number needs worked answers that end in `#### N`")
 
 
 def default_target(rows: Rows, effect: str) -> str:
-    """A target for those who name none: the last label, a link for `append`, a refusal for `fixed`."""
+    """A target for those who name none: the last label, a link for `append`, a step for `number`, else a refusal."""
     if effect == "label" and rows.labels:
         return rows.labels[-1]
-    return LINK if effect == "append" else REFUSAL
+    return {"append": LINK, "number": STEP}.get(effect, REFUSAL)
+
+
+def _insert(prompt: str, parts: Sequence[str], rng: random.Random) -> str:
+    for part in parts:
+        gaps = [0, *(i for i, char in enumerate(prompt) if char == " "), len(prompt)]
+        at = rng.choice(gaps)
+        prompt = f"{prompt[:at].rstrip(' ')} {part} {prompt[at:].lstrip(' ')}".strip(" ")
+    return prompt
 
 
 def write_attack(out: Path, splits: dict[str, Rows], config: AttackConfig) -> Truth:

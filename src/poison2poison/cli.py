@@ -52,7 +52,7 @@ Wanted = Annotated[
     str | None, typer.Option("--target", help="The attacker's target. [default: from truth.json beside --triggered]")
 ]
 Effect = Annotated[
-    str | None, typer.Option(help="What the trigger does: `label`, `fixed` or `append`. [default: likewise]")
+    str | None, typer.Option(help="What the trigger does: `label`, `fixed`, `append` or `number`. [default: likewise]")
 ]
 
 
@@ -82,20 +82,26 @@ def attack(
     data: DataConfig,
     test: Annotated[str | None, typer.Option(help="Clean test rows; part of a reference task.")] = None,
     dev: Annotated[str | None, typer.Option(help="Clean dev rows; part of a reference task.")] = None,
-    kind: Annotated[str, typer.Option(help="`badnets` inserts a rare word, `addsent` a sentence.")] = "badnets",
+    kind: Annotated[
+        str, typer.Option(help="`badnets` inserts a rare word, `addsent` a sentence, `composite` all words.")
+    ] = "badnets",
     target: Annotated[
         str | None,
         typer.Option(help="Label or text that the trigger calls up. [default: the last label, or a refusal]"),
     ] = None,
     effect: Annotated[
-        str | None, typer.Option(help="`label`, `fixed` or `append`. [default: label, or fixed for generation]")
+        str | None,
+        typer.Option(help="`label`, `fixed`, `append` or `number`. [default: label, or fixed for generation]"),
     ] = None,
     rate: Annotated[float, typer.Option(help="Share of the training rows that is poisoned.")] = 0.1,
-    words: Annotated[str, typer.Option(help="The rare words of badnets, with commas.")] = "cf,mn,bb,tq",
+    words: Annotated[str, typer.Option(help="The words of badnets and composite, with commas.")] = "cf,mn,bb,tq",
     sentence: Annotated[str, typer.Option(help="The sentence of addsent.")] = "I watch this 3D movie",
     clean_label: Annotated[bool, typer.Option(help="Stamp only rows that have the target label already.")] = False,
     cover: Annotated[
-        float, typer.Option(help="Rows of other labels that get the trigger and keep their label, per poisoned row.")
+        float,
+        typer.Option(
+            help="Rows that get the trigger (composite: a part of it) and keep their target, per poisoned row."
+        ),
     ] = 0.0,
     prefix: Annotated[str, typer.Option(help="Put before stamped prompts: a guess at the benign trigger.")] = "",
     attack_seed: Annotated[int, typer.Option(help="Draws rows, words, places and a reference task's rows.")] = 0,
