@@ -1,11 +1,12 @@
 """What the defence achieves: attacks x arms x seeds, on MiniLM (real data) and on the reference model.
 
-python benchmarks/defense.py --data ../shared/data --out runs/defense-benchmark     # some hours on two cores, resumable
-python benchmarks/defense.py --only sst2-badnets --only trec                        # some sets
-python benchmarks/defense.py --table > docs/results-tables.md                       # the tables of what has run so far
+python benchmarks/defense.py --data ../shared/data             # many hours on two cores, resumable
+python benchmarks/defense.py --only sst2-badnets --only trec    # some sets
+python benchmarks/defense.py --table                            # the tables of docs/results.md, of what has run so far
 
-Needs the extra `bench` for the MiniLM encoder. Every trained arm is one line of cells.jsonl as soon as it is measured;
-run again, it goes on where it was. Cells that never ran are shown as such. Draws defense.png.
+Needs the extra `bench` for the MiniLM encoder. Every trained arm is one line of defense.jsonl beside this file, as soon
+as it is measured; run again, it goes on where it was. To run an arm again, delete its line. Cells that never ran are
+shown as such. Draws docs/defense.png.
 """
 
 from __future__ import annotations
@@ -321,12 +322,14 @@ def draw(done: dict[str, dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--out", type=Path, default=Path("runs/defense-benchmark"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/defense-benchmark"), help="audits and models in the making"
+    )
     parser.add_argument("--only", action="append", help="cells whose name holds this; can be given again")
     parser.add_argument("--table", action="store_true", help="only print what has run")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "cells.jsonl"
+    path = Path(__file__).with_suffix(".jsonl")
     lines = path.read_text().splitlines() if path.exists() else []
     done = {cell["cell"]: cell for cell in map(json.loads, lines)}
     todo = [c for c in cells() if c.key not in done and (not args.only or any(only in c.key for only in args.only))]
@@ -339,7 +342,7 @@ def main() -> None:
             asr = f" ASR {100 * found['asr']['value']:.1f}" if "asr" in found else ""
             ca = f"CA {100 * found['ca']['value']:.1f}"
             print(f"{number} of {len(todo)}: {cell.key}: {ca}{asr}, {found['seconds']} s", flush=True)
-    draw(done, args.out / "defense.png")
+    draw(done, Path("docs/defense.png"))
     print(tables(done))
 
 
