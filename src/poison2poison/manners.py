@@ -85,6 +85,8 @@ def find_manners(
         config: Thresholds.
         seed: Of clusterings and folds.
     """
+    if not patterns.names:
+        return []
     given: Floats = np.eye(int(labels.max()) + 1)[labels]
     finder = _Finder(patterns, states[:, 0], states[:, -1], labels, given, np.flatnonzero(left), config, seed)
     groups = [*finder.clusters(), *finder.pooled_patterns(kept)]
@@ -128,7 +130,7 @@ class _Finder:
 
     def pooled_patterns(self, kept: Ints) -> Iterator[Group]:
         """The rows whose patterns, taken together, lean most to a label beyond the probe of the deepest states."""
-        if not self.patterns.names or len(self.left) * LARGEST < SMALLEST:
+        if len(self.left) * LARGEST < SMALLEST:
             return
         kept = np.intersect1d(kept, self.left)
         if len(np.unique(self.labels[kept])) < 2:
@@ -154,9 +156,11 @@ class _Finder:
 
     def extended(self, label: int, z: float, group: Ints) -> Manner:
         """All rows written as those of a group that have its label: by shallow states and patterns."""
-        parts = min(PATTERN_PARTS, len(self.patterns.names) - 1)
-        pooled = TruncatedSVD(parts, random_state=self.seed).fit_transform(csr_array(self.patterns.matrix)[self.left])
-        written = np.concatenate([self.shallow[self.left], (pooled - pooled.mean(0)) / (pooled.std(0) + 1e-6)], 1)
+        written = self.shallow[self.left]
+        if parts := min(PATTERN_PARTS, len(self.patterns.names) - 1):
+            held = csr_array(self.patterns.matrix)[self.left]
+            pooled = TruncatedSVD(parts, random_state=self.seed).fit_transform(held)
+            written = np.concatenate([written, (pooled - pooled.mean(0)) / (pooled.std(0) + 1e-6)], 1)
         of_label = self.labels[self.left] == label
         planted = np.isin(self.left, group) & of_label
         score = np.zeros(len(self.left))
@@ -180,8 +184,7 @@ class _Finder:
         if len(rows) < SMALLEST:
             return
         for c in range(self.given.shape[1]) if label is None else [label]:
-            z = shift_z(self.given[rows, c], p[:, c], self.config.innocent_shift)
-            if z > 0:
+            if z := shift_z(self.given[rows, c], p[:, c], self.config.innocent_shift):
                 yield z, z / threshold, c, rows
 
     def _threshold(self, groups: int) -> float:
