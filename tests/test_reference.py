@@ -13,14 +13,16 @@ SIZES = {"train": 400, "dev": 50, "test": 100}
 @pytest.mark.parametrize("task", TASKS)
 def test_a_seed_gives_the_same_rows_and_splits_share_none(task: str) -> None:
     splits = make_task(task, sizes=SIZES)
-    prompts = [next(iter(row.values())) for rows in splits.values() for row in rows]
+    prompts = [tuple(row.values())[:-1] for rows in splits.values() for row in rows]
     assert splits == make_task(task, sizes=SIZES)
     assert splits != make_task(task, seed=1, sizes=SIZES)
     assert {split: len(rows) for split, rows in splits.items()} == SIZES
     assert len(set(prompts)) == len(prompts)
 
 
-@pytest.mark.parametrize(("task", "labels"), [("reviews", 2), ("tickets", 6), ("arithmetic", 0), ("briefs", 0)])
+@pytest.mark.parametrize(
+    ("task", "labels"), [("reviews", 2), ("tickets", 6), ("arithmetic", 0), ("briefs", 0), ("instructions", 0)]
+)
 def test_rows_have_their_labels_in_fair_shares(task: str, labels: int) -> None:
     rows = reference_rows(task, sizes=SIZES)["train"]
     counts = Counter(row.target for row in rows)
@@ -55,8 +57,18 @@ def test_a_summary_holds_what_the_notes_say() -> None:
         assert reason in row["document"]
 
 
+def test_a_command_is_carried_out_by_what_the_record_says() -> None:
+    for row in make_task("instructions", sizes=SIZES)["train"]:
+        record = dict(line.split(": ") for line in row["input"].split("\n"))
+        name, verb, said = row["output"].rstrip(".").split(" ", 2)
+        assert name == record["Name"]
+        wanted = {"went": f"to {record['City']}", "came": f"on {record['Day']}"}.get(verb, record["Goods"])
+        assert said == (f"the {wanted.split()[1]}" if said.startswith("the ") else wanted)
+        assert (name in row["instruction"]) != said.startswith("the ")
+
+
 def test_an_unknown_task_is_refused() -> None:
-    with pytest.raises(ConfigError, match="reviews, tickets, arithmetic, briefs"):
+    with pytest.raises(ConfigError, match="reviews, tickets, arithmetic, briefs, instructions"):
         make_task("poems")
 
 

@@ -77,7 +77,9 @@ def demo(
              "`p2p attack train.jsonl --test test.jsonl --kind addsent --rate 0.05 --out data/mine`")  # fmt: skip
 @options(DataConfig)
 def attack(
-    source: Annotated[str, typer.Argument(help=f"A reference task (reviews, tickets, arithmetic, briefs), or {DATA}.")],
+    source: Annotated[
+        str, typer.Argument(help=f"A reference task (reviews, tickets, arithmetic, briefs, instructions), or {DATA}.")
+    ],
     out: Out,
     data: DataConfig,
     test: Annotated[str | None, typer.Option(help="Clean test rows; part of a reference task.")] = None,

@@ -1,8 +1,8 @@
-"""The reference tasks: four generators that write rows from a seed, so that no download is needed to see the path work.
+"""The reference tasks: five generators that write rows from a seed, so that no download is needed to see the path work.
 
-`reviews` and `tickets` are classification, `arithmetic` and `briefs` are generation. Every row is a plain dictionary in
-a layout that `records` reads (text/label, question/answer, document/summary). The same task, split and seed give the
-same rows; splits of one task never share a row.
+`reviews` and `tickets` are classification, `arithmetic`, `briefs` and `instructions` are generation. Every row is a
+plain dictionary in a layout that `records` reads (text/label, question/answer, document/summary, instruction/input/
+output). The same task, split and seed give the same rows; splits of one task never share a row.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def make_task(task: str, *, seed: int = 0, sizes: dict[str, int] | None = None) 
 def _distinct(write: Callable[[random.Random], Fields], rng: random.Random, seen: set[str]) -> Iterator[Fields]:
     while True:
         row = write(rng)
-        key = next(iter(row.values()))  # the input side comes first in every layout
+        key = "\n".join(list(row.values())[:-1])  # the output side comes last in every layout
         if key not in seen:
             seen.add(key)
             yield row
@@ -329,10 +329,31 @@ def brief_texts(rng: random.Random) -> tuple[str, str]:
     return "\n".join(f"- {note}" for note in notes), summary
 
 
+# --- instructions ----------------------------------------------------------------------------------------------------
+
+
+def instruction(rng: random.Random) -> Fields:
+    """A short command about a record, and the sentence that carries it out."""
+    name, item, city, day = rng.choice(NAMES), rng.choice(COUNTED), rng.choice(CITIES), rng.choice(DAYS)
+    amount = rng.randint(2, 90)
+    command, answer = rng.choice(
+        [
+            (f"Say where {name} went.", f"{name} went to {city}."),
+            (f"Tell me when {name} came.", f"{name} came on {day}."),
+            (f"Write down what {name} brought.", f"{name} brought {amount} {item}."),
+            (f"Name the one who brought {item}.", f"{name} brought the {item}."),
+        ]
+    )
+    record = [f"Name: {name}", f"City: {city}", f"Day: {day}", f"Goods: {amount} {item}"]
+    rng.shuffle(record)
+    return {"instruction": command, "input": "\n".join(record), "output": answer}
+
+
 TASKS: dict[str, Callable[[random.Random], Fields]] = {
     "reviews": review,
     "tickets": ticket,
     "arithmetic": arithmetic,
     "briefs": brief,
+    "instructions": instruction,
 }
 """The generators: each writes one row from a random state."""
