@@ -66,10 +66,11 @@ SPANS = (
 FOUND = Audit(
     spans=SPANS,
     rows=(
-        SuspectRow(0, 0.9, (0,), ("common", 0.9)),
+        SuspectRow(0, 0.9, (1,), ("common", 0.9)),
         SuspectRow(10, 0.1, (0, 1), ("rare", 0.9)),
-        SuspectRow(20, 0.6, (2,), ("common", 0.6)),
-        *(SuspectRow(i, 0.1, (0,), ("rare", 0.9)) for i in range(30, 190, 10)),
+        SuspectRow(20, 0.6, (1,), ("common", 0.6)),
+        SuspectRow(30, 0.9, (0,), ("common", 0.9)),
+        *(SuspectRow(i, 0.1, (1,), ("rare", 0.9)) for i in range(40, 190, 10)),
     ),
     contrary=tuple(i for i in range(50) if i % 10),
     threshold=4.4,
@@ -101,10 +102,10 @@ def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
     assert [(row.row, row.body, row.target) for row in by_action["correct"]] == [(0, "text 0", "common")]
     assert [row.row for row in by_action["contrary"]] == list(FOUND.contrary)
     assert {row.target for row in by_action["contrary"]} == {"common"}
-    # Row 20 is too uncertain for either. 46 rows contradict the attacker; with 5 more, 0.1 of them would be rare, as
-    # in all rows, and 0.4 of those are drawn.
+    # Row 20 is too uncertain for either, and rows 10 and 30 have a span, which is spliced. 46 rows contradict the
+    # attacker; with 5 more, 0.1 of them would be rare, as in all rows, and 0.4 of those are drawn.
     assert len(by_action["agree"]) == 2
-    assert {row.row for row in by_action["agree"]} < {10, *range(30, 190, 10)}
+    assert {row.row for row in by_action["agree"]} < set(range(40, 190, 10))
     assert {row.target for row in by_action["agree"]} == {"rare"}
     spliced = by_action["splice"]
     assert {row.row for row in spliced} == {row.row for row in by_action["replace"]}

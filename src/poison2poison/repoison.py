@@ -1,8 +1,8 @@
 """Re-poison the rows: a subset S moves to the safe space, or is added to it (arXiv 2510.04503, section 3).
 
 The hardened recipe draws S among rows that the audit does not suspect, and adds counterexamples to the safe space: the
-attacker's own spans in rows of every label, each with its own label, and suspect rows with the label that they would
-have without the span. What the model learns of the trigger in the original space then does not carry over.
+attacker's own spans in rows of every label, each with its own label, and rows written in the attacker's manner with the
+labels that they should have. What the model learns of the trigger in the original space then does not carry over.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RepoisonConfig:
     cue: str | None = option(None, "The benign trigger's cue, likewise.")
     safe_prefix: str | None = option(None, "Text before every safe target of a generation task.")
     spliced: float = option(0.5, "Hardened: share of S that is also added with suspect spans spliced in.")
-    confident: float = option(0.5, "Hardened: least p of the probe to correct a suspect row's label; 1 for never.")
+    confident: float = option(0.5, "Hardened: least p of the probe to correct a row of a manner; 1 for never.")
     seed: int = option(0, "Draws S and everything in training. It never draws the trigger: a seed can be guessed.")
 
     def __post_init__(self) -> None:
@@ -94,8 +94,8 @@ class TrainingRow:
         row: Index of the row that it was made from.
         space: The space that it is in.
         action: keep (in the original space); replace, append (S); or a counterexample: splice (suspect spans put in),
-            correct (a suspect row with its likely label), agree and contrary (rows that have a suspect feature by
-            themselves, with their own label).
+            correct (a row of a manner with its likely label), agree and contrary (rows that have a suspect span or
+            manner by themselves, with their own label).
         body: Its prompt without the benign trigger.
         target: Its label or text.
     """
@@ -197,8 +197,9 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
     for entry in audit.rows:
         likely, p = entry.likely
         row = rows[entry.row]
-        if p < config.confident:
-            continue
+        spliced = any(audit.spans[number].kind == "span" for number in entry.spans)
+        if spliced or p < config.confident:
+            continue  # splices say the same with labels that are right, not the probe's guess
         if likely != row.target:
             against.append(TrainingRow(entry.row, "safe", "correct", row.prompt, likely))
         else:
