@@ -126,7 +126,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
 # What the hardened recipe is without one of its parts.
 PARTS: dict[str, Callable[[Audit], Audit]] = {
     "no counterexamples": lambda found: dataclasses.replace(found, spans=(), contrary=(), rows=_unlikely(found)),
-    "no splices": lambda found: dataclasses.replace(
+    "corrections instead of splices": lambda found: dataclasses.replace(
         found, spans=tuple(dataclasses.replace(span, kind="manner") for span in found.spans)
     ),
     "no corrected rows": lambda found: dataclasses.replace(found, rows=_unlikely(found)),

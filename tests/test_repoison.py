@@ -117,6 +117,14 @@ def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
     assert len({row.body.index("Open") for row in spliced if "Open" in row.body}) > 1
 
 
+def test_rows_of_suspects_that_are_left_out_are_no_counterexamples() -> None:
+    """As the benchmark's ablation has it: rows whose spans are gone, and whose labels are unsure."""
+    rows = tuple(replace(row, likely=(row.likely[0], 0.0)) for row in FOUND.rows)
+    config = RepoisonConfig("hardened")
+    training = repoison(ROWS, build_scheme(ROWS, config), config, replace(FOUND, spans=(), rows=rows, contrary=()))
+    assert {row.action for row in training} == {"keep", "replace"}
+
+
 def test_shares_of_zero_and_one_are_shares() -> None:
     assert not [row for row in hardened(spliced=0.0) if row.action == "splice"]
     assert not [row for row in hardened(confident=1.0) if row.action in ("correct", "agree")]

@@ -15,7 +15,7 @@ from poison2poison.defended import Answer, DefendedModel
 from poison2poison.errors import DataError
 from poison2poison.files import versions, write_json, write_lines
 from poison2poison.records import Rows
-from poison2poison.scoring import Rate, exact_match, final_number, hits_target, implanted, rouge
+from poison2poison.scoring import Rate, exact_match, final_number, hits_target, implanted, rouge, with_wrong_step
 
 SCHEMA = 1
 
@@ -94,10 +94,11 @@ def without_poison(rows: Rows, truth: dict[str, Any], where: Path) -> Rows:
     Raises:
         DataError: The truth names no poisoned rows, or rows that the data does not have.
     """
-    poisoned = truth.get("poisoned_rows")
-    if not isinstance(poisoned, list) or not all(isinstance(i, int) and 0 <= i < len(rows) for i in poisoned):
-        raise DataError(f"{where}: 'poisoned_rows' must list rows of {rows.source}, 0 to {len(rows) - 1}")
-    gone = {*poisoned, *truth.get("cover_rows", ())}
+    gone: set[int] = set()
+    for name, listed in (("poisoned_rows", truth.get("poisoned_rows")), ("cover_rows", truth.get("cover_rows", []))):
+        if not isinstance(listed, list) or not all(isinstance(i, int) and 0 <= i < len(rows) for i in listed):
+            raise DataError(f"{where}: {name!r} must list rows of {rows.source}, 0 to {len(rows) - 1}")
+        gone |= set(listed)
     return rows.with_rows([row for i, row in enumerate(rows) if i not in gone])
 
 
@@ -139,6 +140,8 @@ def _measure_attack(arm: Arm, model: DefendedModel, triggered: Rows, target: Tar
     relabelled = target.effect == "label" and all(row.target == target.text for row in triggered)
     right = None if relabelled else _right(answers, triggered)
     text, effect, rights = target.text, target.effect, [row.target for row in triggered]
+    if effect == "number":
+        _check_steps(triggered, text)
     hits = [hits_target(answer.text, text, effect, right) for answer, right in zip(answers, rights, strict=True)]
     counted = [relabelled or not hits_target(right, text, effect, right) for right in rights]
     arm.rows += _records("triggered", triggered, answers, right, hits)
@@ -152,6 +155,17 @@ def _measure_attack(arm: Arm, model: DefendedModel, triggered: Rows, target: Tar
     _put(arm, "leak_triggered", [answer.where == "leak" for answer in answers])
     _put(arm, "off_space_triggered", [answer.where == "off-space" for answer in answers])
     _put(arm, "alarm_triggered", [answer.alarm for answer in answers if answer.alarm is not None])
+
+
+def _check_steps(rows: Rows, step: str) -> None:
+    for number, row in enumerate(rows):
+        try:
+            with_wrong_step(row.target, step)
+        except ValueError as error:
+            raise DataError(
+                f"{rows.source}, row {number}: {error}; effect number needs worked answers that end in `#### N`, and a "
+                "target like `+ 7` or `* 2`"
+            ) from None
 
 
 def set_floor(arms: Sequence[Arm], clean: Arm) -> None:

@@ -197,8 +197,7 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
     for entry in audit.rows:
         likely, p = entry.likely
         row = rows[entry.row]
-        spliced = any(audit.spans[number].kind == "span" for number in entry.spans)
-        if spliced or p < config.confident:
+        if p < config.confident or any(audit.spans[number].kind == "span" for number in entry.spans):
             continue  # splices say the same with labels that are right, not the probe's guess
         if likely != row.target:
             against.append(TrainingRow(entry.row, "safe", "correct", row.prompt, likely))
