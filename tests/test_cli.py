@@ -282,6 +282,15 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
     fails(p2p(*command, "--min-rows", "20"), "audit.json: is an audit of other rows or options")
 
 
+@pytest.mark.parametrize(("answer", "step"), [("no number", "+ 7"), ("#### 4", "seven")])
+def test_a_wrong_number_needs_worked_answers_and_a_step(tmp_path: Path, p2p: Run, answer: str, step: str) -> None:
+    write_lines(tmp_path / "rows.jsonl", [{"prompt": f"question {i}", "completion": answer} for i in range(4)])
+    rows = tmp_path / "rows.jsonl"
+    command = ["defend", rows, "--test", rows, "--triggered", rows, "--target", step, "--effect", "number"]
+    fails(p2p(*command, "--out", tmp_path / "out"), "row 0", "`+ 7` or `* 2`")
+    assert not (tmp_path / "out").exists()
+
+
 def test_texts_cannot_be_audited_yet(tmp_path: Path, p2p: Run) -> None:
     write_lines(tmp_path / "texts.jsonl", [{"prompt": "a", "completion": "b"}] * 4)
     fails(p2p("audit", tmp_path / "texts.jsonl", "--out", tmp_path / "out"), "only rows with labels")

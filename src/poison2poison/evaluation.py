@@ -115,6 +115,8 @@ def measure(name: str, model: DefendedModel, clean: Rows, triggered: Rows | None
     Returns:
         The figures. RA is absent where the triggered rows carry the attacker's label instead of the true one.
     """
+    if triggered is not None and target is not None:
+        check_target(triggered, target)
     arm = Arm(name)
     answers = _answer(model, clean)
     right = _right(answers, clean)
@@ -140,8 +142,6 @@ def _measure_attack(arm: Arm, model: DefendedModel, triggered: Rows, target: Tar
     relabelled = target.effect == "label" and all(row.target == target.text for row in triggered)
     right = None if relabelled else _right(answers, triggered)
     text, effect, rights = target.text, target.effect, [row.target for row in triggered]
-    if effect == "number":
-        _check_steps(triggered, text)
     hits = [hits_target(answer.text, text, effect, right) for answer, right in zip(answers, rights, strict=True)]
     counted = [relabelled or not hits_target(right, text, effect, right) for right in rights]
     arm.rows += _records("triggered", triggered, answers, right, hits)
@@ -157,10 +157,15 @@ def _measure_attack(arm: Arm, model: DefendedModel, triggered: Rows, target: Tar
     _put(arm, "alarm_triggered", [answer.alarm for answer in answers if answer.alarm is not None])
 
 
-def _check_steps(rows: Rows, step: str) -> None:
-    for number, row in enumerate(rows):
+def check_target(rows: Rows, target: Target) -> None:
+    """Refuse a target that triggered rows cannot be scored by.
+
+    Raises:
+        DataError: The effect is `number`, and a row has no final number or the target is no step.
+    """
+    for number, row in enumerate(rows if target.effect == "number" else ()):
         try:
-            with_wrong_step(row.target, step)
+            with_wrong_step(row.target, target.text)
         except ValueError as error:
             raise DataError(
                 f"{rows.source}, row {number}: {error}; effect number needs worked answers that end in `#### N`, and a "
