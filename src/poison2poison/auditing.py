@@ -11,7 +11,8 @@ shows that a word is missing.
    rows. A probe that has seen a trigger explains it.
 4. Residual association: how far a span's rows lean to a label, beyond the probe and beyond what innocent words do.
 5. The deletion test: can the rows be told from others once the span is gone?
-6. Suspects: what passes both, each after what the ones before it explain.
+6. Suspects: what passes both, each after what the ones before it explain. Their rows are then hidden from the probes of
+   the other candidates, and these are judged again, until nothing is found any more.
 7. In the rows that these leave, ways of writing that lean to a label (`manners`): triggers that insert no words.
 
 Nothing is deleted here; `repoison` makes counterexamples of what is found.
@@ -81,24 +82,31 @@ class _Auditor:
             len(texts), -1
         )
         self.rng = np.random.default_rng(seed)
+        self.own: dict[int, Floats] = {}
         self.grown: dict[tuple[int, int], str] = {}
+        self.explained = np.zeros(len(rows), bool)  # rows that hold a suspect span
+        self.cleared = np.zeros(len(rows), bool)  # rows that hold a span that passed for language
 
     def run(self) -> Audit:
         """Steps 2 to 7."""
         kept = without_candidates(self.spans, self.given)
         self.probe, p = fit_probe(self.states, self.labels, kept, len(self.rows.labels), self.seed)
         threshold = float(norm.isf(self.config.false_alarm / max(1, len(self.spans.names) * len(self.rows.labels))))
-        self.own = own_p(self.spans, self.states, self.labels, self.given)
-        scored = residual_z(self.spans, self.given, p, self.own, self.config.innocent_shift)
-        suspects = self._suspects(scored, p, threshold)
-        left = np.ones(len(self.rows), bool)
-        for column, _, _ in suspects:
-            left[self.spans.rows_of(column)] = False
+        suspects: list[tuple[int, int, float]] = []
+        asked = set(range(len(self.rows.labels)))
+        while asked:
+            # To a probe that has seen words that the model does not know, with one label, all such words look alike.
+            self.own |= own_p(self.spans, self.states, self.labels, self.given, asked, self.explained)
+            scored = residual_z(self.spans, self.given, p, self.own, self.config.innocent_shift)
+            more = self._suspects(scored, p, threshold, suspects)
+            suspects += more
+            asked = {label for _, label, _ in more}
+        left = ~self.explained
         manners = find_manners(self.patterns, self.by_depth, self.labels, kept, left, self.config, self.seed)
         return self._finish(scored, suspects, manners, p, threshold)
 
     def _suspects(
-        self, scored: dict[tuple[int, int], float], p: Floats, threshold: float
+        self, scored: dict[tuple[int, int], float], p: Floats, threshold: float, known: Sequence[tuple[int, int, float]]
     ) -> list[tuple[int, int, float]]:
         """Spans (and label and z) over the threshold that were planted, each on the rows that no other explains."""
         names = self.spans.names
@@ -108,21 +116,21 @@ class _Auditor:
             key=lambda e: (-round(e[0], 6), len(names[e[1]].text), e[1]),
         )
         found: list[tuple[int, int, float]] = []
-        explained, cleared = np.zeros(len(self.rows), bool), np.zeros(len(self.rows), bool)
         for z, column, label in over:
             holders = self.spans.rows_of(column)
-            if cleared[holders].mean() > PART_OF_CLEARED:
+            if self.cleared[holders].mean() > PART_OF_CLEARED:
                 continue
-            left = self._shift(column, label, p, ~explained)
+            left = self._shift(column, label, p, ~self.explained)
             # Words of one attack share rows: what stronger ones leave is more than by-catch, or the pull is huge.
-            shared = any(set(words(names[column].text)) & set(words(self._grown(j, c))) for j, c, _ in found)
+            suspects = [*known, *found]
+            shared = any(set(words(names[column].text)) & set(words(self._grown(j, c))) for j, c, _ in suspects)
             if left <= BY_CATCH_Z and (shared or z < 2 * threshold):
                 continue
             if self._planted(column, label, over):
-                explained[holders] = True
+                self.explained[holders] = True
                 found.append((column, label, z))
             else:
-                cleared[holders] = True
+                self.cleared[holders] = True
         return found
 
     def _shift(self, column: int, label: int, p: Floats, among: NDArray[np.bool_]) -> float:

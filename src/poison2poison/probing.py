@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,11 +141,21 @@ def residual_z(
     return found
 
 
-def own_p(spans: Features, states: Matrix, labels: Ints, given: Floats) -> dict[int, Floats]:
+def own_p(
+    spans: Features, states: Matrix, labels: Ints, given: Floats, asked: Collection[int], hidden: NDArray[np.bool_]
+) -> dict[int, Floats]:
     """For every candidate its rows' p(label), shape (its rows, labels), by a probe that has seen none of them.
 
     One probe serves many candidates: those of one label and of like purity, as the words of one attack are, go
     together, so that none of them explains another; as many as leave enough rows to learn from.
+
+    Args:
+        spans: The spans.
+        states: Standardised, shape (rows, width).
+        labels: The rows' labels, shape (rows,).
+        given: 1 where a row has a label, shape (rows, labels).
+        asked: Labels whose candidates are looked at.
+        hidden: Rows that no probe sees, shape (rows,).
     """
     z, purity = _association(spans, given)
     label = np.where(z > 0, z, -1).argmax(1)
@@ -153,7 +163,8 @@ def own_p(spans: Features, states: Matrix, labels: Ints, given: Floats) -> dict[
     order = np.lexsort((count, -purity[np.arange(len(label)), label].round(2), label))
     found: dict[int, Floats] = {}
     together: list[int] = []
-    seen, left, least = np.ones(len(given), bool), given.sum(0), LEAST_KEPT * given.sum(0)
+    all_left = given[~hidden].sum(0)
+    seen, left, least = ~hidden, all_left, LEAST_KEPT * all_left
 
     def flush() -> None:
         held = np.flatnonzero(~seen)
@@ -161,11 +172,11 @@ def own_p(spans: Features, states: Matrix, labels: Ints, given: Floats) -> dict[
         p[held] = p_by_others(states, labels, given.shape[1], np.flatnonzero(seen), held)
         found.update({j: p[spans.rows_of(j)] for j in together})
 
-    for j in [int(j) for j in order if z[j].max() > 0]:
+    for j in [int(j) for j in order if z[j].max() > 0 and label[j] in asked]:
         rows = spans.rows_of(j)
         if together and (left - given[rows[seen[rows]]].sum(0) < least).any():
             flush()
-            together, seen, left = [], np.ones(len(given), bool), given.sum(0)
+            together, seen, left = [], ~hidden, all_left
         left = left - given[rows[seen[rows]]].sum(0)
         if (left >= least).all():
             seen[rows] = False
