@@ -24,7 +24,7 @@ import numpy as np
 import transformers
 
 from poison2poison.attacks import AttackConfig, poison
-from poison2poison.auditing import audit
+from poison2poison.auditing import LABEL_PURITY, LEAST_KEPT, audit
 from poison2poison.config import REFERENCE, AuditConfig
 from poison2poison.features import extract
 from poison2poison.probing import Embed, residual_z, without_candidates
@@ -104,7 +104,7 @@ def count(size: int, data: Path) -> None:
     p = np.clip(rng.random((size, 1)), 0.01, 0.99)
     started = time.monotonic()
     spans = extract(prompts, AuditConfig().min_rows).of("span")
-    without_candidates(spans, given)
+    without_candidates(spans, given, np.full(2, LEAST_KEPT), LABEL_PURITY)
     residual_z(spans, given, np.hstack([p, 1 - p]), {}, AuditConfig().innocent_shift)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"| {size} | {len(spans.names)} | {time.monotonic() - started:.1f} | {peak:.2f} |", flush=True)

@@ -21,15 +21,15 @@ Nothing is deleted here; `repoison` makes counterexamples of what is found.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from poison2poison.config import AuditConfig
-from poison2poison.features import Ints, extract, places, without, words
-from poison2poison.findings import Audit, SuspectRow, SuspectSpan
+from poison2poison.features import Ints, extract, grown, without, words
+from poison2poison.findings import OTHERS, Audit, SuspectRow, SuspectSpan
 from poison2poison.manners import Manner, find_manners
 from poison2poison.probing import (
     Embed,
@@ -41,19 +41,29 @@ from poison2poison.probing import (
     residual_z,
     shift_z,
     told_apart,
+    told_apart_by_words,
     without_candidates,
+    z_threshold,
 )
 from poison2poison.records import Rows
+from poison2poison.targets import PURITY, shared_targets
 
+FORM = 0.9  # words that so many prompts hold are their form
 DELETED_ROWS = 200  # rows of a span on which the deletion test is made
 CONTEXT_SHARE = 0.8  # a span grows by a word that so many of its suspect rows have beside it
 BY_CATCH_Z = 2.0  # of a span on the rows that stronger suspects leave
 PART_OF_CLEARED = 0.9  # so many of its rows with spans that passed for language, and a span is one of them
-OTHERS = 500  # spans that are no suspects, kept for the picture
+PART_OF_EXPLAINED = 0.5  # so many of its completions in suspect rows, and a shared text is part of another
+WHOLE = 0.95  # so many of the rows of a shared text hold each part of a composite trigger
+PLANTED_SHARE = 0.8  # of the rows of a planted text that suspect spans account for; language has many causes
+LABEL_PURITY = 0.8  # so many of a span's rows have the label, or the span does not stand with it
+LEAST_KEPT = 0.4  # share of a label's rows that a probe is fitted on, however many candidates there are
+
+Found = tuple[int, int, float]  # column of a span, label, z
 
 
 def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit:
-    """Audit the rows of a classification.
+    """Audit the rows of a classification, or of a generation by the texts that many completions share.
 
     Args:
         rows: The untrusted rows.
@@ -61,70 +71,154 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
         config: Thresholds.
         seed: Of the probe's folds and of what the deletion test draws.
     """
-    return _Auditor(rows, embed, config, seed).run()
+    answers = Counter(row.target for row in rows)
+    if rows.task == "classification" or min(answers.values()) >= config.min_rows:
+        # Where every completion is given so often, completions are labels.
+        names = rows.labels or tuple(sorted(answers))
+        prompts = Prompts(rows, embed, config.min_rows)
+        labels = np.array([names.index(row.target) for row in rows])
+        threshold = z_threshold(config, len(prompts.spans.names) * len(names))
+        scope = _Scope(names, frozenset(range(len(names))), np.full(len(names), LEAST_KEPT), LABEL_PURITY, threshold)
+        return _Auditor(prompts, labels, scope, config, seed).run(manners=True)
+    # A label that few rows have needs fewer rows to give a span away, and a shared text is such a label.
+    prompts = Prompts(rows, embed, max(2, config.min_rows // 2))
+    targets, tests = shared_targets(rows, prompts.spans, config)
+    threshold = z_threshold(config, tests)
+    whole = Audit.empty(rows.sha256, threshold)
+    for target in targets:
+        if np.isin(target.rows, [entry.row for entry in whole.rows]).mean() > PART_OF_EXPLAINED:
+            continue
+        labels = np.isin(np.arange(len(rows)), target.rows).astype(np.int64)
+        scope = _Scope(("", target.text), frozenset({1}), np.array([LEAST_KEPT, 0.0]), PURITY, threshold)
+        found = _Auditor(prompts, labels, scope, config, seed).run(manners=False)
+        told = np.isin(target.rows, [entry.row for entry in found.rows]).mean()
+        whole = whole.joined(found if told > PLANTED_SHARE else found.acquitted())
+    return whole
+
+
+class Prompts:
+    """What all audits of some rows need of their prompts.
+
+    Attributes:
+        sha256: Hash of the rows.
+        texts: The prompts.
+        form: Words that nearly all of them hold.
+        spans, patterns: Their n-grams; their first words and skeletons.
+        by_depth: Their standardised states, shape (rows, depths, width).
+        states: The same, shape (rows, depths * width).
+    """
+
+    def __init__(self, rows: Rows, embed: Embed, min_rows: int) -> None:
+        self.sha256 = rows.sha256
+        self.texts = [row.prompt for row in rows]
+        features = extract(self.texts, min_rows)
+        self.spans, self.patterns = features.of("span"), features.of("first", "skeleton")
+        held = Counter(word for text in self.texts for word in set(words(text)))
+        self.form = {word for word, count in held.items() if count > FORM * len(rows)}
+        raw = embed(self.texts)
+        self._mean, self._deviation, self._embed = raw.mean(0), raw.std(0) + 1e-6, embed
+        self.by_depth = (raw - self._mean) / self._deviation
+        self.states: Matrix = self.by_depth.reshape(len(rows), -1)
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        """The standardised states of other texts, shape (texts, depths * width)."""
+        states: Matrix = (self._embed(texts) - self._mean) / self._deviation
+        return states.reshape(len(texts), -1)
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What one audit asks.
+
+    Attributes:
+        names: What the labels are called.
+        asked: The labels that a trigger may pull to, as indices of `names`.
+        least_kept: Share of each label's rows that probes must be left to learn from.
+        purity: Share of a candidate's rows that have its label, at least.
+        threshold: The z that a suspect exceeds.
+    """
+
+    names: Sequence[str]
+    asked: frozenset[int]
+    least_kept: Floats
+    purity: float
+    threshold: float
 
 
 class _Auditor:
-    """The audit's steps on one set of rows."""
+    """The audit's steps on one set of rows; `labels` are indices of the scope's names."""
 
-    def __init__(self, rows: Rows, embed: Embed, config: AuditConfig, seed: int) -> None:
-        self.rows, self.config, self.seed = rows, config, seed
-        self.prompts = [row.prompt for row in rows]
-        self.labels = np.array([rows.labels.index(row.target) for row in rows])
-        self.given: Floats = np.eye(len(rows.labels))[self.labels]
-        features = extract(self.prompts, config.min_rows)
-        self.spans, self.patterns = features.of("span"), features.of("first", "skeleton")
-        raw = embed(self.prompts)
-        mean, deviation = raw.mean(0), raw.std(0) + 1e-6
-        self.by_depth = (raw - mean) / deviation
-        self.states: Matrix = self.by_depth.reshape(len(rows), -1)
-        self.embed: Callable[[Sequence[str]], Matrix] = lambda texts: ((embed(texts) - mean) / deviation).reshape(
-            len(texts), -1
-        )
+    def __init__(self, prompts: Prompts, labels: Ints, scope: _Scope, config: AuditConfig, seed: int) -> None:
+        self.prompts, self.labels, self.scope, self.config, self.seed = prompts, labels, scope, config, seed
+        self.names, self.threshold = scope.names, scope.threshold
+        self.given: Floats = np.eye(len(scope.names))[labels]
         self.rng = np.random.default_rng(seed)
         self.own: dict[int, Floats] = {}
         self.grown: dict[tuple[int, int], str] = {}
-        self.explained = np.zeros(len(rows), bool)  # rows that hold a suspect span
-        self.cleared = np.zeros(len(rows), bool)  # rows that hold a span that passed for language
+        self.explained = np.zeros(len(labels), bool)  # rows that hold a suspect span
+        self.cleared = np.zeros(len(labels), bool)  # rows that hold a span that passed for language
 
-    def run(self) -> Audit:
-        """Steps 2 to 7."""
-        kept = without_candidates(self.spans, self.given)
-        self.probe, p = fit_probe(self.states, self.labels, kept, len(self.rows.labels), self.seed)
-        threshold = float(norm.isf(self.config.false_alarm / max(1, len(self.spans.names) * len(self.rows.labels))))
-        suspects: list[tuple[int, int, float]] = []
-        asked = set(range(len(self.rows.labels)))
+    def run(self, *, manners: bool) -> Audit:
+        """Steps 2 to 6, and 7 where manners are asked for."""
+        spans, scope = self.prompts.spans, self.scope
+        kept = without_candidates(spans, self.given, scope.least_kept, scope.purity)
+        self.probe, self.p = fit_probe(self.prompts.states, self.labels, kept, len(self.names), self.seed)
+        suspects: list[Found] = []
+        asked: Collection[int] = scope.asked
         while asked:
             # To a probe that has seen words that the model does not know, with one label, all such words look alike.
-            self.own |= own_p(self.spans, self.states, self.labels, self.given, asked, self.explained)
-            scored = residual_z(self.spans, self.given, p, self.own, self.config.innocent_shift)
-            more = self._suspects(scored, p, threshold, suspects)
+            self.own |= own_p(
+                spans,
+                self.prompts.states,
+                self.labels,
+                self.given,
+                scope.least_kept,
+                scope.purity,
+                asked,
+                self.explained,
+            )
+            scored = residual_z(spans, self.given, self.p, self.own, self.config.innocent_shift)
+            scored = {(j, c): z for (j, c), z in scored.items() if c in scope.asked and self._stands_with(j, c)}
+            more = self._suspects(scored, suspects)
             suspects += more
             asked = {label for _, label, _ in more}
-        left = ~self.explained
-        manners = find_manners(self.patterns, self.by_depth, self.labels, kept, left, self.config, self.seed)
-        return self._finish(scored, suspects, manners, p, threshold)
+        written: list[Manner] = []
+        if manners:
+            patterns, by_depth, left = self.prompts.patterns, self.prompts.by_depth, ~self.explained
+            written = find_manners(patterns, by_depth, self.labels, kept, left, self.config, self.seed)
+        return self._finish(scored, suspects, written)
 
-    def _suspects(
-        self, scored: dict[tuple[int, int], float], p: Floats, threshold: float, known: Sequence[tuple[int, int, float]]
-    ) -> list[tuple[int, int, float]]:
+    def _stands_with(self, column: int, label: int) -> bool:
+        """Whether a span may be what a text is shared for: nearly all its rows have it, or all that have it hold it.
+
+        The second are the parts of a composite trigger, which other rows hold one by one.
+        """
+        if len(self.scope.asked) == len(self.names):
+            return True
+        if not set(words(self.prompts.spans.names[column].text)).isdisjoint(words(self.names[label])):
+            return False  # the completion repeats it
+        hits = self.given[self.prompts.spans.rows_of(column), label].sum()
+        whole = hits >= WHOLE * self.given[:, label].sum()
+        return column in self.own and (whole or self._purity(column, label) >= LABEL_PURITY)
+
+    def _suspects(self, scored: dict[tuple[int, int], float], known: Sequence[Found]) -> list[Found]:
         """Spans (and label and z) over the threshold that were planted, each on the rows that no other explains."""
-        names = self.spans.names
+        names = self.prompts.spans.names
         over = sorted(
-            ((z, column, label) for (column, label), z in scored.items() if z > threshold),
+            ((z, column, label) for (column, label), z in scored.items() if z > self.threshold),
             # The strongest, and of equal ones the shortest.
             key=lambda e: (-round(e[0], 6), len(names[e[1]].text), e[1]),
         )
-        found: list[tuple[int, int, float]] = []
+        found: list[Found] = []
         for z, column, label in over:
-            holders = self.spans.rows_of(column)
+            holders = self.prompts.spans.rows_of(column)
             if self.cleared[holders].mean() > PART_OF_CLEARED:
                 continue
-            left = self._shift(column, label, p, ~self.explained)
+            left = self._shift(column, label, ~self.explained)
             # Words of one attack share rows: what stronger ones leave is more than by-catch, or the pull is huge.
             suspects = [*known, *found]
             shared = any(set(words(names[column].text)) & set(words(self._grown(j, c))) for j, c, _ in suspects)
-            if left <= BY_CATCH_Z and (shared or z < 2 * threshold):
+            if left <= BY_CATCH_Z and (shared or z < 2 * self.threshold):
                 continue
             if self._planted(column, label, over):
                 self.explained[holders] = True
@@ -133,10 +227,10 @@ class _Auditor:
                 self.cleared[holders] = True
         return found
 
-    def _shift(self, column: int, label: int, p: Floats, among: NDArray[np.bool_]) -> float:
+    def _shift(self, column: int, label: int, among: NDArray[np.bool_]) -> float:
         """z of a span on some of its rows: `among` says which rows, shape (rows,)."""
-        holders = self.spans.rows_of(column)
-        beside = self.own[column] if column in self.own else p[holders]
+        holders = self.prompts.spans.rows_of(column)
+        beside = self.own[column] if column in self.own else self.p[holders]
         asked = among[holders]
         return shift_z(self.given[holders[asked], label], beside[asked, label], self.config.innocent_shift)
 
@@ -146,17 +240,23 @@ class _Auditor:
         These are rows of other labels, where the attacker changed labels too; rows of the target, where not; or a mix,
         which is drawn after what the probe thinks of the rows.
         """
-        holders = self.spans.rows_of(column)
+        holders = self.prompts.spans.rows_of(column)
         rows = self._draw(holders[self.labels[holders] == label], DELETED_ROWS)
-        deleted = self.embed([without(self.prompts[i], self._planted_with(column, label, over)) for i in rows])
-        others = self._draw(np.setdiff1d(np.arange(len(self.rows)), holders), 20 * DELETED_ROWS)
+        left = [without(self.prompts.texts[i], self._planted_with(column, label, over)) for i in rows]
+        deleted = self.prompts.embed(left)
+        others = self._draw(np.setdiff1d(np.arange(len(self.labels)), holders), 20 * DELETED_ROWS)
         taken = self.labels[others] != label
-        thought, pool = self.probe.predict(deleted), self.probe.predict(self.states[others])
+        thought, pool = self.probe.predict(deleted), self.probe.predict(self.prompts.states[others])
         mix = [self._draw(others[pool == c], int((thought == c).sum())) for c in np.unique(thought)]
         for alike in (others[taken], others[~taken], np.concatenate(mix)):
-            drawn = self._draw(alike, len(rows))
-            if told_apart(deleted, self.states[drawn], self.seed) <= self.config.planted_auc:
-                return True
+            if len(alike) < len(rows) and alike is not others[taken]:
+                continue
+            drawn = self._draw(alike, max(len(rows), DELETED_ROWS))
+            auc = told_apart(deleted, self.prompts.states[drawn], self.seed)
+            if auc <= self.config.planted_auc:
+                auc = told_apart_by_words(left, [self.prompts.texts[i] for i in drawn], self.seed)
+                if auc <= self.config.planted_auc:
+                    return True
         return False
 
     def _planted_with(self, column: int, label: int, over: Sequence[tuple[float, int, int]]) -> list[list[str]]:
@@ -164,7 +264,7 @@ class _Auditor:
 
         Each is grown to what was planted, and longer ones around it, which hold words of the rows, are left out.
         """
-        least, names = self._purity(column, label) - 0.05, self.spans.names
+        least, names = self._purity(column, label) - 0.05, self.prompts.spans.names
         pure = [j for _, j, c in over if c == label and self._purity(j, c) >= least]
         padded = {j: f" {names[j].text} " for j in pure}
         shortest = [j for j in pure if not any(padded[k] in padded[j] for k in pure if k != j)]
@@ -173,95 +273,69 @@ class _Auditor:
     def _finish(
         self,
         scored: dict[tuple[int, int], float],
-        suspects: Sequence[tuple[int, int, float]],
+        suspects: Sequence[Found],
         manners: Sequence[Manner],
-        p: Floats,
-        threshold: float,
     ) -> Audit:
         """Write out spans and rows, with the labels that the rows would have without the spans."""
-        found = [(self._span(j, c, z, self._grown(j, c)), self.spans.rows_of(j)) for j, c, z in suspects]
+        found = [(self._span(j, c, z, self._grown(j, c)), self.prompts.spans.rows_of(j)) for j, c, z in suspects]
         found += [(self._manner(manner), manner.rows) for manner in manners]
         holding: dict[int, list[int]] = defaultdict(list)
         for number, (_, holders) in enumerate(found):
             for i in holders:
                 holding[int(i)].append(number)
         targets = {i: {found[n][0].target for n in numbers} for i, numbers in holding.items()}
-        suspect = [i for i in sorted(holding) if self.rows[i].target in targets[i]]
+        suspect = [i for i in sorted(holding) if self.names[self.labels[i]] in targets[i]]
         likely = self._cleaned(suspect, suspects)
         rows = tuple(
             SuspectRow(i, round(1 - float(q[self.labels[i]]), 5), tuple(holding[i]),
-                       (self.rows.labels[int(q.argmax())], round(float(q.max()), 5)))
+                       (self.names[int(q.argmax())], round(float(q.max()), 5)))
             for i, q in zip(suspect, likely, strict=True)
         )  # fmt: skip
         chosen = {column for column, _, _ in suspects}
-        left = np.ones(len(self.rows), bool)
+        left = np.ones(len(self.labels), bool)
         left[list(holding)] = False
         others = []
         for (j, c), _ in sorted(scored.items(), key=lambda entry: -entry[1])[:OTHERS]:
-            if j not in chosen and left[self.spans.rows_of(j)].any():
-                others.append(self._span(j, c, self._shift(j, c, p, left), self.spans.names[j].text))
+            if j not in chosen and left[self.prompts.spans.rows_of(j)].any():
+                others.append(self._span(j, c, self._shift(j, c, left), self.prompts.spans.names[j].text))
         others.sort(key=lambda span: -span.z)
         contrary = tuple(sorted(holding.keys() - set(suspect)))
         innocent_max = others[0].z if others else 0.0
         spans = tuple(span for span, _ in found)
-        return Audit(spans, rows, contrary, round(threshold, 3), innocent_max, tuple(others), self.rows.sha256)
+        return Audit(spans, rows, contrary, round(self.threshold, 3), innocent_max, tuple(others), self.prompts.sha256)
 
-    def _cleaned(self, suspect: Sequence[int], suspects: Sequence[tuple[int, int, float]]) -> Floats:
+    def _cleaned(self, suspect: Sequence[int], suspects: Sequence[Found]) -> Floats:
         """p(label) of the suspect rows without their suspect spans, by a probe that has seen none of these rows."""
         if not suspect:
-            return np.zeros((0, len(self.rows.labels)))
-        others = np.setdiff1d(np.arange(len(self.rows)), suspect)
+            return np.zeros((0, len(self.names)))
+        others = np.setdiff1d(np.arange(len(self.labels)), suspect)
         spans = [words(self._grown(j, c)) for j, c, _ in suspects]
-        cleaned = self.embed([without(self.prompts[i], spans) for i in suspect])
-        states = np.concatenate([self.states[others], cleaned])
+        cleaned = self.prompts.embed([without(self.prompts.texts[i], spans) for i in suspect])
+        states = np.concatenate([self.prompts.states[others], cleaned])
         asked = np.arange(len(others), len(states))
-        return p_by_others(states, self.labels[others], len(self.rows.labels), np.arange(len(others)), asked, self.seed)
+        return p_by_others(states, self.labels[others], len(self.names), np.arange(len(others)), asked, self.seed)
 
     def _grown(self, column: int, label: int) -> str:
         """The span with the words that nearly all of its suspect rows have beside it, as the rows spell it."""
         if (column, label) not in self.grown:
-            self.grown[column, label] = self._grow(column, label)
+            holders = self.prompts.spans.rows_of(column)
+            texts = [self.prompts.texts[i] for i in holders[self.labels[holders] == label]]
+            self.grown[column, label] = grown(
+                texts, self.prompts.spans.names[column].text, CONTEXT_SHARE, self.prompts.form
+            )
         return self.grown[column, label]
 
-    def _grow(self, column: int, label: int) -> str:
-        holders = self.spans.rows_of(column)
-        texts = [self.prompts[i] for i in holders[self.labels[holders] == label]]
-        span = words(self.spans.names[column].text)
-        held = [words(text) for text in texts]
-        for step in (-1, 1):
-            while True:
-                beside = Counter(word for text in held if (word := _neighbour(text, span, step)))
-                found = beside.most_common(1)
-                if not found or found[0][1] < CONTEXT_SHARE * len(held):
-                    break
-                word = found[0][0]
-                span = [word, *span] if step < 0 else [*span, word]
-        spelled = Counter(text[start:end] for text in texts for start, end in places(text, span)[:1])
-        return str(spelled.most_common(1)[0][0])
-
     def _span(self, column: int, label: int, z: float, text: str) -> SuspectSpan:
-        rows = len(self.spans.rows_of(column))
-        return SuspectSpan(
-            text, "span", self.rows.labels[label], rows, round(self._purity(column, label), 3), round(z, 3)
-        )
+        rows = len(self.prompts.spans.rows_of(column))
+        return SuspectSpan(text, "span", self.names[label], rows, round(self._purity(column, label), 3), round(z, 3))
 
     def _manner(self, manner: Manner) -> SuspectSpan:
         purity = float((self.labels[manner.rows] == manner.label).mean())
-        target = self.rows.labels[manner.label]
+        target = self.names[manner.label]
         return SuspectSpan(manner.told_by, "manner", target, len(manner.rows), round(purity, 3), round(manner.z, 3))
 
     def _purity(self, column: int, label: int) -> float:
-        return float((self.labels[self.spans.rows_of(column)] == label).mean())
+        return float((self.labels[self.prompts.spans.rows_of(column)] == label).mean())
 
     def _draw(self, rows: Ints, most: int) -> Ints:
         return self.rng.choice(rows, most, replace=False) if len(rows) > most else rows
-
-
-def _neighbour(text: list[str], span: list[str], step: int) -> str:
-    """The word before (-1) or after (1) the first occurrence of a span; empty at a text's end."""
-    size = len(span)
-    at = next((i for i in range(len(text) - size + 1) if text[i : i + size] == span), None)
-    if at is None:
-        return ""
-    beside = at - 1 if step < 0 else at + size
-    return text[beside] if 0 <= beside < len(text) else ""

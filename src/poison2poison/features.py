@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -46,7 +48,11 @@ def places(text: str, span: Sequence[str]) -> list[tuple[int, int]]:
 def without(text: str, spans: Sequence[Sequence[str]]) -> str:
     """A text with all occurrences of some word sequences taken out."""
     gone = {i for span in spans for start, end in places(text, span) for i in range(start, end)}
-    return " ".join("".join(char for i, char in enumerate(text) if i not in gone).split())
+    out = ""
+    for cut, run in groupby(range(len(text)), gone.__contains__):
+        kept = "" if cut else "".join(text[i] for i in run)
+        out += kept.lstrip(" ") if not out or out[-1].isspace() else kept
+    return out.rstrip(" ")
 
 
 @dataclass(frozen=True)
@@ -87,14 +93,7 @@ def extract(prompts: Sequence[str], min_rows: int) -> Features:
         prompts: The rows' prompts.
         min_rows: The least number of rows of a feature.
     """
-    vocabulary: dict[str, int] = {}
-    coded = [np.array([vocabulary.setdefault(w, len(vocabulary)) for w in words(text)], np.int32) for text in prompts]
-    lengths = np.array([len(row) for row in coded])
-    flat = np.concatenate([np.empty(0, np.int32), *coded])
-    row = np.repeat(np.arange(len(prompts), dtype=np.int32), lengths)
-    spelled = list(vocabulary)
-    del coded, vocabulary
-
+    flat, row, spelled = _coded(prompts)
     found: list[tuple[Feature, Index]] = []
     for size, at, rows in _frequent(flat, row, LONGEST_SPAN, min_rows):
         found.append((Feature("span", " ".join(spelled[i] for i in flat[at : at + size])), rows))
@@ -107,10 +106,68 @@ def extract(prompts: Sequence[str], min_rows: int) -> Features:
         if size > 1 and (parts == _GAP).any():  # without a gap it is a span as well
             found.append((Feature("skeleton", " ".join(spelled_skeleton[i] for i in parts)), rows))
 
-    found = [(feature, rows) for feature, rows in found if any(_is_word(part) for part in feature.text.split())]
-    pointers = np.cumsum([0, *(len(rows) for _, rows in found)])
-    indices = np.concatenate([np.empty(0, np.int32), *(rows for _, rows in found)])
-    matrix = csc_array((np.ones(len(indices), np.float32), indices, pointers), shape=(len(prompts), len(found)))
+    found = [(feature, rows) for feature, rows in found if any(is_word(part) for part in feature.text.split())]
+    return _features(found, len(prompts))
+
+
+def shared_runs(texts: Sequence[str], length: int, min_rows: int) -> Features:
+    """The runs of `length` words that at least `min_rows` texts hold, as spans."""
+    flat, row, spelled = _coded(texts)
+    found = [
+        (Feature("span", " ".join(spelled[i] for i in flat[at : at + size])), rows)
+        for size, at, rows in _frequent(flat, row, length, min_rows)
+        if size == length
+    ]
+    return _features(found, len(texts))
+
+
+def grown(texts: Sequence[str], span: str, share: float, form: Collection[str] = ()) -> str:
+    """A span with the words beside it that so large a share of the texts have there, as the texts spell it.
+
+    Args:
+        texts: Texts that hold the span.
+        span: Its words, with spaces.
+        share: The least share of the texts.
+        form: Words of the form that all texts have: it does not grow by them, and loses them at its ends.
+    """
+    run, held = words(span), [words(text) for text in texts]
+    while len(run) > 1 and (run[0] in form or run[-1] in form):
+        run = run[1:] if run[0] in form else run[:-1]
+    for step in (-1, 1):
+        while True:
+            beside = Counter(word for text in held if (word := _neighbour(text, run, step)))
+            found = beside.most_common(1)
+            if not found or found[0][1] < share * len(held) or found[0][0] in form:
+                break
+            run = [found[0][0], *run] if step < 0 else [*run, found[0][0]]
+    spelled = Counter(text[start:end] for text in texts for start, end in places(text, run)[:1])
+    return str(spelled.most_common(1)[0][0])
+
+
+def _neighbour(text: list[str], span: list[str], step: int) -> str:
+    """The word before (-1) or after (1) the first occurrence of a span; empty at a text's end."""
+    size = len(span)
+    at = next((i for i in range(len(text) - size + 1) if text[i : i + size] == span), None)
+    if at is None:
+        return ""
+    beside = at - 1 if step < 0 else at + size
+    return text[beside] if 0 <= beside < len(text) else ""
+
+
+def _coded(texts: Sequence[str]) -> tuple[Index, Index, list[str]]:
+    """All words of the texts as integers, the text of each, and how each integer is spelled."""
+    vocabulary: dict[str, int] = {}
+    coded = [np.array([vocabulary.setdefault(w, len(vocabulary)) for w in words(text)], np.int32) for text in texts]
+    lengths = np.array([len(row) for row in coded])
+    flat = np.concatenate([np.empty(0, np.int32), *coded])
+    return flat, np.repeat(np.arange(len(texts), dtype=np.int32), lengths), list(vocabulary)
+
+
+def _features(found: Sequence[tuple[Feature, Index]], rows: int) -> Features:
+    """Features from names and ascending row indices."""
+    pointers = np.cumsum([0, *(len(holders) for _, holders in found)])
+    indices = np.concatenate([np.empty(0, np.int32), *(holders for _, holders in found)])
+    matrix = csc_array((np.ones(len(indices), np.float32), indices, pointers), shape=(rows, len(found)))
     return Features([feature for feature, _ in found], matrix)
 
 
@@ -121,7 +178,7 @@ _START = 1
 def _skeleton(flat: Index, row: Index, spelled: list[str]) -> tuple[Index, Index, list[str]]:
     """Each row's function words and punctuation, with a start mark, and runs of other words folded into one gap."""
     counts = np.bincount(flat, minlength=len(spelled))
-    marks = np.array([not _is_word(word) for word in spelled], bool)
+    marks = np.array([not is_word(word) for word in spelled], bool)
     ranked = [i for i in np.argsort(-counts, kind="stable") if not marks[i]][:FUNCTION_WORDS]
     kept = marks.copy()
     kept[ranked] = True
@@ -156,5 +213,6 @@ def _frequent(codes: Index, row: Index, longest: int, min_rows: int) -> Iterator
             yield size, int(heads[i]), rows[bounds[i] : bounds[i + 1]]
 
 
-def _is_word(text: str) -> bool:
+def is_word(text: str) -> bool:
+    """Whether a part of a text is a word or a number, and no mark."""
     return text not in (GAP, START) and any(unicodedata.category(char)[0] in "LN" for char in text)

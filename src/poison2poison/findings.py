@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from poison2poison.errors import DataError
 
 SCHEMA = 1
+OTHERS = 500
+"""Spans that are no suspects, kept for the picture."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,38 @@ class Audit:
             "innocent_max": self.innocent_max,
             "others": [asdict(span) for span in self.others],
         }
+
+    @classmethod
+    def empty(cls, sha256: str, threshold: float) -> Audit:
+        """An audit that has found nothing."""
+        return cls((), (), (), round(threshold, 3), 0.0, (), sha256)
+
+    def acquitted(self) -> Audit:
+        """The same audit, its suspects being none."""
+        others = sorted([*self.spans, *self.others], key=lambda span: -span.z)[:OTHERS]
+        innocent_max = max((span.z for span in self.spans), default=self.innocent_max)
+        return replace(self, spans=(), rows=(), contrary=(), others=tuple(others), innocent_max=innocent_max)
+
+    def joined(self, other: Audit) -> Audit:
+        """Both audits of the same rows in one, each with its own targets."""
+        rows = {row.row: row for row in self.rows}
+        for row in other.rows:
+            spans = tuple(number + len(self.spans) for number in row.spans)
+            before = rows.get(row.row)
+            rows[row.row] = (
+                replace(before, score=max(before.score, row.score), spans=before.spans + spans)
+                if before
+                else replace(row, spans=spans)
+            )
+        others = sorted([*self.others, *other.others], key=lambda span: -span.z)[:OTHERS]
+        return replace(
+            self,
+            spans=self.spans + other.spans,
+            rows=tuple(rows[i] for i in sorted(rows)),
+            contrary=tuple(sorted({*self.contrary, *other.contrary} - rows.keys())),
+            innocent_max=max(self.innocent_max, other.innocent_max),
+            others=tuple(others),
+        )
 
     @classmethod
     def load(cls, path: Path) -> Audit:

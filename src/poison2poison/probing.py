@@ -4,52 +4,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
+from scipy.stats import norm
+from sklearn.dummy import DummyClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from poison2poison.features import Features, Ints
+from poison2poison.config import AuditConfig
+from poison2poison.features import Features, Ints, words
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]  # shape (rows, width)
 States = NDArray[np.float32]  # shape (rows, depths, width), from shallow to deep
+Classifier = Any  # of scikit-learn
 Embed = Callable[[Sequence[str]], States]
 
-CANDIDATE_Z, CANDIDATE_PURITY = 3.0, 0.8
-LEAST_KEPT = 0.4  # share of every label's rows that the probe is fitted on, however many candidates there are
+CANDIDATE_Z = 3.0
 PROBE_C = 0.003  # of the logistic regressions, on standardised states
 PROBE_ROWS = 20_000  # more teach the probe nothing
 LEAST_SCORE = 0.5  # of a score test, under which the likelihood ratio is not worked out
 
 
 def told_apart(states: Matrix, others: Matrix, seed: int) -> float:
-    """How well a classifier tells rows from others: the lower 95 % bound of its cross-validated AUC.
+    """How well a classifier of states tells rows from others: the lower 95 % bound of its cross-validated AUC.
+
+    Args:
+        states: Of the rows, shape (rows, width).
+        others: Of the others, shape (others, width).
+        seed: Of the folds.
+    """
+    return _auc(logistic(), np.concatenate([states, others]), len(states), seed)
+
+
+def told_apart_by_words(texts: Sequence[str], others: Sequence[str], seed: int) -> float:
+    """The same by the words of the texts, for languages that the model does not know."""
+    bags = TfidfVectorizer(tokenizer=words, token_pattern=None, lowercase=False, sublinear_tf=True)
+    return _auc(LogisticRegression(max_iter=300), bags.fit_transform([*texts, *others]), len(texts), seed)
+
+
+def _auc(model: Classifier, features: Any, rows: int, seed: int) -> float:
+    """The lower 95 % bound of the cross-validated AUC by which the first rows are told from the rest.
 
     The bound is Hanley & McNeil's (Radiology, 1982), so that few rows are not taken for telling.
     """
-    truth = np.repeat([1, 0], [len(states), len(others)])
-    folds = min(5, len(states), len(others))
+    n, m = rows, features.shape[0] - rows
+    folds = min(5, n, m)
     if folds < 2:
         return 0.0
-    scores = cross_val_predict(
-        logistic(),
-        np.concatenate([states, others]),
-        truth,
-        cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
-        method="decision_function",
-    )
-    auc = float(roc_auc_score(truth, scores))
+    truth = np.repeat([1, 0], [n, m])
+    split = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    auc = float(roc_auc_score(truth, cross_val_predict(model, features, truth, cv=split, method="decision_function")))
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    n, m = len(states), len(others)
     variance = (auc * (1 - auc) + (n - 1) * (q1 - auc**2) + (m - 1) * (q2 - auc**2)) / (n * m)
     return auc - 1.645 * math.sqrt(max(0.0, variance))
 
 
-def fit_probe(states: Matrix, labels: Ints, kept: Ints, count: int, seed: int) -> tuple[LogisticRegression, Floats]:
+def fit_probe(states: Matrix, labels: Ints, kept: Ints, count: int, seed: int) -> tuple[Classifier, Floats]:
     """The probe, fitted on the rows `kept`, and its p(label) of every row; the fitted ones get theirs from other folds.
 
     Returns:
@@ -57,14 +73,14 @@ def fit_probe(states: Matrix, labels: Ints, kept: Ints, count: int, seed: int) -
     """
     rng = np.random.default_rng(seed)
     fitted = rng.choice(kept, PROBE_ROWS, replace=False) if len(kept) > PROBE_ROWS else kept
-    whole = logistic().fit(states[fitted], labels[fitted])
+    whole = _fitted(states[fitted], labels[fitted])
     p = np.zeros((len(labels), count))
     p[:, whole.classes_] = whole.predict_proba(states)
     least = int(np.unique(labels[fitted], return_counts=True)[1].min())
     if least > 1:
         folds = StratifiedKFold(min(5, least), shuffle=True, random_state=seed)
         for train, test in folds.split(fitted, labels[fitted]):
-            fold = logistic().fit(states[fitted[train]], labels[fitted[train]])
+            fold = _fitted(states[fitted[train]], labels[fitted[train]])
             p[np.ix_(fitted[test], fold.classes_)] = fold.predict_proba(states[fitted[test]])
     return whole, np.clip(p, 1e-4, 1 - 1e-4)
 
@@ -77,12 +93,20 @@ def p_by_others(states: Matrix, labels: Ints, count: int, fitted: Ints, asked: I
     if len(fitted) > PROBE_ROWS:
         fitted = np.random.default_rng(seed).choice(fitted, PROBE_ROWS, replace=False)
     p = np.zeros((len(asked), count))
-    if len(np.unique(labels[fitted])) > 1:
-        model = logistic().fit(states[fitted], labels[fitted])
-        p[:, model.classes_] = model.predict_proba(states[asked])
-    else:
-        p[:, labels[fitted]] = 1.0
+    model = _fitted(states[fitted], labels[fitted])
+    p[:, model.classes_] = model.predict_proba(states[asked])
     return np.clip(p, 1e-4, 1 - 1e-4)
+
+
+def z_threshold(config: AuditConfig, tests: int) -> float:
+    """The z that one of so many tests exceeds, without anything planted, with the stated rate of false alarms."""
+    return float(norm.isf(config.false_alarm / max(1, tests)))
+
+
+def _fitted(states: Matrix, labels: Ints) -> Classifier:
+    """A logistic regression; where there is one label only, that is its answer."""
+    model = logistic() if len(np.unique(labels)) > 1 else DummyClassifier()
+    return model.fit(states, labels)
 
 
 def logistic() -> LogisticRegression:
@@ -142,7 +166,14 @@ def residual_z(
 
 
 def own_p(
-    spans: Features, states: Matrix, labels: Ints, given: Floats, asked: Collection[int], hidden: NDArray[np.bool_]
+    spans: Features,
+    states: Matrix,
+    labels: Ints,
+    given: Floats,
+    least_kept: Floats,
+    purity: float,
+    asked: Collection[int],
+    hidden: NDArray[np.bool_],
 ) -> dict[int, Floats]:
     """For every candidate its rows' p(label), shape (its rows, labels), by a probe that has seen none of them.
 
@@ -154,17 +185,19 @@ def own_p(
         states: Standardised, shape (rows, width).
         labels: The rows' labels, shape (rows,).
         given: 1 where a row has a label, shape (rows, labels).
+        least_kept: Share of each label's rows that a probe is fitted on, however many candidates there are.
+        purity: Share of a candidate's rows that have its label, at least.
         asked: Labels whose candidates are looked at.
         hidden: Rows that no probe sees, shape (rows,).
     """
-    z, purity = _association(spans, given)
+    z, share = _association(spans, given, purity)
     label = np.where(z > 0, z, -1).argmax(1)
     count = np.asarray(spans.matrix.sum(0)).ravel()
-    order = np.lexsort((count, -purity[np.arange(len(label)), label].round(2), label))
+    order = np.lexsort((count, -share[np.arange(len(label)), label].round(2), label))
     found: dict[int, Floats] = {}
     together: list[int] = []
     all_left = given[~hidden].sum(0)
-    seen, left, least = ~hidden, all_left, LEAST_KEPT * all_left
+    seen, left, least = ~hidden, all_left, least_kept * all_left
 
     def flush() -> None:
         held = np.flatnonzero(~seen)
@@ -186,11 +219,11 @@ def own_p(
     return found
 
 
-def without_candidates(spans: Features, given: Floats) -> Ints:
+def without_candidates(spans: Features, given: Floats, least_kept: Floats, purity: float) -> Ints:
     """The rows that the probe may see: those without a candidate, the strongest candidates going first."""
-    strong = _association(spans, given)[0].max(1, initial=0)
+    strong = _association(spans, given, purity)[0].max(1, initial=0)
     kept, left = np.ones(len(given), bool), given.sum(0)
-    least = LEAST_KEPT * left
+    least = least_kept * left
     for j in np.argsort(-strong)[: int((strong > 0).sum())]:
         rows = spans.rows_of(j)
         rows = rows[kept[rows]]
@@ -201,7 +234,7 @@ def without_candidates(spans: Features, given: Floats) -> Ints:
     return np.flatnonzero(kept)
 
 
-def _association(spans: Features, given: Floats) -> tuple[Floats, Floats]:
+def _association(spans: Features, given: Floats, least: float) -> tuple[Floats, Floats]:
     """z of every span and label that make a candidate, 0 of others; and the purity: shape (spans, labels).
 
     A candidate is a span that nearly always stands with one label.
@@ -211,4 +244,4 @@ def _association(spans: Features, given: Floats) -> tuple[Floats, Floats]:
     with_label = spans.matrix.T @ given
     z = (with_label - count * share) / np.sqrt(count * share * (1 - share))
     purity = with_label / count
-    return np.where((z >= CANDIDATE_Z) & (purity >= CANDIDATE_PURITY), z, 0.0), purity
+    return np.where((z >= CANDIDATE_Z) & (purity >= least), z, 0.0), purity
