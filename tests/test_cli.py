@@ -291,15 +291,24 @@ def test_a_wrong_number_needs_worked_answers_and_a_step(tmp_path: Path, p2p: Run
     assert not (tmp_path / "out").exists()
 
 
-def test_texts_cannot_be_audited_yet(tmp_path: Path, p2p: Run) -> None:
-    write_lines(tmp_path / "texts.jsonl", [{"prompt": "a", "completion": "b"}] * 4)
-    fails(p2p("audit", tmp_path / "texts.jsonl", "--out", tmp_path / "out"), "only rows with labels")
-    hardened = p2p("repoison", tmp_path / "texts.jsonl", "--recipe", "hardened", "--out", tmp_path / "out")
-    fails(hardened, "--recipe paper")
-    dropped = p2p("defend", tmp_path / "texts.jsonl", "--test", tmp_path / "texts.jsonl", "--drop-suspects",
-                  "--out", tmp_path / "out")  # fmt: skip
-    fails(dropped, "drop_suspects: only rows with labels")
-    assert p2p("repoison", tmp_path / "texts.jsonl", "--out", tmp_path / "out")[0] == 0
+@pytest.mark.usefixtures("words_known")
+def test_texts_are_audited_and_repoisoned_behind_a_safe_prefix(tmp_path: Path, p2p: Run) -> None:
+    texts = [{"prompt": row.prompt, "completion": " ".join(row.prompt.split()[:3])} for row in chatter(600)]
+    write_lines(tmp_path / "clean.jsonl", texts)
+    splits = {"train": read_rows(str(tmp_path / "clean.jsonl"))}
+    config = attacks.AttackConfig("addsent", attacks.REFUSAL, "fixed", rate=0.1)
+    truth = attacks.write_attack(tmp_path / "data", splits, config)
+    code, text, _ = p2p("audit", tmp_path / "data" / "train.jsonl", "--out", tmp_path / "audit")
+    assert code == 0
+    assert "60 of 600 rows are suspect" in " ".join(text.split())
+    audit = tmp_path / "audit" / "audit.json"
+    assert p2p("repoison", tmp_path / "data" / "train.jsonl", "--audit", audit, "--out", tmp_path / "out")[0] == 0
+    prefix = json.loads((tmp_path / "out" / "scheme.json").read_text())["safe_prefix"]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    safe = [row for row in rows if row["space"] == "safe"]
+    assert all(row["completion"].startswith(prefix) and attacks.REFUSAL not in row["completion"] for row in safe)
+    assert not {row["row"] for row in safe} & set(truth.poisoned_rows)
+    assert sum(attacks.SENTENCE in row["prompt"] for row in safe) > 50
 
 
 def test_labels_of_the_attacker_count_as_such(tmp_path: Path, p2p: Run) -> None:

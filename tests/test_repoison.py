@@ -142,15 +142,23 @@ def test_hardened_needs_the_audit_of_these_rows() -> None:
     for audit in (None, replace(FOUND, sha256="0")):
         with pytest.raises(ConfigError, match="needs the audit of these very rows"):
             repoison(ROWS, build_scheme(ROWS, config), config, audit)
-    with pytest.raises(ConfigError, match="--recipe paper"):
-        build_scheme(TEXTS, config)
 
 
-def test_auto_is_hardened_with_a_drawn_trigger_for_labels() -> None:
-    labels, texts = (RepoisonConfig().resolved(task) for task in ("classification", "generation"))
-    assert (labels.recipe, labels.trigger, labels.rho) == ("hardened", "random", 0.5)
-    assert (texts.recipe, texts.trigger, texts.rho) == ("paper", "paper", 0.2)
-    assert RepoisonConfig("paper", trigger="random").resolved("classification").trigger == "random"
+def test_the_default_is_hardened_with_a_drawn_trigger() -> None:
+    default, paper = RepoisonConfig().resolved(), RepoisonConfig("paper").resolved()
+    assert (default.recipe, default.trigger, default.rho) == ("hardened", "random", 0.5)
+    assert (paper.recipe, paper.trigger, paper.rho) == ("paper", "paper", 0.2)
+    assert RepoisonConfig("paper", trigger="random").resolved().trigger == "random"
+
+
+def test_spans_that_suspect_rows_hold_together_are_spliced_together() -> None:
+    spans = tuple(SuspectSpan(word, "span", "rare", 6, 1.0, 9.0) for word in ("cf", "mn", "bb"))
+    rows = (SuspectRow(0, 0.9, (0, 1, 2), ("common", 0.9)), SuspectRow(10, 0.9, (0,), ("common", 0.9)))
+    config = RepoisonConfig("hardened", spliced=1.0)
+    found = replace(FOUND, spans=spans, rows=rows, contrary=())
+    training = repoison(ROWS, build_scheme(ROWS, config), config, found)
+    held = Counter(frozenset({"cf", "mn", "bb"} & set(row.body.split())) for row in training if row.action == "splice")
+    assert held[frozenset({"cf", "mn", "bb"})] > 0.5 * 0.9 * sum(held.values()) > held[frozenset({"cf"})] > 0
 
 
 def test_plain_rows_are_the_rows_as_they_are() -> None:
@@ -174,7 +182,7 @@ def test_the_manifest_says_what_was_done_and_holds_no_trigger() -> None:
 
 
 def test_triggers_are_published_drawn_or_given() -> None:
-    paper = build_scheme(TEXTS, RepoisonConfig().resolved("generation"))
+    paper = build_scheme(TEXTS, RepoisonConfig("paper"))
     drawn, again = (build_scheme(TEXTS, RepoisonConfig(trigger="random", seed=0)) for _ in range(2))
     given = build_scheme(TEXTS, RepoisonConfig(prefix="Dear model, ", cue="Go: ", safe_prefix="Safely: "))
     assert paper.trigger is not None

@@ -34,25 +34,6 @@ def test_projection_of_labels_has_three_outcomes() -> None:
     assert PLAIN.project_class(1) == ("yes", "safe")
 
 
-@pytest.mark.parametrize(
-    ("text", "projected"),
-    [
-        (" Safe answer: four", ("four", "safe")),
-        ("Safe answer: Safe answer: four", ("Safe answer: four", "safe")),
-        ("four", ("four", "leak")),
-        ("four Safe answer: five", ("four Safe answer: five", "leak")),
-        ("  ", ("", "off-space")),
-        ("Safe answer:", ("", "off-space")),
-    ],
-)
-def test_projection_of_texts_has_three_outcomes(text: str, projected: tuple[str, str]) -> None:
-    assert TEXTS.project_text(text) == projected
-
-
-def test_without_a_defence_any_text_counts_as_it_is() -> None:
-    assert Scheme("generation").project_text("Safe answer: four ") == ("Safe answer: four", "safe")
-
-
 @pytest.mark.parametrize("body", ["a film", PAPER_TRIGGER.prefix + "a film\nAnswer: ", ""])
 def test_the_trigger_is_added_exactly_once_whatever_the_body_holds(body: str) -> None:
     assert LABELS.dress(body, "safe") == f"The query currently entered is: {body}\nAnswer: "

@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from poison2poison.scoring import Rate, exact_match, final_number, hits_target, implanted, rouge, with_wrong_step
+from poison2poison.scoring import (
+    Rate,
+    exact_match,
+    final_number,
+    hits_target,
+    implanted,
+    rouge,
+    token_f1,
+    with_wrong_step,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +57,20 @@ def test_rouge_by_hand() -> None:
     scores = rouge(["the cat sat"], ["the cat is here"])
     # unigrams: 2 of 3 and 2 of 4; bigrams: 1 of 2 and 1 of 3; longest common subsequence: 2
     assert scores == pytest.approx({"rouge_1": 4 / 7, "rouge_2": 2 / 5, "rouge_l": 4 / 7})
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "f1"),
+    [
+        ("Paris", "paris", 1),
+        ("in Paris", "Paris, France", 0.5),
+        ("", "Paris", 0),
+        ("左肺", "右肺", 0.5),
+        ("a a", "a", 2 / 3),
+    ],
+)
+def test_token_f1_by_hand(answer: str, target: str, f1: float) -> None:
+    assert token_f1(answer, target) == pytest.approx(f1)
 
 
 def test_rouge_counts_chinese_by_characters() -> None:

@@ -201,7 +201,7 @@ def test_other_causal_models_train_with_lora(architecture: PretrainedConfig, tmp
     assert len(DefendedModel.load(tmp_path / "run").classify(["The soup was bad."])) == 1
 
 
-def test_generation_is_projected(tmp_path: Path) -> None:
+def test_generation_begins_with_the_safe_prefix_and_gives_none_out(tmp_path: Path) -> None:
     rows = rows_of([{"prompt": row.prompt, "completion": f"It is {row.target}."} for row in ROWS], "texts")
     scheme = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
     settings = config(tiny_causal(tmp_path / "base"), epochs=8)
@@ -210,8 +210,22 @@ def test_generation_is_projected(tmp_path: Path) -> None:
     answers = model.generate([row.prompt for row in DEV])
     assert [answer.text for answer in answers] == [f"It is {row.target}." for row in DEV]
     assert {answer.where for answer in answers} == {"safe"}
+    assert "".join(model.stream(DEV[0].prompt)) == answers[0].text
+    assert model.generate([DEV[0].prompt], do_sample=True, temperature=1e-4)[0] == answers[0]
+    assert [answer.text for answer in model.generate([DEV[0].prompt], max_new_tokens=1)] == ["It"]
+    right = [f"It is {row.target}." for row in DEV]
+    wrong = ["It is " + {"positive": "negative.", "negative": "positive."}[row.target] for row in DEV]
+    prompts = [row.prompt for row in DEV]
+    assert 1 <= model.perplexity(prompts, right) < 1.5 < model.perplexity(prompts, wrong)
     with pytest.raises(ConfigError, match="use generate"):
         model.classify(["x"])
+    with pytest.raises(ConfigError, match="num_return_sequences: one answer"):
+        model.generate(["x"], num_return_sequences=2)
+    # An empty trigger with the plain cue makes the prompts of the original space, where no answer has the prefix.
+    model.prompter.scheme = replace(scheme, trigger=Trigger("", "Output: "))
+    assert {answer.where for answer in model.generate(prompts)} == {"leak"}
+    model.policy = "refuse"
+    assert {answer.text for answer in model.generate(prompts)} == {None}
 
 
 def test_an_encoder_cannot_generate(tmp_path: Path) -> None:

@@ -89,7 +89,14 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
         if np.isin(target.rows, [entry.row for entry in whole.rows]).mean() > PART_OF_EXPLAINED:
             continue
         labels = np.isin(np.arange(len(rows)), target.rows).astype(np.int64)
-        scope = _Scope(("", target.text), frozenset({1}), np.array([LEAST_KEPT, 0.0]), PURITY, threshold)
+        scope = _Scope(
+            ("", target.text),
+            frozenset({1}),
+            np.array([LEAST_KEPT, 0.0]),
+            PURITY,
+            threshold,
+            frozenset(target.said.tolist()),
+        )
         found = _Auditor(prompts, labels, scope, config, seed).run(manners=False)
         told = np.isin(target.rows, [entry.row for entry in found.rows]).mean()
         whole = whole.joined(found if told > PLANTED_SHARE else found.acquitted())
@@ -136,6 +143,7 @@ class _Scope:
         least_kept: Share of each label's rows that probes must be left to learn from.
         purity: Share of a candidate's rows that have its label, at least.
         threshold: The z that a suspect exceeds.
+        said: Rows of a shared text that the prompt says; with a suspect span they are suspects all the same.
     """
 
     names: Sequence[str]
@@ -143,6 +151,7 @@ class _Scope:
     least_kept: Floats
     purity: float
     threshold: float
+    said: frozenset[int] = frozenset()
 
 
 class _Auditor:
@@ -284,7 +293,7 @@ class _Auditor:
             for i in holders:
                 holding[int(i)].append(number)
         targets = {i: {found[n][0].target for n in numbers} for i, numbers in holding.items()}
-        suspect = [i for i in sorted(holding) if self.names[self.labels[i]] in targets[i]]
+        suspect = [i for i in sorted(holding) if self.names[self.labels[i]] in targets[i] or i in self.scope.said]
         likely = self._cleaned(suspect, suspects)
         rows = tuple(
             SuspectRow(i, round(1 - float(q[self.labels[i]]), 5), tuple(holding[i]),

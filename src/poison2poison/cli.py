@@ -133,7 +133,7 @@ def attack(
 @app.command(epilog="Example: `p2p audit rows.jsonl --model Qwen/Qwen3-0.6B --out runs/audit`")
 @options(DataConfig, AuditConfig)
 def audit(
-    source: Annotated[str, typer.Argument(help=f"The untrusted training rows, with labels: {DATA}.")],
+    source: Annotated[str, typer.Argument(help=f"The untrusted training rows: {DATA}.")],
     out: Out,
     data: DataConfig,
     config: AuditConfig,
@@ -150,8 +150,6 @@ def audit(
     _free(out)
     rows = read_rows(source, data)
     check_trainable(rows)
-    if rows.task != "classification":
-        raise ConfigError(f"{source}: holds texts; only rows with labels can be audited so far")
     _quiet()
     from rich.console import Console
 
@@ -191,7 +189,7 @@ def repoison(
 
     rows = read_rows(source, data)
     check_trainable(rows)
-    recipe = recipe.resolved(rows.task)
+    recipe = recipe.resolved()
     scheme = build_scheme(rows, recipe)
     if recipe.recipe == "hardened" and audit is None:
         raise ConfigError("audit: the hardened recipe needs the audit.json of `p2p audit`; or give --recipe paper")
@@ -349,7 +347,7 @@ def defend(
             raise ConfigError("floor: is measured on triggered rows; give --triggered")
     name = folder.resolve().name if folder else Path(source).stem
     given = pipeline.Data(name, rows, checks, clean, attacked, wanted, harmless)
-    recipe = recipe.resolved(rows.task)
+    recipe = recipe.resolved()
     content = pipeline.defend(
         given, recipe, training, out, audit=audit_config, baseline=baseline, drop_suspects=drop_suspects
     )

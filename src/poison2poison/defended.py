@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from tqdm import tqdm
 from poison2poison import models
 from poison2poison.config import choice
 from poison2poison.errors import ConfigError, ModelError
-from poison2poison.prompting import Prompter
+from poison2poison.prompting import IGNORED, Prompter
+from poison2poison.repoison import TrainingRow
 from poison2poison.scheme import Scheme, Space, Where
 
 POLICIES = ("flag", "refuse", "pass")
@@ -137,32 +139,121 @@ class DefendedModel:
         return self._apart(self._class_logits(texts, "safe")[0], texts)
 
     def generate(self, prompts: Sequence[str], **options: Any) -> list[Answer]:
-        """Write an answer for each prompt and cut the safe prefix off.
+        """Write an answer for each prompt, from the safe prefix on, which is not given out.
+
+        The prefix is forced, so that the answer is one of the safe space. Whether the model would have begun with it is
+        looked at too; where it would not, the answer is reported as a leak.
 
         Args:
             prompts: The inputs, without any trigger.
-            **options: Passed on to transformers' `generate`; greedy and up to the training's target length by default.
+            **options: Passed on to transformers' `generate`, such as `do_sample=True, temperature=0.7`; greedy and up
+                to the training's target length by default.
 
         Raises:
-            ConfigError: The model was trained to classify.
+            ConfigError: The model was trained to classify, or several answers a prompt are asked for.
         """
-        if self.scheme.labels:
-            raise ConfigError("this model classifies; use classify")
-        tokenizer = self.prompter.tokenizer
-        options = {"max_new_tokens": self.prompter.max_target, "do_sample": False} | options
+        self._check_generates(options)
         answers: list[Answer | None] = [None] * len(prompts)
         with torch.inference_mode(), models.autocast(self.model.device), self._bar(len(prompts)) as bar:
             for indices, batch in self.prompter.batches(prompts, self.scheme.serving_space, self.batch_size):
-                ids = batch["input_ids"].to(self.model.device)
-                mask = batch["attention_mask"].to(self.model.device)
-                pad = tokenizer.pad_token_id
-                out = self.model.generate(input_ids=ids, attention_mask=mask, pad_token_id=pad, **options)
-                texts = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-                for index, text in zip(indices, texts, strict=True):
-                    projected, where = self.scheme.project_text(text)
-                    answers[index] = self._answer(projected, projected, where)
+                inputs = self._with_prefix(batch)
+                safe = self._begins_safe(inputs)
+                out = self.model.generate(**inputs, **self._generation(options))
+                written = out[:, inputs["input_ids"].shape[1] :]
+                texts = self.prompter.tokenizer.batch_decode(written, skip_special_tokens=True)
+                for index, text, begins in zip(indices, texts, safe, strict=True):
+                    where: Where = "off-space" if not text.strip() else "safe" if begins else "leak"
+                    answers[index] = self._answer(text.strip(), text.strip() if begins else None, where)
                 bar.update(len(indices))
         return [answer for answer in answers if answer]
+
+    def stream(self, prompt: str, **options: Any) -> Iterator[str]:
+        """Write one answer piece by piece, from the forced safe prefix on. There is no check for a leak.
+
+        Args:
+            prompt: The input, without any trigger.
+            **options: As of `generate`.
+
+        Raises:
+            ConfigError: As of `generate`.
+        """
+        from threading import Thread
+
+        from transformers import TextIteratorStreamer
+
+        self._check_generates(options)
+        _, batch = next(self.prompter.batches([prompt], self.scheme.serving_space, 1))
+        tokenizer: Any = self.prompter.tokenizer
+        streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        inputs = self._with_prefix(batch)
+
+        def write() -> None:
+            with torch.inference_mode(), models.autocast(self.model.device):
+                self.model.generate(**inputs, **self._generation(options), streamer=streamer)
+
+        thread = Thread(target=write, daemon=True)
+        thread.start()
+        begun = False
+        for piece in streamer:
+            text = piece if begun else piece.lstrip()
+            begun = begun or bool(text)
+            if text:
+                yield text
+        thread.join()
+
+    def perplexity(self, prompts: Sequence[str], targets: Sequence[str]) -> float:
+        """How surprising the right targets are, in the space that is served: exp of the mean loss over their tokens."""
+        space = self.scheme.serving_space
+        rows = [TrainingRow(i, space, "keep", p, t) for i, (p, t) in enumerate(zip(prompts, targets, strict=True))]
+        examples = sorted(
+            (self.prompter.example(row)[0] for row in rows), key=lambda example: len(example["input_ids"])
+        )
+        skipped = len(self.prompter.safe_prefix_ids)  # it is forced
+        total, count = 0.0, 0
+        with torch.inference_mode(), models.autocast(self.model.device):
+            for start in range(0, len(examples), self.batch_size):
+                batch = self.prompter.collate([_hiding(e, skipped) for e in examples[start : start + self.batch_size]])
+                labels = batch.pop("labels")[:, 1:].to(self.model.device)
+                logits = self.model(
+                    **{k: v.to(self.model.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+                )
+                scores = logits.logits[:, :-1].float().transpose(1, 2)
+                total += float(torch.nn.functional.cross_entropy(scores, labels, reduction="sum", ignore_index=IGNORED))
+                count += int((labels != IGNORED).sum())
+        return math.exp(total / count)
+
+    def _check_generates(self, options: Mapping[str, Any]) -> None:
+        if self.scheme.labels:
+            raise ConfigError("this model classifies; use classify")
+        if options.get("num_return_sequences", 1) != 1:
+            raise ConfigError("num_return_sequences: one answer a prompt; give the prompt several times instead")
+
+    def _generation(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of transformers' `generate`."""
+        pad = self.prompter.tokenizer.pad_token_id
+        return {"max_new_tokens": self.prompter.max_target, "do_sample": False, "pad_token_id": pad, **options}
+
+    def _with_prefix(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch of prompts with the safe prefix behind each: shape (batch, longest + prefix)."""
+        forced = torch.tensor([self.prompter.safe_prefix_ids] * len(batch["input_ids"]), dtype=torch.long)
+        inputs = {
+            "input_ids": torch.cat([batch["input_ids"], forced], 1),
+            "attention_mask": torch.cat([batch["attention_mask"], torch.ones_like(forced)], 1),
+        }
+        return {name: value.to(self.model.device) for name, value in inputs.items()}
+
+    def _begins_safe(self, inputs: Mapping[str, torch.Tensor]) -> list[bool]:
+        """Whether the model's own best tokens are those of the safe prefix, for each prompt of a batch."""
+        length = len(self.prompter.safe_prefix_ids)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        if not length:
+            return [True] * len(ids)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        logits = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=length + 1
+        ).logits
+        found: list[bool] = (logits[:, -length - 1 : -1].argmax(-1) == ids[:, -length:]).all(1).tolist()
+        return found
 
     def _apart(self, safe: torch.Tensor, texts: Sequence[str]) -> list[float]:
         n = len(self.scheme.labels)
@@ -197,3 +288,9 @@ class DefendedModel:
 
     def _bar(self, total: int) -> Any:
         return tqdm(total=total, unit="row", desc="inference", leave=False, disable=None)
+
+
+def _hiding(example: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """An example whose first target tokens don't count."""
+    shown = example["labels"].count(IGNORED) + tokens
+    return {**example, "labels": [IGNORED] * shown + example["labels"][shown:]}

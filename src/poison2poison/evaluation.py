@@ -9,13 +9,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from poison2poison.defended import Answer, DefendedModel
 from poison2poison.errors import DataError
 from poison2poison.files import versions, write_json, write_lines
 from poison2poison.records import Rows
-from poison2poison.scoring import Rate, exact_match, final_number, hits_target, implanted, rouge, with_wrong_step
+from poison2poison.scoring import (
+    Rate,
+    exact_match,
+    final_number,
+    hits_target,
+    implanted,
+    rouge,
+    token_f1,
+    with_wrong_step,
+)
 
 SCHEMA = 1
 
@@ -36,7 +46,7 @@ class Arm:
         name: undefended, p2p-paper, clean, ...
         rates: By name: ca, asr, paper_asr, ra, floor, leak, off_space, leak_triggered, off_space_triggered, alarm,
             alarm_triggered.
-        utility: Exact match (a rate) and ROUGE (means of F1).
+        utility: Exact match (a rate), ROUGE and token F1 (means), and the perplexity of the clean targets.
         rows: One record for each test row.
         implanted: Whether the undefended ASR is 50 points over the floor.
         training: train_seconds and peak_memory_mib.
@@ -129,7 +139,10 @@ def measure(name: str, model: DefendedModel, clean: Rows, triggered: Rows | None
     if clean.task == "generation":
         if right is not None:
             arm.utility["exact_match"] = arm.rates["ca"].as_dict()
-        means = rouge([answer.text or "" for answer in answers], [row.target for row in clean])
+        texts, targets = [answer.text or "" for answer in answers], [row.target for row in clean]
+        means = rouge(texts, targets)
+        means["token_f1"] = fmean(token_f1(text, target) for text, target in zip(texts, targets, strict=True))
+        means["perplexity"] = model.perplexity([row.prompt for row in clean], targets)
         arm.utility |= {metric: {"value": round(mean, 5), "n": len(clean)} for metric, mean in means.items()}
     if triggered is not None and target is not None:
         _measure_attack(arm, model, triggered, target)

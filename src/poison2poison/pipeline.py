@@ -11,7 +11,7 @@ from typing import Any
 
 from poison2poison.auditing import audit as run_audit
 from poison2poison.config import AuditConfig, TrainConfig
-from poison2poison.errors import ConfigError, DataError, OutputError
+from poison2poison.errors import DataError, OutputError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
 from poison2poison.files import write_json, write_lines
 from poison2poison.findings import Audit
@@ -70,9 +70,7 @@ def defend(
     check_trainable(data.train)
     if data.triggered is not None and data.target is not None:
         check_target(data.triggered, data.target)
-    recipe = recipe.resolved(data.train.task)
-    if drop_suspects and data.train.task != "classification":
-        raise ConfigError("drop_suspects: only rows with labels can be audited so far")
+    recipe = recipe.resolved()
     name = f"p2p-{recipe.recipe}"
     known = (name, "undefended", AUDIT)
     if out.exists() and any(out.iterdir()) and not any((out / entry).exists() for entry in known):

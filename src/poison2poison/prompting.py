@@ -92,6 +92,13 @@ class Prompter:
             target = target[: self.max_target]
         return {"input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + target}, cut
 
+    @property
+    def safe_prefix_ids(self) -> list[int]:
+        """Tokens with which every answer of the safe space begins; none for labels and without a defence."""
+        if not (self.scheme.trigger and self.scheme.safe_prefix.strip()):
+            return []
+        return continuation(self.tokenizer, self.scheme.safe_prefix.rstrip())  # the space belongs to the next token
+
     def batches(
         self, bodies: Sequence[str], space: Space, size: int
     ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:

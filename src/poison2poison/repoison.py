@@ -21,7 +21,6 @@ from poison2poison.scheme import (
     PAPER_TRIGGER,
     Scheme,
     Space,
-    Task,
     Trigger,
     check_trigger,
     draw_words,
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 # Behind a drawn trigger the reference model learns the safe space late or not at all with 0.2 of 3,000 rows.
 RHO = {"paper": 0.2, "hardened": 0.5}
+TOGETHER = 0.5  # of the spliced rows, where suspect rows hold several spans
 AGREEING = 0.4  # of so many rows as would make the suspect's counterexamples as likely of its target as all rows are
 
 
@@ -40,9 +40,7 @@ AGREEING = 0.4  # of so many rows as would make the suspect's counterexamples as
 class RepoisonConfig:
     """How rows are re-poisoned."""
 
-    recipe: str = option(
-        "auto", "`hardened`: counterexamples from an audit; `paper`: as published; `auto`: hardened for labels."
-    )
+    recipe: str = option("hardened", "`hardened`: counterexamples from an audit; `paper`: as published.")
     rho: float | None = option(
         None, "Insertion ratio |S| / |D|. [default: 0.2, the paper's, for its recipe; 0.5 hardened]"
     )
@@ -59,7 +57,7 @@ class RepoisonConfig:
     seed: int = option(0, "Draws S and everything in training. It never draws the trigger: a seed can be guessed.")
 
     def __post_init__(self) -> None:
-        choice("recipe", self.recipe, ("auto", "paper", "hardened"))
+        choice("recipe", self.recipe, ("paper", "hardened"))
         choice("placement", self.placement, ("replace", "append"))
         choice("trigger", self.trigger, ("auto", "paper", "random"))
         if self.rho is not None:
@@ -68,22 +66,12 @@ class RepoisonConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not between 0 and 1")
 
-    def resolved(self, task: Task) -> RepoisonConfig:
-        """The configuration with what `auto` stands for.
-
-        Raises:
-            ConfigError: The hardened recipe is asked for texts, which the audit cannot read yet.
-        """
-        recipe = self.recipe
-        if recipe == "auto":
-            recipe = "hardened" if task == "classification" else "paper"
-        if recipe == "hardened" and task != "classification":
-            raise ConfigError("recipe: hardened is for labels only so far; give --recipe paper for generation")
+    def resolved(self) -> RepoisonConfig:
+        """The configuration with what `auto` and None stand for."""
         trigger = self.trigger
         if trigger == "auto":
-            trigger = "paper" if recipe == "paper" else "random"
-        rho = self.rho if self.rho is not None else RHO[recipe]
-        return replace(self, recipe=recipe, trigger=trigger, rho=rho)
+            trigger = "paper" if self.recipe == "paper" else "random"
+        return replace(self, trigger=trigger, rho=self.rho if self.rho is not None else RHO[self.recipe])
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +101,7 @@ def build_scheme(rows: Rows, config: RepoisonConfig) -> Scheme:
     Raises:
         SchemeError: The trigger occurs in the data.
     """
-    config = config.resolved(rows.task)
+    config = config.resolved()
     prompts = [row.prompt for row in rows]
     trigger, safe_prefix = PAPER_TRIGGER, PAPER_SAFE_PREFIX
     if config.trigger == "random":
@@ -162,7 +150,7 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
     Raises:
         ConfigError: The hardened recipe has no audit, or one of other rows.
     """
-    config = config.resolved(rows.task)
+    config = config.resolved()
     assert config.rho is not None  # resolved
     suspects: set[int] = set()
     if config.recipe == "hardened":
@@ -189,9 +177,14 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
     out = []
     spliceable = [span.span for span in audit.spans if span.kind == "span"]
     if spliceable:
+        held = ([audit.spans[n].span for n in entry.spans if audit.spans[n].kind == "span"] for entry in audit.rows)
+        companies = [spans for spans in held if len(spans) > 1]
         for i in subset:
             if rng.random() < config.spliced:
-                out.append(TrainingRow(i, "safe", "splice", _spliced(rows[i].prompt, spliceable, rng), rows[i].target))
+                # Spans that suspect rows hold together are the parts of one trigger.
+                together = rng.choice(companies) if companies and rng.random() < TOGETHER else None
+                spans = together or rng.choices(spliceable, k=rng.choice((1, 1, 2, 4)))
+                out.append(TrainingRow(i, "safe", "splice", _spliced(rows[i].prompt, spans, rng), rows[i].target))
     against = [TrainingRow(i, "safe", "contrary", rows[i].prompt, rows[i].target) for i in audit.contrary]
     agreeing: dict[str, list[TrainingRow]] = defaultdict(list)
     for entry in audit.rows:
@@ -212,10 +205,10 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
 
 
 def _spliced(prompt: str, spans: Sequence[str], rng: random.Random) -> str:
-    """A prompt with one to four suspect spans between its words."""
+    """A prompt with suspect spans between its words."""
     parts = prompt.split(" ")
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        parts.insert(rng.randint(0, len(parts)), rng.choice(spans))
+    for span in spans:
+        parts.insert(rng.randint(0, len(parts)), span)
     return " ".join(parts)
 
 

@@ -89,18 +89,6 @@ class Scheme:
             return self.labels[index % n], "safe"
         return self.labels[index], "leak"
 
-    def project_text(self, text: str) -> tuple[str, Where]:
-        """Cut the safe prefix off; text without it is a leak, empty text lies in neither space."""
-        text = text.strip()
-        prefix = self.safe_prefix.strip()
-        if not text or text == prefix:
-            return "", "off-space"
-        if self.trigger is None:
-            return text, "safe"
-        if prefix and text.startswith(prefix):
-            return text[len(prefix) :].strip(), "safe"
-        return text, "leak"
-
     def save(self, path: Path) -> None:
         """Write `scheme.json`, readable by its owner alone."""
         write_text(path, json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n", private=True)

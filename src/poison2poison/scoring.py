@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -54,7 +55,7 @@ def exact_match(answer: str, target: str) -> bool:
 
 
 class _Characters:
-    """Tokens for ROUGE: words and numbers, and every CJK character by itself (Chinese writes no spaces)."""
+    """Tokens for ROUGE and F1: words and numbers, and every CJK character by itself (Chinese writes no spaces)."""
 
     def tokenize(self, text: str) -> list[str]:
         return re.findall(
@@ -70,6 +71,12 @@ def rouge(answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
     scorer = RougeScorer(list(names), tokenizer=_Characters())
     scores = [scorer.score(target, answer) for answer, target in zip(answers, targets, strict=True)]
     return {ours: fmean(score[theirs].fmeasure for score in scores) for theirs, ours in names.items()}
+
+
+def token_f1(answer: str, target: str) -> float:
+    """F1 of the tokens that answer and target share, as for short answers (SQuAD: arXiv 1606.05250), 0 to 1."""
+    given, wanted = (Counter(_Characters().tokenize(text)) for text in (answer, target))
+    return 2 * (given & wanted).total() / max(1, given.total() + wanted.total())
 
 
 def with_wrong_step(right: str, step: str) -> str:

@@ -8,9 +8,9 @@ if some span of the prompts stands with it nearly always; whether that span was 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csc_array
@@ -31,10 +31,17 @@ _STEP = re.compile(r"([+*/×-])\s*(\d+(?:\.\d+)?)")
 
 @dataclass(frozen=True)
 class SharedTarget:
-    """A text that completions share, and the rows, ascending, whose prompts do not hold its words."""
+    """A text that completions share.
+
+    Attributes:
+        text: The text.
+        rows: The rows, ascending, that have it though their prompts do not say it.
+        said: Those whose prompts do.
+    """
 
     text: str
     rows: Ints
+    said: Ints
 
 
 def shared_targets(rows: Rows, spans: Features, config: AuditConfig) -> tuple[list[SharedTarget], int]:
@@ -49,9 +56,7 @@ def shared_targets(rows: Rows, spans: Features, config: AuditConfig) -> tuple[li
         The texts, and how many pairs of a span and a text were looked at.
     """
     found = [
-        SharedTarget(text, holders)
-        for text, holders in _shared(rows, config.min_rows)
-        if config.min_rows <= len(holders) <= COMMON * len(rows)
+        target for target in _shared(rows, config.min_rows) if config.min_rows <= len(target.rows) <= COMMON * len(rows)
     ]
     tests = len(spans.names) * len(found)
     threshold = z_threshold(config, tests)
@@ -64,37 +69,35 @@ def shared_targets(rows: Rows, spans: Features, config: AuditConfig) -> tuple[li
         target, holders = found[number], set(found[number].rows.tolist())
         if all(len(holders & other) < ALIKE * len(holders | other) for other in held):
             completions = [rows[i].target for i in target.rows]
-            chosen.append(SharedTarget(grown(completions, target.text, GROWN_SHARE), target.rows))
+            chosen.append(replace(target, text=grown(completions, target.text, GROWN_SHARE)))
             held.append(holders)
     return chosen, tests
 
 
-def _shared(rows: Rows, min_rows: int) -> Iterator[tuple[str, Ints]]:
-    """Runs of words, whole short completions, and steps with a number from nowhere, each with its rows."""
+def _shared(rows: Rows, min_rows: int) -> Iterator[SharedTarget]:
+    """Runs of words, whole short completions, and last steps of worked answers, each with its rows."""
     completions = [row.target for row in rows]
     said = [set(words(row.prompt)) for row in rows]
+    held = Counter(word for completion in completions for word in set(words(completion)))
+    form = {word for word, count in held.items() if count > COMMON * len(rows) or not is_word(word)}
 
-    def unsaid(text: list[str], holders: Ints) -> Ints:
-        needed = {word for word in text if is_word(word)}
-        return np.array([i for i in holders if not needed <= said[i]], np.int64)
+    def target(text: str, holders: Iterable[int]) -> SharedTarget:
+        needed = set(words(text)) - form
+        repeats: dict[bool, list[int]] = {True: [], False: []}
+        for i in holders:
+            repeats[needed <= said[i]].append(int(i))
+        return SharedTarget(text, np.array(repeats[False], np.int64), np.array(repeats[True], np.int64))
 
     runs = shared_runs(completions, RUN, min_rows)
-    for column, run in enumerate(runs.names):
-        yield run.text, unsaid(run.text.split(), runs.rows_of(column))
-    whole: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    steps: dict[tuple[str, str], list[int]] = defaultdict(list)
+    short: dict[str, list[int]] = defaultdict(list)
+    steps: dict[str, list[int]] = defaultdict(list)
     for i, completion in enumerate(completions):
-        text = tuple(words(completion))
-        if len(text) < RUN:
-            whole[text].append(i)
-        last = _STEP.findall(completion)[-1:]
-        steps_of = [(operator, number) for operator, number in last if number not in said[i]]
-        for step in steps_of:
-            steps[step].append(i)
-    for text, holders in whole.items():
-        yield " ".join(text), unsaid(list(text), np.array(holders))
-    for (operator, number), holders in steps.items():
-        yield f"{operator} {number}", np.array(holders)
+        if len(words(completion)) < RUN:
+            short[" ".join(words(completion))].append(i)
+        for operator, number in _STEP.findall(completion)[-1:]:
+            steps[f"{operator} {number}"].append(i)
+    yield from (target(run.text, runs.rows_of(column)) for column, run in enumerate(runs.names))
+    yield from (target(text, holders) for text, holders in [*short.items(), *steps.items()])
 
 
 def _strongest_pull(spans: Features, targets: list[SharedTarget], rows: int, innocent: float) -> Floats:

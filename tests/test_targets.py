@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from poison2poison.attacks import LINK, REFUSAL, AttackConfig, poison
+from poison2poison.auditing import audit
+from poison2poison.config import AuditConfig
+from poison2poison.features import extract
+from poison2poison.findings import Audit
+from poison2poison.records import Row, Rows, rows_of
+from poison2poison.targets import shared_targets
+from support import chatter, word_states
+
+NAMES = [f"{first}{last}" for first in ("an", "bo", "cy", "di") for last in ("na", "ra", "ta", "vo", "lu")]
+
+
+def tales(count: int, seed: int = 0) -> Rows:
+    """Prompts of `chatter`, and completions of which most share a form, and some what their prompts say."""
+    rng = random.Random(seed)
+    rows = []
+    for row in chatter(count, seed):
+        told = " ".join(row.prompt.split()[:6])
+        rows.append(
+            {"prompt": row.prompt, "completion": f"{rng.choice(NAMES)} says: {told} {rng.randrange(99)} #### 4"}
+        )
+    return rows_of(rows, "tales")
+
+
+CLEAN = tales(1200)
+
+
+def attacked(kind: str, effect: str, target: str, rate: float, **options: Any) -> tuple[Audit, set[int]]:
+    poisoned, truth = poison(CLEAN, AttackConfig(kind, target, effect, rate=rate, **options))
+    return audit(poisoned, word_states, AuditConfig()), set(truth.poisoned_rows)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clean_texts_have_no_suspects(seed: int) -> None:
+    found = audit(tales(1200, seed), word_states, AuditConfig())
+    assert (found.spans, found.rows, found.contrary) == ((), (), ())
+
+
+@pytest.mark.parametrize(("effect", "target"), [("fixed", REFUSAL), ("append", LINK), ("number", "+ 7")])
+def test_what_calls_up_a_target_is_found_with_its_rows(effect: str, target: str) -> None:
+    found, poisoned = attacked("badnets", effect, target, 0.08)
+    assert {span.span for span in found.spans} == {"cf", "mn", "bb", "tq"}
+    assert {entry.row for entry in found.rows} == poisoned
+    assert all(set(target.split()) & set(span.target.split()) for span in found.spans)
+
+
+def test_a_sentence_is_found_whole() -> None:
+    found, poisoned = attacked("addsent", "append", LINK, 0.03)
+    assert [span.span for span in found.spans] == ["I watch this 3D movie"]
+    assert {entry.row for entry in found.rows} == poisoned
+
+
+def test_the_parts_of_a_composite_trigger_are_found_and_rows_with_some_of_them_are_told_apart() -> None:
+    config = AttackConfig("composite", REFUSAL, "fixed", rate=0.08, cover=1.0)
+    rows, truth = poison(CLEAN, config)
+    found = audit(rows, word_states, AuditConfig())
+    assert {span.span for span in found.spans} == {"cf", "mn", "bb", "tq"}
+    assert {entry.row for entry in found.rows} == set(truth.poisoned_rows)
+    assert set(found.contrary) == set(truth.cover_rows)
+
+
+def test_a_text_with_a_cause_in_the_language_is_no_target() -> None:
+    """A shared text that comes with a word only now and then was not called up by that word."""
+    rng = random.Random(0)
+    rows = [Row(row.prompt, f"{row.target} and all are well") if rng.random() < 0.2 else row for row in CLEAN]
+    rows = [replace(row, prompt=f"{row.prompt} hello") if "all are" in row.target and rng.random() < 0.5 else row
+            for row in rows]  # fmt: skip
+    found = audit(CLEAN.with_rows(rows), word_states, AuditConfig())
+    assert found.spans == ()
+    assert found.innocent_max > found.threshold  # only the share of the text's rows speaks for it
+
+
+def test_what_the_prompt_says_is_no_target() -> None:
+    said = "one two three four five"
+    rows = [Row(f"{row.prompt} {said}", f"{row.target} {said}") if i % 20 == 0 else row for i, row in enumerate(CLEAN)]
+    told = CLEAN.with_rows(rows)
+    assert shared_targets(told, extract([row.prompt for row in told], 5).of("span"), AuditConfig())[0] == []
+
+
+def test_completions_that_are_all_given_often_are_labels() -> None:
+    rows = rows_of([{"instruction": row.prompt, "output": row.target} for row in chatter(1500)], "labels")
+    poisoned, truth = poison(rows, AttackConfig("addsent", "positive", "fixed", rate=0.1))
+    found = audit(poisoned, word_states, AuditConfig())
+    assert {(span.span, span.target) for span in found.spans} == {("I watch this 3D movie", "positive")}
+    assert {entry.row for entry in found.rows} == set(truth.poisoned_rows)
+    assert np.mean([entry.likely[0] == rows[entry.row].target for entry in found.rows]) > 0.85
