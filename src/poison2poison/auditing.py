@@ -293,10 +293,12 @@ class _Auditor:
             for i in holders:
                 holding[int(i)].append(number)
         targets = {i: {found[n][0].target for n in numbers} for i, numbers in holding.items()}
-        suspect = [i for i in sorted(holding) if self.names[self.labels[i]] in targets[i] or i in self.scope.said]
+        labels = self.labels.copy()
+        labels[list(self.scope.said)] = 1
+        suspect = [i for i in sorted(holding) if self.names[labels[i]] in targets[i]]
         likely = self._cleaned(suspect, suspects)
         rows = tuple(
-            SuspectRow(i, round(1 - float(q[self.labels[i]]), 5), tuple(holding[i]),
+            SuspectRow(i, round(1 - float(q[labels[i]]), 5), tuple(holding[i]),
                        (self.names[int(q.argmax())], round(float(q.max()), 5)))
             for i, q in zip(suspect, likely, strict=True)
         )  # fmt: skip
