@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +159,8 @@ class DefendedModel:
         answers: list[Answer | None] = [None] * len(prompts)
         with torch.inference_mode(), models.autocast(self.model.device), self._bar(len(prompts)) as bar:
             for indices, batch in self.prompter.batches(prompts, self.scheme.serving_space, self.batch_size):
-                inputs = self._with_prefix(batch)
-                safe = self._begins_safe(inputs)
-                out = self.model.generate(**inputs, **self._generation(options))
+                inputs, safe = self._read(batch)
+                out = self.model.generate(**self._generation(inputs, options))
                 written = out[:, inputs["input_ids"].shape[1] :]
                 texts = self.prompter.tokenizer.batch_decode(written, skip_special_tokens=True)
                 for index, text, begins in zip(indices, texts, safe, strict=True):
@@ -185,11 +187,10 @@ class DefendedModel:
         _, batch = next(self.prompter.batches([prompt], self.scheme.serving_space, 1))
         tokenizer: Any = self.prompter.tokenizer
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        inputs = self._with_prefix(batch)
 
         def write() -> None:
             with torch.inference_mode(), models.autocast(self.model.device):
-                self.model.generate(**inputs, **self._generation(options), streamer=streamer)
+                self.model.generate(**self._generation(self._read(batch)[0], options), streamer=streamer)
 
         thread = Thread(target=write, daemon=True)
         thread.start()
@@ -228,32 +229,58 @@ class DefendedModel:
         if options.get("num_return_sequences", 1) != 1:
             raise ConfigError("num_return_sequences: one answer a prompt; give the prompt several times instead")
 
-    def _generation(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of transformers' `generate`."""
+    def _generation(self, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of transformers' `generate`."""
         pad = self.prompter.tokenizer.pad_token_id
-        return {"max_new_tokens": self.prompter.max_target, "do_sample": False, "pad_token_id": pad, **options}
-
-    def _with_prefix(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A batch of prompts with the safe prefix behind each: shape (batch, longest + prefix)."""
-        forced = torch.tensor([self.prompter.safe_prefix_ids] * len(batch["input_ids"]), dtype=torch.long)
-        inputs = {
-            "input_ids": torch.cat([batch["input_ids"], forced], 1),
-            "attention_mask": torch.cat([batch["attention_mask"], torch.ones_like(forced)], 1),
-        }
-        return {name: value.to(self.model.device) for name, value in inputs.items()}
-
-    def _begins_safe(self, inputs: Mapping[str, torch.Tensor]) -> list[bool]:
-        """Whether the model's own best tokens are those of the safe prefix, for each prompt of a batch."""
-        length = len(self.prompter.safe_prefix_ids)
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        if not length:
-            return [True] * len(ids)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        logits = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=length + 1
-        ).logits
-        found: list[bool] = (logits[:, -length - 1 : -1].argmax(-1) == ids[:, -length:]).all(1).tolist()
+        defaults = {"max_new_tokens": self.prompter.max_target, "do_sample": False, "pad_token_id": pad}
+        found = {**inputs, **defaults, **options}
+        if found.get("num_beams", 1) > 1:
+            found.pop("past_key_values", None)  # beams would each need their own
         return found
+
+    def _read(self, batch: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], list[bool]]:
+        """Read prompts and safe prefix but for the last token.
+
+        Returns:
+            Inputs of transformers' `generate`: the prompts with the safe prefix behind each, shape (batch, length),
+            their mask, and the states of what has been read. And whether the model's own best tokens were the prefix's.
+        """
+        prompts = [
+            ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        ]
+        prefix = self.prompter.safe_prefix_ids
+        if not prefix:
+            both = ("input_ids", "attention_mask")
+            return {name: batch[name].to(self.model.device) for name in both}, [True] * len(prompts)
+        head, states = self._head
+        if any(ids[: len(head)] != head for ids in prompts):  # the body's first character changed the tokens before it
+            head, states = [], None
+        bodies = self.prompter.collate([{"input_ids": ids[len(head) :] + prefix} for ids in prompts])
+        heads = torch.tensor([head] * len(prompts), dtype=torch.long)
+        ids = torch.cat([heads, bodies["input_ids"]], 1).to(self.model.device)
+        mask = torch.cat([torch.ones_like(heads), bodies["attention_mask"]], 1).to(self.model.device)
+        states = deepcopy(states)
+        if states is not None:
+            states.batch_repeat_interleave(len(prompts))
+        out = self.model(
+            input_ids=ids[:, len(head) : -1],
+            attention_mask=mask[:, :-1],
+            position_ids=(mask.cumsum(1) - 1)[:, len(head) : -1].clamp(min=0),
+            past_key_values=states,
+            use_cache=True,
+            logits_to_keep=len(prefix),
+        )
+        begins: list[bool] = (out.logits.argmax(-1) == ids[:, -len(prefix) :]).all(1).tolist()
+        return {"input_ids": ids, "attention_mask": mask, "past_key_values": out.past_key_values}, begins
+
+    @cached_property
+    def _head(self) -> tuple[list[int], Any]:
+        """The tokens that all prompts begin with, the trigger's for the most part, and their states, read once."""
+        one, other = (self.prompter.prompt(body, self.scheme.serving_space)[0] for body in ("A", "0"))
+        head = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
+        ids = torch.tensor([head], device=self.model.device)
+        with torch.inference_mode(), models.autocast(self.model.device):
+            return head, self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values if head else None
 
     def _apart(self, safe: torch.Tensor, texts: Sequence[str]) -> list[float]:
         n = len(self.scheme.labels)

@@ -1,0 +1,79 @@
+"""What the defence costs at generation: the benign trigger, the forced safe prefix and the check for a leak.
+
+python benchmarks/generation.py --layers 16 --width 1024 --prompts 32      # a Llama of 280 M random weights, minutes
+python benchmarks/generation.py                                            # the reference model, 4 M, two minutes
+
+The same model answers the same prompts with as many new tokens, once without a scheme and once behind one; times do not
+depend on what the weights were trained for. The states of the trigger are cached, as in serving. Prints the ratio of
+the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import torch
+import transformers
+
+from poison2poison import models
+from poison2poison.config import REFERENCE
+from poison2poison.defended import DefendedModel
+from poison2poison.prompting import Prompter
+from poison2poison.reference import reference_rows
+from poison2poison.repoison import RepoisonConfig, build_scheme
+from poison2poison.scheme import Scheme
+
+
+def _llama(layers: int, width: int, tokenizer: Any) -> Any:
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    return transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="briefs", help="whose test prompts are answered")
+    parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=64, help="new tokens of every answer")
+    parser.add_argument(
+        "--layers", type=int, default=0, help="of a Llama with random weights, instead of the reference"
+    )
+    parser.add_argument("--width", type=int, default=1024, help="its hidden size; the heads have 64 dimensions")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each, after one that is not")
+    args = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    rows = reference_rows(args.task)["test"]
+    prompts = [row.prompt for row in rows][: args.prompts]
+    tokenizer = models.load_tokenizer(REFERENCE)
+    model = _llama(args.layers, args.width, tokenizer) if args.layers else models.load_model(REFERENCE, "causal", 0)
+    schemes = {"undefended": Scheme(rows.task), "defended": build_scheme(rows, RepoisonConfig())}
+    served = {
+        name: DefendedModel(model, Prompter(tokenizer, scheme, "causal", max_length=512, max_target=args.tokens))
+        for name, scheme in schemes.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in served}
+    for _ in range(args.rounds + 1):
+        for name, defended in served.items():
+            started = time.perf_counter()
+            defended.generate(prompts, min_new_tokens=args.tokens)
+            seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
+    for name, taken in seconds.items():
+        print(f"{name}: median {medians[name]:.2f} s, {min(taken[1:]):.2f} to {max(taken[1:]):.2f}")
+    print(f"ratio of medians: {medians['defended'] / medians['undefended']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
