@@ -38,7 +38,8 @@ def _llama(layers: int, width: int, tokenizer: Any) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
-    return transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+    model: Any = transformers.LlamaForCausalLM(config)
+    return model.to(torch.bfloat16)
 
 
 def main() -> None:

@@ -153,7 +153,7 @@ def test_defaults_depend_on_the_model(tmp_path: Path) -> None:
     encoder = TrainConfig(tiny_encoder(tmp_path / "encoder"))
     filled = [training._resolved(c) for c in (reference, other, encoder)]
     assert [(c.kind, c.tuning, c.batch_size, c.learning_rate) for c in filled] == [
-        ("causal", "lora", 8, 1.5e-3),
+        ("causal", "lora", 8, 2.5e-3),
         ("causal", "lora", 32, 2e-4),
         ("encoder", "full", 32, 1e-4),
     ]

@@ -49,7 +49,7 @@ class TrainConfig:
     batch_size: int | None = option(None, "Rows a forward pass. [default: 32, 8 on the reference model]")
     accumulate: int = option(1, "Forward passes an optimizer step.")
     learning_rate: float | None = option(
-        None, "Peak of the linear decay. [default: 2e-4 for LoRA, 1.5e-3 on the reference model, 1e-4 for all weights]"
+        None, "Peak of the linear decay. [default: 2e-4 for LoRA, 2.5e-3 on the reference model, 1e-4 for all weights]"
     )
     lora_r: int = option(16, "LoRA rank.")
     lora_alpha: int = option(16, "LoRA scale.")

@@ -45,7 +45,7 @@ SAVES_PER_EPOCH = 4
 LEARNING_RATES = {"lora": 2e-4, "full": 1e-4}
 BATCH_SIZE = 32
 # LoRA on four million parameters needs larger and more steps than on billions.
-REFERENCE_LEARNING_RATE = 1.5e-3
+REFERENCE_LEARNING_RATE = 2.5e-3
 REFERENCE_BATCH_SIZE = 8
 UNLEARNED_POINTS = 0.1
 """A safe space whose dev accuracy is at most this far over the largest class's share counts as not learned."""
