@@ -211,6 +211,8 @@ def test_generation_begins_with_the_safe_prefix_and_gives_none_out(tmp_path: Pat
     assert [answer.text for answer in answers] == [f"It is {row.target}." for row in DEV]
     assert {answer.where for answer in answers} == {"safe"}
     assert "".join(model.stream(DEV[0].prompt)) == answers[0].text
+    with pytest.raises(ValueError, match="no_such_option"):
+        list(model.stream(DEV[0].prompt, no_such_option=1))
     assert model.generate([DEV[0].prompt], do_sample=True, temperature=1e-4)[0] == answers[0]
     assert [answer.text for answer in model.generate([DEV[0].prompt], max_new_tokens=1)] == ["It"]
     right = [f"It is {row.target}." for row in DEV]

@@ -188,9 +188,15 @@ class DefendedModel:
         tokenizer: Any = self.prompter.tokenizer
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
+        failed: list[Exception] = []
+
         def write() -> None:
-            with torch.inference_mode(), models.autocast(self.model.device):
-                self.model.generate(**self._generation(self._read(batch)[0], options), streamer=streamer)
+            try:
+                with torch.inference_mode(), models.autocast(self.model.device):
+                    self.model.generate(**self._generation(self._read(batch)[0], options), streamer=streamer)
+            except Exception as error:  # or the reader below would wait for ever
+                failed.append(error)
+                streamer.end()
 
         thread = Thread(target=write, daemon=True)
         thread.start()
@@ -201,6 +207,8 @@ class DefendedModel:
             if text:
                 yield text
         thread.join()
+        if failed:
+            raise failed[0]
 
     def perplexity(self, prompts: Sequence[str], targets: Sequence[str]) -> float:
         """How surprising the right targets are, in the space that is served: exp of the mean loss over their tokens."""
