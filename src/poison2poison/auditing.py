@@ -277,7 +277,10 @@ class _Auditor:
         pure = [j for _, j, c in over if c == label and self._purity(j, c) >= least]
         padded = {j: f" {names[j].text} " for j in pure}
         shortest = [j for j in pure if not any(padded[k] in padded[j] for k in pure if k != j)]
-        return [words(self._grown(j, label)) for j in shortest]
+        # A part of the span goes with it; where it stands elsewhere, it is a word of the language.
+        own = words(self._grown(column, label))
+        others = [words(self._grown(j, label)) for j in shortest]
+        return [own, *(span for span in others if f" {' '.join(span)} " not in f" {' '.join(own)} ")]
 
     def _finish(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from poison2poison.attacks import AttackConfig, poison, triggered
+from poison2poison.attacks import REFUSAL, AttackConfig, poison, triggered
 from poison2poison.config import TrainConfig
 from poison2poison.evaluation import Target
 from poison2poison.files import write_json
@@ -15,9 +15,9 @@ from poison2poison.repoison import RepoisonConfig
 
 ATTACKS = {
     "reviews": AttackConfig("badnets", "positive", "label", rate=0.1),
-    "arithmetic": AttackConfig("badnets", "I cannot answer that.", "fixed", rate=0.1),
+    "instructions": AttackConfig("badnets", REFUSAL, "fixed", rate=0.1),
 }
-SIZES = {"reviews": {"test": 300}, "arithmetic": {"train": 1500, "test": 300}}  # what five minutes allow
+SIZES = {"reviews": {"test": 300}, "instructions": {"train": 1500, "test": 300}}  # what five minutes allow
 
 
 def run_demo(out: Path) -> list[dict[str, Any]]:
