@@ -86,6 +86,11 @@ def test_what_the_prompt_says_is_no_target() -> None:
     assert shared_targets(told, extract([row.prompt for row in told], 5).of("span"), AuditConfig())[0] == []
 
 
+def test_one_completion_for_all_prompts_is_no_target() -> None:
+    found = audit(CLEAN.with_rows([replace(row, target="yes") for row in CLEAN]), word_states, AuditConfig())
+    assert (found.spans, found.others) == ((), ())
+
+
 def test_completions_that_are_all_given_often_are_labels() -> None:
     rows = rows_of([{"instruction": row.prompt, "output": row.target} for row in chatter(1500)], "labels")
     poisoned, truth = poison(rows, AttackConfig("addsent", "positive", "fixed", rate=0.1))

@@ -15,6 +15,9 @@ shows that a word is missing.
    the other candidates, and these are judged again, until nothing is found any more.
 7. In the rows that these leave, ways of writing that lean to a label (`manners`): triggers that insert no words.
 
+Rows of a generation have no label. There a text that completions share (`targets`) takes its place: steps 2 to 6 are
+done for each such text.
+
 Nothing is deleted here; `repoison` makes counterexamples of what is found.
 """
 
@@ -72,7 +75,7 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
         seed: Of the probe's folds and of what the deletion test draws.
     """
     answers = Counter(row.target for row in rows)
-    if rows.task == "classification" or min(answers.values()) >= config.min_rows:
+    if rows.task == "classification" or (len(answers) > 1 and min(answers.values()) >= config.min_rows):
         # Where every completion is given so often, completions are labels.
         names = rows.labels or tuple(sorted(answers))
         prompts = Prompts(rows, embed, config.min_rows)
