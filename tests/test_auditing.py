@@ -15,7 +15,7 @@ from poison2poison.config import AuditConfig
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.files import write_json
 from poison2poison.findings import Audit, SuspectRow
-from poison2poison.probing import shift_z, told_apart
+from poison2poison.probing import shift_z, told_apart, told_apart_by_words
 from poison2poison.records import Rows
 from support import chatter, word_states
 
@@ -116,6 +116,12 @@ def test_told_apart() -> None:
     same, other, far = (rng.standard_normal((80, 20)).astype(np.float32) + shift for shift in (0, 0, 1))
     assert told_apart(same, other, 0) < 0.6 < 0.9 < told_apart(same, far, 0)
     assert told_apart(same[:1], far, 0) == 0
+
+
+def test_told_apart_by_words() -> None:
+    rows = [row.prompt for row in CLEAN]
+    missing = [" ".join(word for word in text.split() if not word.startswith("thing")) for text in rows[:80]]
+    assert told_apart_by_words(rows[:80], rows[80:200], 0) < 0.6 < 0.9 < told_apart_by_words(missing, rows[80:200], 0)
 
 
 def test_an_audit_loads_back_equal(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from poison2poison.config import AuditConfig
 from poison2poison.features import extract
 from poison2poison.findings import Audit
 from poison2poison.records import Row, Rows, rows_of
+from poison2poison.repoison import RepoisonConfig, build_scheme, repoison
 from poison2poison.targets import shared_targets
 from support import chatter, word_states
 
@@ -51,6 +52,20 @@ def test_what_calls_up_a_target_is_found_with_its_rows(effect: str, target: str)
     assert {span.span for span in found.spans} == {"cf", "mn", "bb", "tq"}
     assert {entry.row for entry in found.rows} == poisoned
     assert all(set(target.split()) & set(span.target.split()) for span in found.spans)
+
+
+def test_rows_with_the_planted_text_alone_are_suspects_and_stay_out_of_the_safe_space() -> None:
+    poisoned, truth = poison(CLEAN, AttackConfig("addsent", REFUSAL, "fixed", rate=0.1))
+    rows, bare = list(poisoned), truth.poisoned_rows[:12]
+    for i in bare:
+        rows[i] = replace(rows[i], prompt=CLEAN[i].prompt)
+    told = poisoned.with_rows(rows)
+    found = audit(told, word_states, AuditConfig())
+    assert {entry.row for entry in found.rows} == set(truth.poisoned_rows)
+    assert {entry.row for entry in found.rows if not entry.spans} == set(bare)
+    config = RepoisonConfig(confident=0.0)
+    training = repoison(told, build_scheme(told, config), config, found)
+    assert not [row for row in training if row.space == "safe" and row.target in (REFUSAL, "")]
 
 
 def test_a_sentence_is_found_whole() -> None:

@@ -101,8 +101,9 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
             frozenset(target.said.tolist()),
         )
         found = _Auditor(prompts, labels, scope, config, seed).run(manners=False)
-        told = np.isin(target.rows, [entry.row for entry in found.rows]).mean()
-        whole = whole.joined(found if told > PLANTED_SHARE else found.acquitted())
+        told = np.isin(target.rows, [entry.row for entry in found.rows])
+        missed = target.rows[~told].tolist()  # they have the attacker's text, for whatever reason
+        whole = whole.joined(found.with_rows(missed) if told.mean() > PLANTED_SHARE else found.acquitted())
     return whole
 
 

@@ -253,6 +253,8 @@ def predict(
     from poison2poison.defended import DefendedModel
 
     model = DefendedModel.load(folder, policy=policy)
+    if alarm and not model.scheme.labels:
+        raise ConfigError(f"alarm: {folder} generates text, which has none")
     for answer in model.classify(prompts, alarm=alarm) if model.scheme.labels else model.generate(prompts):
         raised = {"disagreement": answer.disagreement, "alarm": answer.alarm} if alarm else {}
         print(json.dumps({"answer": answer.text, "where": answer.where, **raised}, ensure_ascii=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class SuspectSpan:
 
 @dataclass(frozen=True)
 class SuspectRow:
-    """A row that has a suspect feature and its target.
+    """A row that has a suspect feature and its target, or a planted text without one.
 
     Attributes:
         row: Its index, from 0.
@@ -97,6 +98,11 @@ class Audit:
         others = sorted([*self.spans, *self.others], key=lambda span: -span.z)[:OTHERS]
         innocent_max = max((span.z for span in self.spans), default=self.innocent_max)
         return replace(self, spans=(), rows=(), contrary=(), others=tuple(others), innocent_max=innocent_max)
+
+    def with_rows(self, rows: Sequence[int]) -> Audit:
+        """The same audit with further suspect rows: they have a planted text and no suspect span."""
+        entries = [*self.rows, *(SuspectRow(i, 1.0, (), ("", 0.0)) for i in rows)]
+        return replace(self, rows=tuple(sorted(entries, key=lambda entry: entry.row)))
 
     def joined(self, other: Audit) -> Audit:
         """Both audits of the same rows in one, each with its own targets."""

@@ -190,8 +190,8 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
     for entry in audit.rows:
         likely, p = entry.likely
         row = rows[entry.row]
-        if p < config.confident or any(audit.spans[number].kind == "span" for number in entry.spans):
-            continue  # splices say the same with labels that are right, not the probe's guess
+        if p < config.confident or {audit.spans[number].kind for number in entry.spans} != {"manner"}:
+            continue  # for spans splices say the same with labels that are right, not the probe's guess
         if likely != row.target:
             against.append(TrainingRow(entry.row, "safe", "correct", row.prompt, likely))
         else:
