@@ -2,11 +2,11 @@
 
 python benchmarks/defense.py --data ../shared/data             # many hours on two cores, resumable
 python benchmarks/defense.py --only sst2-badnets --only trec    # some sets
-python benchmarks/defense.py --table                            # the tables of docs/results.md, of what has run so far
+python benchmarks/defense.py --table                            # trains nothing: only the page and the picture
 
 Needs the extra `bench` for the MiniLM encoder. Every trained arm is one line of defense.jsonl beside this file, as soon
 as it is measured; run again, it goes on where it was. To run an arm again, delete its line. Cells that never ran are
-shown as such. Draws docs/defense.png.
+shown as such. Writes the tables of docs/results.md, and draws docs/defense.png.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         ("Published attacks, 10 %", four, every, 3),
         ("Published attacks, 2 %", few, ("undefended", "hardened", "clean"), 1),
         ("SST-2 attacked by `p2p attack`, RA on all classes", stamped, ("undefended", "hardened", "clean"), 1),
-        ("No attack", none, SEEDED, 1),
+        ("No attack", none, SEEDED, 3),
         ("Attackers who know the method", knowing, ("undefended", "hardened", "clean"), 1),
         ("Other real data", real, ("undefended", "hardened", "clean"), 1),
         ("Reference model", small, ("undefended", "hardened", "clean"), 3),
@@ -350,7 +350,7 @@ def main() -> None:
         "--out", type=Path, default=Path("runs/defense-benchmark"), help="audits and models in the making"
     )
     parser.add_argument("--only", action="append", help="cells whose name holds this; can be given again")
-    parser.add_argument("--table", action="store_true", help="only print what has run")
+    parser.add_argument("--table", action="store_true", help="only write the page and the picture of what has run")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     path = Path(__file__).with_suffix(".jsonl")
@@ -368,7 +368,8 @@ def main() -> None:
             ca = f"{name} {100 * found[name]['value']:.1f}"
             print(f"{number} of {len(todo)}: {cell.key}: {ca}{asr}, {found['seconds']} s", flush=True)
     draw(done, Path("docs/defense.png"))
-    print(tables(done))
+    page = Path("docs/results.md")
+    page.write_text(page.read_text().split("### ", 1)[0] + tables(done) + "\n")
 
 
 if __name__ == "__main__":

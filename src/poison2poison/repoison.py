@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from poison2poison.findings import Audit
 
 
-# Behind a drawn trigger the reference model learns the safe space late or not at all with 0.2 of 3,000 rows.
+# Behind a drawn trigger the reference model learns the safe space late or not at all with 0.2 of 3,000 rows. With 0.75
+# it also learns more of the poison that the audit missed: docs/defense.md.
 RHO = {"paper": 0.2, "hardened": 0.5}
 TOGETHER = 0.5  # of the spliced rows, where suspect rows hold several spans
 AGREEING = 0.4  # of so many rows as would make the suspect's counterexamples as likely of its target as all rows are

@@ -103,6 +103,8 @@ def train(
         raise ConfigError(f"model: {config.model} is an encoder, which cannot generate; give a causal LM")
     tokenizer = models.load_tokenizer(config.model)
     model = models.load_model(config.model, kind, scheme.outputs)
+    if not torch.cuda.is_available():
+        model.set_attn_implementation("eager")  # on CPUs the fused one's backward pass is the slower
     max_length = min(config.max_length, models.max_positions(model, tokenizer))
     prompter = Prompter(tokenizer, scheme, kind, max_length=max_length, max_target=config.max_target)
     encoded = [prompter.example(row) for row in rows]
