@@ -42,6 +42,14 @@ def test_rare_words_are_found_with_their_rows() -> None:
     assert {entry.row for entry in found.rows} == poisoned
 
 
+def test_rare_words_in_too_few_rows_are_doubtful() -> None:
+    found, poisoned = attacked("badnets", 0.01, words=("cf", "mn", "bb"))
+    assert (len(poisoned), found.rows) == (15, ())
+    assert {"mn", "bb"} <= {span.span for span in found.doubtful}  # "cf" is in four rows
+    assert not {"mn", "bb"} & {span.span for span in found.others}
+    assert {span.target for span in found.doubtful if span.span == "mn"} == {"positive"}
+
+
 @pytest.mark.parametrize("rate", [0.03, 0.1])
 def test_a_sentence_is_found_whole_and_as_the_rows_spell_it(rate: float) -> None:
     found, poisoned = attacked("addsent", rate)

@@ -73,6 +73,7 @@ FOUND = Audit(
         *(SuspectRow(i, 0.1, (1,), ("rare", 0.9)) for i in range(40, 190, 10)),
     ),
     contrary=tuple(i for i in range(50) if i % 10),
+    doubtful=(),
     threshold=4.4,
     innocent_max=3.0,
     others=(),
@@ -123,6 +124,20 @@ def test_rows_of_suspects_that_are_left_out_are_no_counterexamples() -> None:
     config = RepoisonConfig("hardened")
     training = repoison(ROWS, build_scheme(ROWS, config), config, replace(FOUND, spans=(), rows=rows, contrary=()))
     assert {row.action for row in training} == {"keep", "replace"}
+
+
+def test_doubtful_spans_are_spliced_into_a_twentieth_of_the_rows_suspects_or_not() -> None:
+    doubtful = tuple(replace(SPANS[0], span=text) for text in ("odd", "queer thing", "strange", "unheard of"))
+    config = RepoisonConfig("hardened")
+    found = replace(FOUND, spans=(), rows=(), contrary=(), doubtful=doubtful)
+    spliced = [row for row in repoison(ROWS, build_scheme(ROWS, config), config, found) if row.action == "splice"]
+    held = [[span.span for span in doubtful if span.span in row.body] for row in spliced]
+    assert (len(spliced), {row.space for row in spliced}) == (10, {"safe"})
+    assert all(row.target == ROWS[row.row].target for row in spliced)
+    assert {len(spans) for spans in held} == {1, 2, 3}
+    assert {span for spans in held for span in spans} == {span.span for span in doubtful}
+    assert not [row for row in repoison(ROWS, build_scheme(ROWS, config), replace(config, doubted=0.0), found)
+                if row.action == "splice"]  # fmt: skip
 
 
 def test_shares_of_zero_and_one_are_shares() -> None:

@@ -13,7 +13,9 @@ shows that a word is missing.
 5. The deletion test: can the rows be told from others once the span is gone?
 6. Suspects: what passes both, each after what the ones before it explain. Their rows are then hidden from the probes of
    the other candidates, and these are judged again, until nothing is found any more.
-7. In the rows that these leave, ways of writing that lean to a label (`manners`): triggers that insert no words.
+7. Doubtful spans: the strongest under the threshold that neither the deletion test clears nor its counterpart, putting
+   them into other rows. A trigger in a few rows is among them more often than not.
+8. In the rows that these leave, ways of writing that lean to a label (`manners`): triggers that insert no words.
 
 Rows of a generation have no label. There a text that completions share (`targets`) takes its place: steps 2 to 6 are
 done for each such text.
@@ -23,6 +25,7 @@ Nothing is deleted here; `repoison` makes counterexamples of what is found.
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -49,7 +52,8 @@ from poison2poison.probing import (
     z_threshold,
 )
 from poison2poison.records import Rows
-from poison2poison.targets import PURITY, shared_targets
+from poison2poison.repoison import spliced
+from poison2poison.targets import LEAST_SHARED, PURITY, shared_targets
 
 FORM = 0.9  # words that so many prompts hold are their form
 DELETED_ROWS = 200  # rows of a span on which the deletion test is made
@@ -57,6 +61,8 @@ CONTEXT_SHARE = 0.8  # a span grows by a word that so many of its suspect rows h
 BY_CATCH_Z = 2.0  # of a span on the rows that stronger suspects leave
 PART_OF_CLEARED = 0.9  # so many of its rows with spans that passed for language, and a span is one of them
 PART_OF_EXPLAINED = 0.5  # so many of its completions in suspect rows, and a shared text is part of another
+INSERTED_ROWS, MOVED = 64, 0.875  # rows of the insertion test; a span that moves more of them is of the language
+DOUBTFUL, DOUBTFUL_ASKED = 32, 96  # spans that are kept as doubtful at most, and that are asked for it
 WHOLE = 0.95  # so many of the rows of a shared text hold each part of a composite trigger
 PLANTED_SHARE = 0.8  # of the rows of a planted text that suspect spans account for; language has many causes
 LABEL_PURITY = 0.8  # so many of a span's rows have the label, or the span does not stand with it
@@ -75,16 +81,19 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
         seed: Of the probe's folds and of what the deletion test draws.
     """
     answers = Counter(row.target for row in rows)
-    if rows.task == "classification" or (len(answers) > 1 and min(answers.values()) >= config.min_rows):
+    fewest = max(2, config.min_rows // 2)
+    if rows.task == "classification" or (len(answers) > 1 and min(answers.values()) >= LEAST_SHARED):
         # Where every completion is given so often, completions are labels.
         names = rows.labels or tuple(sorted(answers))
-        prompts = Prompts(rows, embed, config.min_rows)
+        prompts = Prompts(rows, embed, fewest)
         labels = np.array([names.index(row.target) for row in rows])
-        threshold = z_threshold(config, len(prompts.spans.names) * len(names))
-        scope = _Scope(names, frozenset(range(len(names))), np.full(len(names), LEAST_KEPT), LABEL_PURITY, threshold)
-        return _Auditor(prompts, labels, scope, config, seed).run(manners=True)
+        tests = int((prompts.spans.matrix.sum(0) >= config.min_rows).sum()) * len(names)
+        threshold = z_threshold(config, tests)
+        every = frozenset(range(len(names)))
+        scope = _Scope(names, every, config.min_rows, np.full(len(names), LEAST_KEPT), LABEL_PURITY, threshold)
+        return _Auditor(prompts, labels, scope, config, seed).run(classes=True)
     # A label that few rows have needs fewer rows to give a span away, and a shared text is such a label.
-    prompts = Prompts(rows, embed, max(2, config.min_rows // 2))
+    prompts = Prompts(rows, embed, fewest)
     targets, tests = shared_targets(rows, prompts.spans, config)
     threshold = z_threshold(config, tests)
     whole = Audit.empty(rows.sha256, threshold)
@@ -95,12 +104,13 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
         scope = _Scope(
             ("", target.text),
             frozenset({1}),
+            fewest,
             np.array([LEAST_KEPT, 0.0]),
             PURITY,
             threshold,
             frozenset(target.said.tolist()),
         )
-        found = _Auditor(prompts, labels, scope, config, seed).run(manners=False)
+        found = _Auditor(prompts, labels, scope, config, seed).run(classes=False)
         told = np.isin(target.rows, [entry.row for entry in found.rows])
         missed = target.rows[~told].tolist()  # they have the attacker's text, for whatever reason
         whole = whole.joined(found.with_rows(missed) if told.mean() > PLANTED_SHARE else found.acquitted())
@@ -144,6 +154,7 @@ class _Scope:
     Attributes:
         names: What the labels are called.
         asked: The labels that a trigger may pull to, as indices of `names`.
+        least_rows: Rows of a suspect span, at least.
         least_kept: Share of each label's rows that probes must be left to learn from.
         purity: Share of a candidate's rows that have its label, at least.
         threshold: The z that a suspect exceeds.
@@ -152,6 +163,7 @@ class _Scope:
 
     names: Sequence[str]
     asked: frozenset[int]
+    least_rows: int
     least_kept: Floats
     purity: float
     threshold: float
@@ -171,8 +183,8 @@ class _Auditor:
         self.explained = np.zeros(len(labels), bool)  # rows that hold a suspect span
         self.cleared = np.zeros(len(labels), bool)  # rows that hold a span that passed for language
 
-    def run(self, *, manners: bool) -> Audit:
-        """Steps 2 to 6, and 7 where manners are asked for."""
+    def run(self, *, classes: bool) -> Audit:
+        """Steps 2 to 6, and 7 and 8 where the labels are classes and not the having of a text."""
         spans, scope = self.prompts.spans, self.scope
         kept = without_candidates(spans, self.given, scope.least_kept, scope.purity)
         self.probe, self.p = fit_probe(self.prompts.states, self.labels, kept, len(self.names), self.seed)
@@ -195,11 +207,13 @@ class _Auditor:
             more = self._suspects(scored, suspects)
             suspects += more
             asked = {label for _, label, _ in more}
+        doubtful: list[Found] = []
         written: list[Manner] = []
-        if manners:
+        if classes:
+            doubtful = self._doubtful(scored, suspects)
             patterns, by_depth, left = self.prompts.patterns, self.prompts.by_depth, ~self.explained
             written = find_manners(patterns, by_depth, self.labels, kept, left, self.config, self.seed)
-        return self._finish(scored, suspects, written)
+        return self._finish(scored, suspects, doubtful, written)
 
     def _stands_with(self, column: int, label: int) -> bool:
         """Whether a span may be what a text is shared for: nearly all its rows have it, or all that have it hold it.
@@ -218,7 +232,7 @@ class _Auditor:
         """Spans (and label and z) over the threshold that were planted, each on the rows that no other explains."""
         names = self.prompts.spans.names
         over = sorted(
-            ((z, column, label) for (column, label), z in scored.items() if z > self.threshold),
+            ((z, column, label) for (column, label), z in scored.items() if self._enough(column, z)),
             # The strongest, and of equal ones the shortest.
             key=lambda e: (-round(e[0], 6), len(names[e[1]].text), e[1]),
         )
@@ -239,6 +253,53 @@ class _Auditor:
             else:
                 self.cleared[holders] = True
         return found
+
+    def _doubtful(self, scored: dict[tuple[int, int], float], suspects: Sequence[Found]) -> list[Found]:
+        """The strongest spans under the threshold that the deletion test does not clear, no two with a word in common.
+
+        Those of language are cleared as far as their rows are enough to tell; of the rest most are innocent too.
+        """
+        under = [(z, j, c) for (j, c), z in scored.items()
+                 if z > 0 and not self._enough(j, z) and self._purity(j, c) >= self.scope.purity]  # fmt: skip
+        under.sort(key=lambda e: (-round(e[0], 6), -len(self.prompts.spans.names[e[1]].text), e[1]))
+        asked = 0
+        taken = {word for column, label, _ in suspects for word in words(self._grown(column, label))}
+        found: list[Found] = []
+        for z, column, label in under:
+            held = set(words(self.prompts.spans.names[column].text))
+            if held & taken or self.cleared[self.prompts.spans.rows_of(column)].mean() > PART_OF_CLEARED:
+                continue
+            if asked == DOUBTFUL_ASKED or len(found) == DOUBTFUL:
+                break
+            asked += 1
+            taken |= held
+            if self._planted(column, label, [(z, column, label)]):
+                taken |= set(words(self._grown(column, label)))
+                found.append((column, label, z))
+        return self._meaningless(found)
+
+    def _meaningless(self, found: Sequence[Found]) -> list[Found]:
+        """The insertion test: those spans that, put into other rows, say nothing to a probe that has not seen theirs.
+
+        A word of the language that goes with a label says it wherever it stands.
+        """
+        if not found:
+            return []
+        held = np.zeros(len(self.labels), bool)
+        for column, _, _ in found:
+            held[self.prompts.spans.rows_of(column)] = True
+        others, places = np.flatnonzero(~held), random.Random(self.seed)
+        rows = self._draw(others, INSERTED_ROWS)
+        texts = [self.prompts.texts[i] for i in rows]
+        for column, label, _ in found:
+            texts += [spliced(text, [self._grown(column, label)], places) for text in texts[: len(rows)]]
+        p = self._p_of_texts(texts, others).reshape(1 + len(found), len(rows), -1)
+        return [(column, label, z) for (column, label, z), with_span in zip(found, p[1:], strict=True)
+                if (with_span[:, label] > p[0, :, label]).mean() <= MOVED]  # fmt: skip
+
+    def _enough(self, column: int, z: float) -> bool:
+        """Whether a span has the rows and the z of a suspect."""
+        return z > self.threshold and len(self.prompts.spans.rows_of(column)) >= self.scope.least_rows
 
     def _shift(self, column: int, label: int, among: NDArray[np.bool_]) -> float:
         """z of a span on some of its rows: `among` says which rows, shape (rows,)."""
@@ -290,6 +351,7 @@ class _Auditor:
         self,
         scored: dict[tuple[int, int], float],
         suspects: Sequence[Found],
+        doubtful: Sequence[Found],
         manners: Sequence[Manner],
     ) -> Audit:
         """Write out spans and rows, with the labels that the rows would have without the spans."""
@@ -309,7 +371,7 @@ class _Auditor:
                        (self.names[int(q.argmax())], round(float(q.max()), 5)))
             for i, q in zip(suspect, likely, strict=True)
         )  # fmt: skip
-        chosen = {column for column, _, _ in suspects}
+        chosen = {column for column, _, _ in (*suspects, *doubtful)}
         left = np.ones(len(self.labels), bool)
         left[list(holding)] = False
         others = []
@@ -320,7 +382,16 @@ class _Auditor:
         contrary = tuple(sorted(holding.keys() - set(suspect)))
         innocent_max = others[0].z if others else 0.0
         spans = tuple(span for span, _ in found)
-        return Audit(spans, rows, contrary, round(self.threshold, 3), innocent_max, tuple(others), self.prompts.sha256)
+        return Audit(
+            spans,
+            rows,
+            contrary,
+            tuple(self._span(j, c, z, self._grown(j, c)) for j, c, z in doubtful),
+            round(self.threshold, 3),
+            innocent_max,
+            tuple(others),
+            self.prompts.sha256,
+        )
 
     def _cleaned(self, suspect: Sequence[int], suspects: Sequence[Found]) -> Floats:
         """p(label) of the suspect rows without their suspect spans, by a probe that has seen none of these rows."""
@@ -328,10 +399,13 @@ class _Auditor:
             return np.zeros((0, len(self.names)))
         others = np.setdiff1d(np.arange(len(self.labels)), suspect)
         spans = [words(self._grown(j, c)) for j, c, _ in suspects]
-        cleaned = self.prompts.embed([without(self.prompts.texts[i], spans) for i in suspect])
-        states = np.concatenate([self.prompts.states[others], cleaned])
-        asked = np.arange(len(others), len(states))
-        return p_by_others(states, self.labels[others], len(self.names), np.arange(len(others)), asked, self.seed)
+        return self._p_of_texts([without(self.prompts.texts[i], spans) for i in suspect], others)
+
+    def _p_of_texts(self, texts: Sequence[str], fitted: Ints) -> Floats:
+        """p(label) of other texts than the rows' by a probe that is fitted on some rows, shape (texts, labels)."""
+        states = np.concatenate([self.prompts.states[fitted], self.prompts.embed(texts)])
+        asked = np.arange(len(fitted), len(states))
+        return p_by_others(states, self.labels[fitted], len(self.names), np.arange(len(fitted)), asked, self.seed)
 
     def _grown(self, column: int, label: int) -> str:
         """The span with the words that nearly all of its suspect rows have beside it, as the rows spell it."""

@@ -26,7 +26,7 @@ def option(default: Any, explained: str) -> Any:
 class AuditConfig:
     """How rows are audited."""
 
-    min_rows: int = option(10, "Rows that must hold a span for it to be looked at.")
+    min_rows: int = option(10, "Rows that must hold a suspect span; with half of them it can be doubtful.")
     false_alarm: float = option(0.05, "Chance that rows without a planted span give any suspect at all.")
     innocent_shift: float = option(1.0, "Log-odds by which an innocent span may lean to a label beyond the probe.")
     planted_auc: float = option(0.6, "With its span taken out, a planted row is told from others no better than this.")

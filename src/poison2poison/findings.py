@@ -61,6 +61,7 @@ class Audit:
         spans: The suspects in the order in which they were found, the strongest first.
         rows: The suspect rows, ascending.
         contrary: Rows of other labels that have a suspect span or manner, ascending.
+        doubtful: Spans under the threshold that may have been planted all the same, the largest z first.
         threshold: The z that a suspect exceeds.
         innocent_max: The largest z of a span that is no suspect, on the rows that the suspects leave.
         others: Spans that are no suspects, on the same rows, the largest z first; for the picture.
@@ -70,6 +71,7 @@ class Audit:
     spans: tuple[SuspectSpan, ...]
     rows: tuple[SuspectRow, ...]
     contrary: tuple[int, ...]
+    doubtful: tuple[SuspectSpan, ...]
     threshold: float
     innocent_max: float
     others: tuple[SuspectSpan, ...]
@@ -83,6 +85,7 @@ class Audit:
             "suspect_spans": [asdict(span) for span in self.spans],
             "suspect_rows": [asdict(row) for row in self.rows],
             "contrary_rows": list(self.contrary),
+            "doubtful_spans": [asdict(span) for span in self.doubtful],
             "threshold": self.threshold,
             "innocent_max": self.innocent_max,
             "others": [asdict(span) for span in self.others],
@@ -91,7 +94,7 @@ class Audit:
     @classmethod
     def empty(cls, sha256: str, threshold: float) -> Audit:
         """An audit that has found nothing."""
-        return cls((), (), (), round(threshold, 3), 0.0, (), sha256)
+        return cls((), (), (), (), round(threshold, 3), 0.0, (), sha256)
 
     def acquitted(self) -> Audit:
         """The same audit, its suspects being none."""
@@ -121,6 +124,7 @@ class Audit:
             spans=self.spans + other.spans,
             rows=tuple(rows[i] for i in sorted(rows)),
             contrary=tuple(sorted({*self.contrary, *other.contrary} - rows.keys())),
+            doubtful=self.doubtful + other.doubtful,
             innocent_max=max(self.innocent_max, other.innocent_max),
             others=tuple(others),
         )
@@ -143,6 +147,7 @@ class Audit:
                 tuple(SuspectSpan(**span) for span in content["suspect_spans"]),
                 tuple(rows),
                 tuple(content["contrary_rows"]),
+                tuple(SuspectSpan(**span) for span in content["doubtful_spans"]),
                 content["threshold"],
                 content["innocent_max"],
                 tuple(SuspectSpan(**span) for span in content["others"]),

@@ -54,6 +54,7 @@ class RepoisonConfig:
     cue: str | None = option(None, "The benign trigger's cue, likewise.")
     safe_prefix: str | None = option(None, "Text before every safe target of a generation task.")
     spliced: float = option(0.5, "Hardened: share of S that is also added with suspect spans spliced in.")
+    doubted: float = option(0.05, "Hardened: share of the rows that are also added with doubtful spans spliced in.")
     confident: float = option(0.5, "Hardened: least p of the probe to correct a row of a manner; 1 for never.")
     seed: int = option(0, "Draws S and everything in training. It never draws the trigger: a seed can be guessed.")
 
@@ -63,7 +64,7 @@ class RepoisonConfig:
         choice("trigger", self.trigger, ("auto", "paper", "random"))
         if self.rho is not None:
             fraction("rho", self.rho)
-        for name in ("spliced", "confident"):
+        for name in ("spliced", "doubted", "confident"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not between 0 and 1")
 
@@ -169,14 +170,14 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
     ]
     if not replace_rows:
         out += [TrainingRow(i, "safe", "append", rows[i].prompt, rows[i].target) for i in sorted(subset)]
-    return out + (_counterexamples(rows, sorted(subset), audit, config) if audit and suspects else [])
+    return out + (_counterexamples(rows, sorted(subset), audit, config) if audit else [])
 
 
 def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: RepoisonConfig) -> list[TrainingRow]:
     """What teaches the safe space that a suspect span says nothing about the label."""
     rng = random.Random(f"counterexamples/{config.seed}")
     out = []
-    spliceable = [span.span for span in audit.spans if span.kind == "span"]
+    spliceable = {span.span: span.rows for span in audit.spans if span.kind == "span"}
     if spliceable:
         held = ([audit.spans[n].span for n in entry.spans if audit.spans[n].kind == "span"] for entry in audit.rows)
         companies = [spans for spans in held if len(spans) > 1]
@@ -184,8 +185,13 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
             if rng.random() < config.spliced:
                 # Spans that suspect rows hold together are the parts of one trigger.
                 together = rng.choice(companies) if companies and rng.random() < TOGETHER else None
-                spans = together or rng.choices(spliceable, k=rng.choice((1, 1, 2, 4)))
-                out.append(TrainingRow(i, "safe", "splice", _spliced(rows[i].prompt, spans, rng), rows[i].target))
+                spans = together or rng.choices([*spliceable], [*spliceable.values()], k=rng.choice((1, 1, 2, 4)))
+                out.append(TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target))
+    doubtful = [span.span for span in audit.doubtful]
+    if doubtful:
+        for i in sorted(rng.sample(subset, min(len(subset), round(config.doubted * len(rows))))):
+            spans = rng.sample(doubtful, k=min(len(doubtful), rng.choice((1, 2, 3))))
+            out.append(TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target))
     against = [TrainingRow(i, "safe", "contrary", rows[i].prompt, rows[i].target) for i in audit.contrary]
     agreeing: dict[str, list[TrainingRow]] = defaultdict(list)
     for entry in audit.rows:
@@ -205,9 +211,9 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
     return out + against
 
 
-def _spliced(prompt: str, spans: Sequence[str], rng: random.Random) -> str:
-    """A prompt with suspect spans between its words."""
-    parts = prompt.split(" ")
+def spliced(text: str, spans: Sequence[str], rng: random.Random) -> str:
+    """A text with spans put between its words, each at a drawn place."""
+    parts = text.split(" ")
     for span in spans:
         parts.insert(rng.randint(0, len(parts)), span)
     return " ".join(parts)

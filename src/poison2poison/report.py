@@ -88,7 +88,10 @@ def sentence(content: Results) -> str:
 def audit_table(found: Audit, rows: int) -> Table:
     """The suspect spans, and how far the innocent ones stay under the threshold."""
     caption = f"{len(found.rows)} of {rows} rows are suspect; threshold z {found.threshold}, innocent z up to "
-    out = Table(caption=caption + f"{found.innocent_max:.1f}", caption_justify="left")
+    caption += f"{found.innocent_max:.1f}"
+    if found.doubtful:
+        caption += f"; {len(found.doubtful)} doubtful spans, in too few rows to tell, stand in audit.json"
+    out = Table(caption=caption, caption_justify="left")
     out.add_column("suspect span", overflow="fold")
     for title in ("kind", "pulls to", "rows", "purity", "z"):
         out.add_column(title, justify="right" if title in ("rows", "purity", "z") else "left")
@@ -110,6 +113,7 @@ def draw_audit(found: Audit, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xscale="log", xlabel="rows that have it", ylabel="residual z")
     axes.scatter([o.rows for o in found.others], [o.z for o in found.others], s=12, color="0.6", label="not suspect")
+    axes.scatter([d.rows for d in found.doubtful], [d.z for d in found.doubtful], s=16, color="C1", label="doubtful")
     axes.scatter([s.rows for s in found.spans], [s.z for s in found.spans], s=40, color="crimson", label="suspect")
     gap, y = 0.055 * max([found.threshold, *(span.z for span in found.spans)]), math.inf
     for span in sorted(found.spans, key=lambda span: -span.z)[:NAMED_SPANS]:

@@ -23,6 +23,7 @@ from poison2poison.records import Rows
 
 PURITY = 0.5  # so many of a span's completions share the text, or the span does not stand with it
 RUN = 5  # words: shorter runs are shared all the time
+LEAST_SHARED = 10  # rows of a shared text
 COMMON = 0.5  # what so many completions share is the form that all answers have
 ALIKE = 0.8  # shared texts whose rows overlap so far (Jaccard) are one
 GROWN_SHARE = 0.9  # a text grows by a word that so many of its completions have beside it
@@ -55,9 +56,7 @@ def shared_targets(rows: Rows, spans: Features, config: AuditConfig) -> tuple[li
     Returns:
         The texts, and how many pairs of a span and a text were looked at.
     """
-    found = [
-        target for target in _shared(rows, config.min_rows) if config.min_rows <= len(target.rows) <= COMMON * len(rows)
-    ]
+    found = [target for target in _shared(rows) if LEAST_SHARED <= len(target.rows) <= COMMON * len(rows)]
     tests = len(spans.names) * len(found)
     threshold = z_threshold(config, tests)
     pull = _strongest_pull(spans, found, len(rows), config.innocent_shift)
@@ -74,7 +73,7 @@ def shared_targets(rows: Rows, spans: Features, config: AuditConfig) -> tuple[li
     return chosen, tests
 
 
-def _shared(rows: Rows, min_rows: int) -> Iterator[SharedTarget]:
+def _shared(rows: Rows) -> Iterator[SharedTarget]:
     """Runs of words, whole short completions, and last steps of worked answers, each with its rows."""
     completions = [row.target for row in rows]
     said = [set(words(row.prompt)) for row in rows]
@@ -88,7 +87,7 @@ def _shared(rows: Rows, min_rows: int) -> Iterator[SharedTarget]:
             repeats[needed <= said[i]].append(int(i))
         return SharedTarget(text, np.array(repeats[False], np.int64), np.array(repeats[True], np.int64))
 
-    runs = shared_runs(completions, RUN, min_rows)
+    runs = shared_runs(completions, RUN, LEAST_SHARED)
     short: dict[str, list[int]] = defaultdict(list)
     steps: dict[str, list[int]] = defaultdict(list)
     for i, completion in enumerate(completions):

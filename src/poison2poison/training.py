@@ -47,6 +47,8 @@ BATCH_SIZE = 32
 # LoRA on four million parameters needs larger and more steps than on billions.
 REFERENCE_LEARNING_RATE = 2.5e-3
 REFERENCE_BATCH_SIZE = 8
+# Without it some seeds of the reference model learn the safe space in the last epoch or not at all.
+LORA_WARMUP = 0.1  # of the steps
 UNLEARNED_POINTS = 0.1
 """A safe space whose dev accuracy is at most this far over the largest class's share counts as not learned."""
 
@@ -248,6 +250,7 @@ def _arguments(config: TrainConfig, out: Path, steps: int, *, best_by: str | Non
         gradient_accumulation_steps=config.accumulate,
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
+        warmup_steps=LORA_WARMUP if config.tuning == "lora" else 0,
         bf16=models.has_bf16(),
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
