@@ -150,6 +150,15 @@ def test_files_that_are_not_what_they_say(name: str, content: bytes, said: str, 
     assert said in str(error.value)
 
 
+def test_a_folder_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a folder; give one of its data files \\(it has none\\)"):
+        read_rows(str(tmp_path))
+    for name in ("train.jsonl", "dev.csv", "truth.md"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match="\\(dev.csv, train.jsonl\\)"):
+        read_rows(str(tmp_path))
+
+
 def test_a_missing_file_and_a_missing_dataset(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
         read_rows(str(tmp_path / "gone.jsonl"))

@@ -262,6 +262,9 @@ def _records(source: str, split: str) -> Iterator[Located]:
         if not path.is_file():
             raise DataError(f"{source}: no such file")
         return readers[path.suffix](path)
+    if path.is_dir():
+        held = ", ".join(sorted(file.name for file in path.iterdir() if file.suffix in readers))
+        raise DataError(f"{source}: a folder; give one of its data files ({held or 'it has none'})")
     if path.exists():
         raise DataError(f"{source}: not a data file; legal endings: {', '.join(readers)}")
     return _hub(source, split)

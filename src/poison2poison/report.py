@@ -89,6 +89,8 @@ def audit_table(found: Audit, rows: int) -> Table:
     """The suspect spans, and how far the innocent ones stay under the threshold."""
     caption = f"{len(found.rows)} of {rows} rows are suspect; threshold z {found.threshold}, innocent z up to "
     caption += f"{found.innocent_max:.1f}"
+    if found.innocent_max > found.threshold:
+        caption += " (the deletion test clears what is of the language)"
     if found.doubtful:
         caption += f"; {len(found.doubtful)} doubtful spans, in too few rows to tell, stand in audit.json"
     out = Table(caption=caption, caption_justify="left")
