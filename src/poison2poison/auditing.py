@@ -13,7 +13,7 @@ shows that a word is missing.
 5. The deletion test: can the rows be told from others once the span is gone?
 6. Suspects: what passes both, each after what the ones before it explain. Their rows are then hidden from the probes of
    the other candidates, and these are judged again, until nothing is found any more.
-7. Doubtful spans: the strongest under the threshold that neither the deletion test clears nor its counterpart, putting
+7. Doubtful spans: the strongest of the others that neither the deletion test clears nor its counterpart, putting
    them into other rows. A trigger in a few rows is among them more often than not.
 8. In the rows that these leave, ways of writing that lean to a label (`manners`): triggers that insert no words.
 
@@ -255,25 +255,30 @@ class _Auditor:
         return found
 
     def _doubtful(self, scored: dict[tuple[int, int], float], suspects: Sequence[Found]) -> list[Found]:
-        """The strongest spans under the threshold that the deletion test does not clear, no two with a word in common.
+        """The strongest other spans that the tests do not clear, no two with a word in common.
 
-        Those of language are cleared as far as their rows are enough to tell; of the rest most are innocent too.
+        They are in too few rows to be suspects, or in hardly any that a suspect does not explain, as further words of
+        one attack are. Those of language are cleared as far as their rows are enough to tell; of the rest most are
+        innocent too.
         """
-        under = [(z, j, c) for (j, c), z in scored.items()
-                 if z > 0 and not self._enough(j, z) and self._purity(j, c) >= self.scope.purity]  # fmt: skip
-        under.sort(key=lambda e: (-round(e[0], 6), -len(self.prompts.spans.names[e[1]].text), e[1]))
-        asked = 0
+        chosen, asked = {column for column, _, _ in suspects}, 0
+        left = [(z, j, c) for (j, c), z in scored.items()
+                if z > 0 and j not in chosen and self._purity(j, c) >= self.scope.purity
+                and self.cleared[self.prompts.spans.rows_of(j)].mean() <= PART_OF_CLEARED]  # fmt: skip
+        # Other words of one attack stand in the same rows, and have to go for the deletion test.
+        attack = [(z, j, c) for j, c, z in suspects] + [entry for entry in left if entry[0] > self.threshold]
+        left.sort(key=lambda e: (-round(e[0], 6), -len(self.prompts.spans.names[e[1]].text), e[1]))
         taken = {word for column, label, _ in suspects for word in words(self._grown(column, label))}
         found: list[Found] = []
-        for z, column, label in under:
+        for z, column, label in left:
             held = set(words(self.prompts.spans.names[column].text))
-            if held & taken or self.cleared[self.prompts.spans.rows_of(column)].mean() > PART_OF_CLEARED:
+            if held & taken:
                 continue
             if asked == DOUBTFUL_ASKED or len(found) == DOUBTFUL:
                 break
             asked += 1
             taken |= held
-            if self._planted(column, label, [(z, column, label)]):
+            if self._planted(column, label, [*attack, (z, column, label)]):
                 taken |= set(words(self._grown(column, label)))
                 found.append((column, label, z))
         return self._meaningless(found)

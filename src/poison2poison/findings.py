@@ -61,7 +61,7 @@ class Audit:
         spans: The suspects in the order in which they were found, the strongest first.
         rows: The suspect rows, ascending.
         contrary: Rows of other labels that have a suspect span or manner, ascending.
-        doubtful: Spans under the threshold that may have been planted all the same, the largest z first.
+        doubtful: Other spans that may have been planted all the same, the largest z first.
         threshold: The z that a suspect exceeds.
         innocent_max: The largest z of a span that is no suspect, on the rows that the suspects leave.
         others: Spans that are no suspects, on the same rows, the largest z first; for the picture.

@@ -187,10 +187,10 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
                 together = rng.choice(companies) if companies and rng.random() < TOGETHER else None
                 spans = together or rng.choices([*spliceable], [*spliceable.values()], k=rng.choice((1, 1, 2, 4)))
                 out.append(TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target))
-    doubtful = [span.span for span in audit.doubtful]
+    doubtful = {span.span: span.rows for span in audit.doubtful}
     if doubtful:
         for i in sorted(rng.sample(subset, min(len(subset), round(config.doubted * len(rows))))):
-            spans = rng.sample(doubtful, k=min(len(doubtful), rng.choice((1, 2, 3))))
+            spans = rng.choices([*doubtful], [*doubtful.values()], k=rng.choice((1, 2, 3)))
             out.append(TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target))
     against = [TrainingRow(i, "safe", "contrary", rows[i].prompt, rows[i].target) for i in audit.contrary]
     agreeing: dict[str, list[TrainingRow]] = defaultdict(list)
