@@ -50,6 +50,15 @@ def test_rare_words_in_too_few_rows_are_doubtful() -> None:
     assert {span.target for span in found.doubtful if span.span == "mn"} == {"positive"}
 
 
+def test_a_word_that_says_the_label_wherever_it_stands_is_not_doubtful() -> None:
+    found, _ = attacked("badnets", 0.01, words=("mn", "good777", "bb"))
+    beside, _ = attacked("badnets", 0.01, words=("mn", "odd777", "bb"))
+    assert [{"good777", "odd777"} & {span.span for span in audit.doubtful} for audit in (found, beside)] == [
+        set(),
+        {"odd777"},
+    ]
+
+
 @pytest.mark.parametrize("rate", [0.03, 0.1])
 def test_a_sentence_is_found_whole_and_as_the_rows_spell_it(rate: float) -> None:
     found, poisoned = attacked("addsent", rate)

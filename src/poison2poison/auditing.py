@@ -288,11 +288,11 @@ class _Auditor:
 
         A word of the language that goes with a label says it wherever it stands.
         """
-        if not found:
-            return []
         held = np.zeros(len(self.labels), bool)
         for column, _, _ in found:
             held[self.prompts.spans.rows_of(column)] = True
+        if not held.any() or held.all():
+            return list(found)
         others, places = np.flatnonzero(~held), random.Random(self.seed)
         rows = self._draw(others, INSERTED_ROWS)
         texts = [self.prompts.texts[i] for i in rows]
