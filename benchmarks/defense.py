@@ -150,7 +150,10 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
 
 # What the hardened recipe is without one of its parts.
 PARTS: dict[str, Callable[[Audit], Audit]] = {
-    "no counterexamples": lambda found: dataclasses.replace(found, spans=(), contrary=(), rows=_unlikely(found)),
+    "no counterexamples": lambda found: dataclasses.replace(
+        found, spans=(), contrary=(), doubtful=(), rows=_unlikely(found)
+    ),
+    "no doubtful spans": lambda found: dataclasses.replace(found, doubtful=()),
     "corrections instead of splices": lambda found: dataclasses.replace(
         found, spans=tuple(dataclasses.replace(span, kind="manner") for span in found.spans)
     ),

@@ -278,7 +278,7 @@ class _Auditor:
                 break
             asked += 1
             taken |= held
-            if self._planted(column, label, [*attack, (z, column, label)]):
+            if self._planted(column, label, attack):
                 taken |= set(words(self._grown(column, label)))
                 found.append((column, label, z))
         return self._meaningless(found)

@@ -63,8 +63,8 @@ class Audit:
         contrary: Rows of other labels that have a suspect span or manner, ascending.
         doubtful: Other spans that may have been planted all the same, the largest z first.
         threshold: The z that a suspect exceeds.
-        innocent_max: The largest z of a span that is no suspect, on the rows that the suspects leave.
-        others: Spans that are no suspects, on the same rows, the largest z first; for the picture.
+        innocent_max: The largest z of a span that is neither suspect nor doubtful, on the rows that the suspects leave.
+        others: Such spans, on the same rows, the largest z first; for the picture.
         sha256: Hash of the audited rows.
     """
 

@@ -90,9 +90,9 @@ def audit_table(found: Audit, rows: int) -> Table:
     caption = f"{len(found.rows)} of {rows} rows are suspect; threshold z {found.threshold}, innocent z up to "
     caption += f"{found.innocent_max:.1f}"
     if found.innocent_max > found.threshold:
-        caption += " (the deletion test clears what is of the language)"
+        caption += " (where the deletion test clears it, or rows are too few)"
     if found.doubtful:
-        caption += f"; {len(found.doubtful)} doubtful spans, in too few rows to tell, stand in audit.json"
+        caption += f"; {len(found.doubtful)} doubtful spans stand in audit.json"
     out = Table(caption=caption, caption_justify="left")
     out.add_column("suspect span", overflow="fold")
     for title in ("kind", "pulls to", "rows", "purity", "z"):
