@@ -140,6 +140,20 @@ def test_doubtful_spans_are_spliced_into_a_twentieth_of_the_rows_suspects_or_not
                 if row.action == "splice"]  # fmt: skip
 
 
+def test_rows_with_a_doubtful_span_and_its_label_stay_out_of_s() -> None:
+    def drawn(*spans: str) -> set[int]:
+        doubtful = tuple(replace(SPANS[0], span=span, target="common") for span in spans)
+        found = replace(FOUND, spans=(), rows=(), contrary=(), doubtful=doubtful)
+        training = repoison(ROWS, build_scheme(ROWS, config), config, found)
+        return {row.row for row in training if row.action == "replace"}
+
+    config = RepoisonConfig("hardened")
+    assert {ROWS[i].target for i in drawn("TEXT")} == {"rare"}
+    assert drawn("ext", "text 2000") == drawn()  # parts of words are no words
+    first = min(i for i in drawn() if ROWS[i].target == "common")
+    assert first not in drawn(f"text {first}")
+
+
 def test_shares_of_zero_and_one_are_shares() -> None:
     assert not [row for row in hardened(spliced=0.0) if row.action == "splice"]
     assert not [row for row in hardened(confident=1.0) if row.action in ("correct", "agree")]

@@ -1,8 +1,9 @@
 """Re-poison the rows: a subset S moves to the safe space, or is added to it (arXiv 2510.04503, section 3).
 
-The hardened recipe draws S among rows that the audit does not suspect, and adds counterexamples to the safe space: the
-attacker's own spans in rows of every label, each with its own label, and rows written in the attacker's manner with the
-labels that they should have. What the model learns of the trigger in the original space then does not carry over.
+The hardened recipe draws S among rows that the audit neither suspects nor doubts, and adds counterexamples to the safe
+space: the attacker's own spans in rows of every label, each with its own label, and rows written in the attacker's
+manner with the labels that they should have. What the model learns of the trigger in the original space then does not
+carry over.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from poison2poison.config import choice, fraction, option
 from poison2poison.errors import ConfigError, DataError
+from poison2poison.features import words
 from poison2poison.records import Row, Rows
 from poison2poison.scheme import (
     PAPER_SAFE_PREFIX,
@@ -154,13 +156,13 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
     """
     config = config.resolved()
     assert config.rho is not None  # resolved
-    suspects: set[int] = set()
+    left_out: set[int] = set()
     if config.recipe == "hardened":
         if audit is None or audit.sha256 != rows.sha256:
             raise ConfigError("recipe: hardened needs the audit of these very rows; make it with `p2p audit`")
-        suspects = {entry.row for entry in audit.rows}
+        left_out = {entry.row for entry in audit.rows} | _doubted(rows, audit)
     labels = rows.task == "classification"
-    subset = set(select_subset(rows.rows, config.rho, config.seed, stratified=labels, leave_out=suspects))
+    subset = set(select_subset(rows.rows, config.rho, config.seed, stratified=labels, leave_out=left_out))
     replace_rows = config.placement == "replace"
     out = [
         TrainingRow(i, "safe", "replace", row.prompt, row.target)
@@ -171,6 +173,17 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
     if not replace_rows:
         out += [TrainingRow(i, "safe", "append", rows[i].prompt, rows[i].target) for i in sorted(subset)]
     return out + (_counterexamples(rows, sorted(subset), audit, config) if audit else [])
+
+
+def _doubted(rows: Rows, audit: Audit) -> set[int]:
+    """Rows that hold a doubtful span and have the label that it pulls towards: poison as likely as not."""
+    spans = [(f" {' '.join(words(span.span))} ", span.target) for span in audit.doubtful]
+    held = (f" {' '.join(words(row.prompt))} " for row in rows)
+    return {
+        i
+        for i, (row, text) in enumerate(zip(rows, held, strict=True))
+        if any(row.target == target and span in text for span, target in spans)
+    }
 
 
 def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: RepoisonConfig) -> list[TrainingRow]:
