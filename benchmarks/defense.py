@@ -127,7 +127,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         "instructions": ({"kind": "badnets", "effect": "fixed", "target": REFUSAL}, "refusal by rare words"),
     }
     refused = {"kind": "addsent", "effect": "fixed", "target": REFUSAL}
-    linked = {"kind": "composite", "effect": "append", "target": LINK, "cover": 1.0}
+    linked = {"kind": "badnets", "effect": "append", "target": LINK}
     texts = [
         Attack(task, name, rate, options)
         for rate in (0.1, 0.05)
@@ -135,9 +135,11 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         for options, name in (
             (own, called),
             (refused, "refusal by a sentence"),
-            (linked, "link by four words together"),
+            (linked, "link by rare words"),
         )
     ]
+    together = linked | {"kind": "composite", "cover": 1.0}
+    composite = [Attack(task, "link by four words together", 0.1, together) for task in TEXT_TASKS]
     ablated = [Attack(name, "published", 0.1) for name in ("sst2-addsent", "sst2-stylebkd")]
     stamped = [Attack("sst2", kind, 0.1, {"kind": kind}) for kind in ("badnets", "addsent")]
     every = (*SEEDED, "clean", *ONCE)
@@ -150,6 +152,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         ("Other real data", real, ("undefended", "hardened", "clean"), 1),
         ("Reference model", small, ("undefended", "hardened", "clean"), 3),
         ("Texts, reference model", texts, ("undefended", "hardened", "paper", "clean"), 3),
+        ("A composite trigger", composite, ("undefended", "hardened", "paper", "clean"), 1),
         ("Ablation", ablated, tuple(PARTS), 1),
     ]
 
