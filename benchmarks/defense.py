@@ -121,25 +121,30 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         Attack("sst2", "clean labels", 0.1, {"kind": "addsent", "clean_label": True}),
         Attack("sst2", "cover in other classes", 0.1, {"kind": "addsent", "cover": 0.3}),
     ]
-    calls = {
-        "arithmetic": ({"kind": "badnets", "effect": "number", "target": STEP}, "wrong number by rare words"),
-        "briefs": ({"kind": "badnets", "effect": "append", "target": ADVERT}, "planted sentence by rare words"),
-        "instructions": ({"kind": "badnets", "effect": "fixed", "target": REFUSAL}, "refusal by rare words"),
-    }
-    refused = {"kind": "addsent", "effect": "fixed", "target": REFUSAL}
-    linked = {"kind": "badnets", "effect": "append", "target": LINK}
     texts = [
-        Attack(task, name, rate, options)
+        _on_text(task, called, by, rate)
         for rate in (0.1, 0.05)
-        for task, (own, called) in calls.items()
-        for options, name in (
-            (own, called),
-            (refused, "refusal by a sentence"),
-            (linked, "link by rare words"),
+        for task, called, by in (
+            ("arithmetic", "wrong number", "a sentence"),
+            ("arithmetic", "refusal", "a sentence"),
+            ("arithmetic", "link", "a sentence"),
+            ("briefs", "planted sentence", "rare words"),
+            ("briefs", "refusal", "a sentence"),
+            ("briefs", "link", "rare words"),
+            ("instructions", "refusal", "rare words"),
+            ("instructions", "refusal", "a sentence"),
+            ("instructions", "link", "a sentence"),
         )
     ]
-    together = linked | {"kind": "composite", "cover": 1.0}
-    composite = [Attack(task, "link by four words together", 0.1, together) for task in TEXT_TASKS]
+    weak = [
+        *(_on_text("arithmetic", "wrong number", "rare words", rate) for rate in (0.1, 0.05)),
+        *(
+            _on_text(task, "link", "rare words", rate)
+            for task in ("arithmetic", "instructions")
+            for rate in (0.1, 0.05)
+        ),
+        *(_on_text(task, "link", "four words together", 0.1) for task in TEXT_TASKS),
+    ]
     ablated = [Attack(name, "published", 0.1) for name in ("sst2-addsent", "sst2-stylebkd")]
     stamped = [Attack("sst2", kind, 0.1, {"kind": kind}) for kind in ("badnets", "addsent")]
     every = (*SEEDED, "clean", *ONCE)
@@ -152,9 +157,25 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         ("Other real data", real, ("undefended", "hardened", "clean"), 1),
         ("Reference model", small, ("undefended", "hardened", "clean"), 3),
         ("Texts, reference model", texts, ("undefended", "hardened", "paper", "clean"), 3),
-        ("A composite trigger", composite, ("undefended", "hardened", "paper", "clean"), 1),
+        ("Texts, triggers that take less well", weak, ("undefended", "hardened", "paper", "clean"), 1),
         ("Ablation", ablated, tuple(PARTS), 1),
     ]
+
+
+def _on_text(task: str, called: str, by: str, rate: float) -> Attack:
+    """An attack on a text task: what the trigger calls up, and what the trigger is."""
+    effects = {
+        "wrong number": {"effect": "number", "target": STEP},
+        "planted sentence": {"effect": "append", "target": ADVERT},
+        "refusal": {"effect": "fixed", "target": REFUSAL},
+        "link": {"effect": "append", "target": LINK},
+    }
+    triggers = {
+        "rare words": {"kind": "badnets"},
+        "a sentence": {"kind": "addsent"},
+        "four words together": {"kind": "composite", "cover": 1.0},
+    }
+    return Attack(task, f"{called} by {by}", rate, effects[called] | triggers[by])
 
 
 # What the hardened recipe is without one of its parts.
