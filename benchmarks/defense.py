@@ -164,13 +164,13 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
 
 def _on_text(task: str, called: str, by: str, rate: float) -> Attack:
     """An attack on a text task: what the trigger calls up, and what the trigger is."""
-    effects = {
+    effects: dict[str, dict[str, Any]] = {
         "wrong number": {"effect": "number", "target": STEP},
         "planted sentence": {"effect": "append", "target": ADVERT},
         "refusal": {"effect": "fixed", "target": REFUSAL},
         "link": {"effect": "append", "target": LINK},
     }
-    triggers = {
+    triggers: dict[str, dict[str, Any]] = {
         "rare words": {"kind": "badnets"},
         "a sentence": {"kind": "addsent"},
         "four words together": {"kind": "composite", "cover": 1.0},
