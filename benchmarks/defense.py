@@ -391,7 +391,8 @@ def draw(done: dict[str, dict[str, Any]], path: Path) -> None:
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(attacks)), [str(attack) for attack in attacks], fontsize=8)
     axes.invert_yaxis()
-    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=4)
+    axes.margins(y=0.02)
+    figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=4)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
