@@ -200,7 +200,7 @@ def cells() -> list[Cell]:
     return [
         Cell(attack, arm, seed)
         for _, attacks, arms, seeds in attack_plan()
-        for seed in range(FLOOR_SEEDS)
+        for seed in range(max(seeds, FLOOR_SEEDS))
         for attack in attacks
         for arm in arms
         if seed < seeds_of(arm, seeds)
