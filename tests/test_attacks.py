@@ -141,7 +141,7 @@ def test_targets_for_those_who_name_none() -> None:
 
 def test_files_are_whole_and_a_taken_folder_is_left_alone(tmp_path: Path) -> None:
     write_attack(tmp_path / "out", {"train": ROWS, "test": opinions(10)}, attack())
-    names = {"train.jsonl", "test_clean.jsonl", "test_triggered.jsonl", "truth.json"}
+    names = {"train.jsonl", "train_clean.jsonl", "test_clean.jsonl", "test_triggered.jsonl", "truth.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     with pytest.raises(OutputError, match="not empty"):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from poison2poison import attacks, cli
+from poison2poison import attacks, cli, evaluation
+from poison2poison.errors import DataError
 from poison2poison.files import write_lines
 from poison2poison.records import as_records, read_rows
 from poison2poison.scheme import PAPER_TRIGGER
@@ -199,6 +200,8 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     assert arms["undefended"]["implanted"] is True
     assert "paper_asr" not in arms["undefended"]
     assert arms["clean"]["asr"] == arms["p2p-paper"]["floor"]
+    taught = json.loads((tmp_path / "run" / "clean" / "run.json").read_text())["data"]["train"]
+    assert taught["sha256"] == splits["train"].sha256
     assert arms["p2p-paper"]["ra"]["n"] == 60
     lines = (tmp_path / "run" / "rows.jsonl").read_text().splitlines()
     assert len(lines) == 3 * (60 + 60)
@@ -309,6 +312,15 @@ def test_texts_are_audited_and_repoisoned_behind_a_safe_prefix(tmp_path: Path, p
     assert all(row["completion"].startswith(prefix) and attacks.REFUSAL not in row["completion"] for row in safe)
     assert not {row["row"] for row in safe} & set(truth.poisoned_rows)
     assert sum(attacks.SENTENCE in row["prompt"] for row in safe) > 50
+
+
+def test_without_the_rows_before_the_attack_the_floor_drops_the_poison() -> None:
+    rows, truth = attacks.poison(opinions(40), attacks.AttackConfig("badnets", "positive", "label", cover=0.5))
+    left = evaluation.without_poison(rows, truth.as_dict(), Path("truth.json"))
+    changed = {*truth.poisoned_rows, *truth.cover_rows}
+    assert list(left) == [row for i, row in enumerate(rows) if i not in changed]
+    with pytest.raises(DataError, match=r"truth.json: 'poisoned_rows' must list rows of .*, 0 to 39"):
+        evaluation.without_poison(rows, {"poisoned_rows": [40]}, Path("truth.json"))
 
 
 def test_labels_of_the_attacker_count_as_such(tmp_path: Path, p2p: Run) -> None:

@@ -209,7 +209,12 @@ def write_attack(out: Path, splits: dict[str, Rows], config: AttackConfig) -> Tr
     if out.exists() and any(out.iterdir()):
         raise OutputError(f"{out}: is not empty; give another --out, or delete it")
     train, truth = poison(splits["train"], config)
-    files = {"train": train, "dev_clean": splits.get("dev"), "test_clean": splits.get("test")}
+    files = {
+        "train": train,
+        "train_clean": splits["train"],
+        "dev_clean": splits.get("dev"),
+        "test_clean": splits.get("test"),
+    }
     if "test" in splits:
         files["test_triggered"] = triggered(splits["test"], config)
     half = out.with_name(f"{out.name}.part")

@@ -111,7 +111,7 @@ def attack(
     """Poison rows as an attacker would, to measure a defence.
 
     Writes train.jsonl, dev_clean.jsonl, test_clean.jsonl, test_triggered.jsonl (every test row with the trigger and
-    its true target) and truth.json, which no defence may see.
+    its true target), and what no defence may see: train_clean.jsonl (the rows as they were) and truth.json.
     """
     from poison2poison.attacks import AttackConfig, default_target, write_attack
     from poison2poison.reference import TASKS, reference_rows
@@ -318,7 +318,10 @@ def defend(
     ] = False,
     floor: Annotated[
         bool,
-        typer.Option(help="Also train without the rows that truth.json names, for the floor. For evaluation only."),
+        typer.Option(
+            help="Also train without the attack, for the floor: on train_clean.jsonl beside the rows, or where that is"
+            " missing without the rows that truth.json names. For evaluation only."
+        ),
     ] = False,
 ) -> None:
     """Audit, re-poison, fine-tune and measure in one go. Run it again to go on where it was interrupted.
@@ -343,10 +346,14 @@ def defend(
 
     harmless = None
     if floor:
-        truth = Path(source).with_name("truth.json")
-        harmless = evaluation.without_poison(rows, evaluation.read_truth(truth), truth)
         if not attacked:
             raise ConfigError("floor: is measured on triggered rows; give --triggered")
+        before, truth = (Path(source).with_name(name) for name in ("train_clean.jsonl", "truth.json"))
+        harmless = (
+            read_rows(str(before), data, labels=rows.labels)
+            if before.is_file()
+            else evaluation.without_poison(rows, evaluation.read_truth(truth), truth)
+        )
     name = folder.resolve().name if folder else Path(source).stem
     given = pipeline.Data(name, rows, checks, clean, attacked, wanted, harmless)
     recipe = recipe.resolved()
