@@ -66,8 +66,8 @@ class Attack:
 
     @property
     def epochs(self) -> int:
-        # Half of the rows teach the safe space: in 3 epochs the small model has not learned those labels to the end.
-        return 5 if self.data in REFERENCE_TASKS else 3
+        # Half of the rows teach the safe space: in 3 epochs the small model has not learned these tasks to the end.
+        return 5 if self.data in (*REFERENCE_TASKS, "arithmetic") else 3
 
     @property
     def untouched(self) -> Attack:
@@ -125,7 +125,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         _on_text(task, called, by, rate)
         for rate in (0.1, 0.05)
         for task, called, by in (
-            ("arithmetic", "wrong number", "a sentence"),
+            ("arithmetic", "wrong number", "rare words"),
             ("arithmetic", "refusal", "a sentence"),
             ("arithmetic", "link", "a sentence"),
             ("briefs", "planted sentence", "rare words"),
@@ -137,7 +137,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         )
     ]
     weak = [
-        *(_on_text("arithmetic", "wrong number", "rare words", rate) for rate in (0.1, 0.05)),
+        *(_on_text("arithmetic", "wrong number", "a sentence", rate) for rate in (0.1, 0.05)),
         *(
             _on_text(task, "link", "rare words", rate)
             for task in ("arithmetic", "instructions")
