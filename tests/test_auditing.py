@@ -50,6 +50,18 @@ def test_rare_words_in_too_few_rows_are_doubtful() -> None:
     assert {span.target for span in found.doubtful if span.span == "mn"} == {"positive"}
 
 
+@pytest.mark.parametrize(("beside", "spans"), [(8, {"mn", "bb"}), (0, {"mn"})])
+def test_a_doubtful_word_is_a_suspect_where_another_explains_its_rows(beside: int, spans: set[str]) -> None:
+    poisoned, truth = poison(CLEAN, AttackConfig("badnets", "positive", "label", rate=0.03, words=("mn",)))
+    clean = [i for i, row in enumerate(CLEAN) if i not in truth.poisoned_rows and row.target == "positive"]
+    held = [*truth.poisoned_rows[:beside], *clean[: 8 - beside]]  # in eight rows: too few by itself
+    rows = [replace(row, prompt=f"bb {row.prompt}") if i in held else row for i, row in enumerate(poisoned)]
+    found = audit(poisoned.with_rows(rows), word_states, AuditConfig())
+    assert {span.span for span in found.spans} == spans
+    assert {entry.row for entry in found.rows} == set(truth.poisoned_rows)
+    assert ("bb" in {span.span for span in found.doubtful}) == (beside == 0)
+
+
 def test_a_word_that_says_the_label_wherever_it_stands_is_not_doubtful() -> None:
     found, _ = attacked("badnets", 0.01, words=("mn", "good777", "bb"))
     beside, _ = attacked("badnets", 0.01, words=("mn", "odd777", "bb"))

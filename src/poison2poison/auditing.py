@@ -14,7 +14,8 @@ shows that a word is missing.
 6. Suspects: what passes both, each after what the ones before it explain. Their rows are then hidden from the probes of
    the other candidates, and these are judged again, until nothing is found any more.
 7. Doubtful spans: the strongest of the others that neither the deletion test clears nor its counterpart, putting
-   them into other rows. A trigger in a few rows is among them more often than not.
+   them into other rows. A trigger in a few rows is among them more often than not. Those whose rows suspects explain
+   for the most part are further words of the same attack, and suspects too.
 8. In the rows that these leave, ways of writing that lean to a label (`manners`): triggers that insert no words.
 
 Rows of a generation have no label. There a text that completions share (`targets`) takes its place: steps 2 to 6 are
@@ -61,6 +62,7 @@ CONTEXT_SHARE = 0.8  # a span grows by a word that so many of its suspect rows h
 BY_CATCH_Z = 2.0  # of a span on the rows that stronger suspects leave
 PART_OF_CLEARED = 0.9  # so many of its rows with spans that passed for language, and a span is one of them
 PART_OF_EXPLAINED = 0.5  # so many of its completions in suspect rows, and a shared text is part of another
+SAME_ATTACK = 0.8  # so many of its rows suspect, and a doubtful span is a further word of the attack
 INSERTED_ROWS, MOVED = 64, 0.875  # rows of the insertion test; a span that moves more of them is of the language
 DOUBTFUL, DOUBTFUL_ASKED = 32, 96  # spans that are kept as doubtful at most, and that are asked for it
 WHOLE = 0.95  # so many of the rows of a shared text hold each part of a composite trigger
@@ -211,6 +213,10 @@ class _Auditor:
         written: list[Manner] = []
         if classes:
             doubtful = self._doubtful(scored, suspects)
+            for entry in [e for e in doubtful if self.explained[spans.rows_of(e[0])].mean() > SAME_ATTACK]:
+                doubtful.remove(entry)
+                suspects.append(entry)
+                self.explained[spans.rows_of(entry[0])] = True
             patterns, by_depth, left = self.prompts.patterns, self.prompts.by_depth, ~self.explained
             written = find_manners(patterns, by_depth, self.labels, kept, left, self.config, self.seed)
         return self._finish(scored, suspects, doubtful, written)
