@@ -180,14 +180,19 @@ def test_the_default_is_hardened_with_a_drawn_trigger() -> None:
     assert RepoisonConfig("paper", trigger="random").resolved().trigger == "random"
 
 
-def test_spans_that_suspect_rows_hold_together_are_spliced_together() -> None:
+def test_spans_that_suspect_rows_hold_together_are_spliced_together_and_as_often() -> None:
+    prompts = {0: "cf text mn cf cf 0 , bb", 10: "text mn 10"}
+    rows = ROWS.with_rows([replace(row, prompt=prompts.get(i, row.prompt)) for i, row in enumerate(ROWS)])
     spans = tuple(SuspectSpan(word, "span", "rare", 6, 1.0, 9.0) for word in ("cf", "mn", "bb"))
-    rows = (SuspectRow(0, 0.9, (0, 1, 2), ("common", 0.9)), SuspectRow(10, 0.9, (0,), ("common", 0.9)))
+    suspects = (SuspectRow(0, 0.9, (0, 1, 2), ("common", 0.9)), SuspectRow(10, 0.9, (1,), ("common", 0.9)))
     config = RepoisonConfig("hardened", spliced=1.0)
-    found = replace(FOUND, spans=spans, rows=rows, contrary=())
-    training = repoison(ROWS, build_scheme(ROWS, config), config, found)
-    held = Counter(frozenset({"cf", "mn", "bb"} & set(row.body.split())) for row in training if row.action == "splice")
-    assert held[frozenset({"cf", "mn", "bb"})] > 0.5 * 0.9 * sum(held.values()) > held[frozenset({"cf"})] > 0
+    found = replace(FOUND, spans=spans, rows=suspects, contrary=(), sha256=rows.sha256)
+    training = repoison(rows, build_scheme(rows, config), config, found)
+    spliced = [
+        [word for word in row.body.split() if word in ("cf", "mn", "bb")] for row in training if row.action == "splice"
+    ]
+    held = Counter(" ".join(sorted(words)) for words in spliced)
+    assert held["bb cf cf cf mn"] > 0.5 * 0.9 * len(spliced) > held["mn"] > 0
 
 
 def test_plain_rows_are_the_rows_as_they_are() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -177,13 +177,22 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
 
 def _doubted(rows: Rows, audit: Audit) -> set[int]:
     """Rows that hold a doubtful span and have the label that it pulls towards: poison as likely as not."""
-    spans = [(f" {' '.join(words(span.span))} ", span.target) for span in audit.doubtful]
-    held = (f" {' '.join(words(row.prompt))} " for row in rows)
-    return {
-        i
-        for i, (row, text) in enumerate(zip(rows, held, strict=True))
-        if any(row.target == target and span in text for span, target in spans)
-    }
+    doubted: dict[str, list[str]] = defaultdict(list)
+    for span in audit.doubtful:
+        doubted[span.target].append(span.span)
+    return {i for i, row in enumerate(rows) if any(_occurrences(row.prompt, doubted[row.target]))}
+
+
+def _occurrences(text: str, spans: Sequence[str]) -> Iterator[str]:
+    """Each of the spans as often as the text holds it."""
+    padded = _padded(text)
+    for span in spans:
+        yield from [span] * padded.count(_padded(span))
+
+
+def _padded(text: str) -> str:
+    """The words of a text, each with a space of its own on both sides, so that a repeated word counts twice."""
+    return f" {'  '.join(words(text))} "
 
 
 def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: RepoisonConfig) -> list[TrainingRow]:
@@ -192,11 +201,11 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
     out = []
     spliceable = {span.span: span.rows for span in audit.spans if span.kind == "span"}
     if spliceable:
-        held = ([audit.spans[n].span for n in entry.spans if audit.spans[n].kind == "span"] for entry in audit.rows)
+        held = ([*_occurrences(rows[entry.row].prompt, [*spliceable])] for entry in audit.rows)
         companies = [spans for spans in held if len(spans) > 1]
         for i in subset:
             if rng.random() < config.spliced:
-                # Spans that suspect rows hold together are the parts of one trigger.
+                # Spans that a suspect row holds together, as often as it does, are the parts of one trigger.
                 together = rng.choice(companies) if companies and rng.random() < TOGETHER else None
                 spans = together or rng.choices([*spliceable], [*spliceable.values()], k=rng.choice((1, 1, 2, 4)))
                 out.append(TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target))
