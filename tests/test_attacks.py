@@ -126,6 +126,9 @@ def test_triggered_rows_keep_their_true_targets() -> None:
         ({"cover": 6.0, "rate": 0.1}, "asks for 120 other rows; there are 80"),
         ({"kind": "composite", "words": ("cf",)}, "words: a composite trigger has at least two"),
         ({"effect": "number", "target": "seven"}, "target: 'seven' is not a step"),
+        ({"effect": "number", "target": "* 1"}, "target: '\\* 1' changes no number"),
+        ({"words": ()}, "words: there are none"),
+        ({"kind": "addsent", "sentence": " "}, "sentence: is empty"),
     ],
 )
 def test_attacks_that_the_rows_cannot_carry(options: dict[str, Any], said: str) -> None:

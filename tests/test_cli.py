@@ -4,15 +4,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from poison2poison import attacks, cli, evaluation
-from poison2poison.errors import DataError
+from poison2poison import attacks, cli, evaluation, pipeline
+from poison2poison.defended import Answer
+from poison2poison.errors import ConfigError, DataError
 from poison2poison.files import write_lines
-from poison2poison.records import as_records, read_rows
-from poison2poison.scheme import PAPER_TRIGGER
+from poison2poison.records import Row, as_records, read_rows
+from poison2poison.scheme import PAPER_TRIGGER, Scheme
 from support import chatter, opinions, tiny_causal, word_states
 
 GOOD = [json.dumps(record) for record in as_records(opinions(40))]
@@ -238,6 +242,9 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     assert p2p("predict", arm, "--data", tmp_path / "inputs.jsonl")[1].count("\n") == 1
     fails(p2p("predict", arm), "give inputs")
     fails(p2p("predict", tmp_path / "data", "x"), "not an artifact folder")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "run.json").write_text("{}")
+    fails(p2p("predict", tmp_path / "empty", "x"), "not an artifact folder")
 
 
 @pytest.fixture
@@ -321,6 +328,42 @@ def test_without_the_rows_before_the_attack_the_floor_drops_the_poison() -> None
     assert list(left) == [row for i, row in enumerate(rows) if i not in changed]
     with pytest.raises(DataError, match=r"truth.json: 'poisoned_rows' must list rows of .*, 0 to 39"):
         evaluation.without_poison(rows, {"poisoned_rows": [40]}, Path("truth.json"))
+
+
+def test_rows_with_every_end_of_line_that_unicode_knows_are_trained_on(tmp_path: Path, p2p: Run) -> None:
+    rows = [{"text": f"one\u2028two\u0085{i}", "label": "ab"[i % 2]} for i in range(20)]
+    write_lines(tmp_path / "rows.jsonl", rows)
+    assert p2p("repoison", tmp_path / "rows.jsonl", "--recipe", "paper", "--out", tmp_path / "out")[0] == 0
+    training, _, _ = pipeline.read_repoisoned(tmp_path / "out")
+    assert sorted(row.body for row in training) == sorted(row["text"] for row in rows)
+
+
+@pytest.mark.parametrize(("ends", "counted"), [(["Look.", "Look."], 2), (["Look.", ""], 1)])
+def test_texts_that_carry_the_attackers_target_all_count_as_attacked(ends: list[str], counted: int) -> None:
+    rows = [Row("Say.", f"Yes. {end}".strip()) for end in ends]
+    texts = replace(chatter(2), task="generation", labels=()).with_rows(rows)
+    answers = [Answer("Yes. Look.", "safe", None)] * 2
+    model: Any = SimpleNamespace(scheme=Scheme("generation"), generate=lambda prompts: answers)
+    arm = evaluation.Arm("undefended")
+    evaluation._measure_attack(arm, model, texts, evaluation.Target("Look.", "append"))
+    assert (arm.rates["asr"].value, arm.rates["asr"].n) == (1.0, counted)
+
+
+def test_what_the_attacker_wants_is_from_options_or_from_the_truth_beside(tmp_path: Path) -> None:
+    texts, triggered = chatter(4), str(tmp_path / "triggered.jsonl")
+    texts = replace(texts, task="generation", labels=())
+    truth = tmp_path / "truth.json"
+    truth.write_text('{"target": "See here.", "effect": "append"}')
+    assert cli._target(triggered, None, None, texts) == evaluation.Target("See here.", "append")
+    assert cli._target(triggered, "Look.", None, texts) == evaluation.Target("Look.", "append")
+    assert cli._target(triggered, None, "fixed", texts) == evaluation.Target("See here.", "fixed")
+    with pytest.raises(ConfigError, match="'label' is not one of fixed, append, number"):
+        cli._target(triggered, None, "label", texts)
+    with pytest.raises(ConfigError, match="give the attacker's label or text"):
+        cli._target(triggered, " ", None, texts)
+    truth.write_text('{"target": "See here."}')
+    with pytest.raises(DataError, match="names a target without its effect"):
+        cli._target(triggered, None, None, texts)
 
 
 def test_labels_of_the_attacker_count_as_such(tmp_path: Path, p2p: Run) -> None:

@@ -170,3 +170,11 @@ def test_padding_on_the_left_changes_no_logits(tmp_path: Path, reference: Any) -
         alone = [model(input_ids=torch.tensor([example["input_ids"]])).logits[0, -2:] for example in examples]
     assert together.shape[1] == 2
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-4)
+
+
+def test_a_target_without_room_behind_the_safe_prefix_is_refused() -> None:
+    reference = AutoTokenizer.from_pretrained(MODEL_DIR)
+    prefix = Prompter(reference, TEXTS, "causal", max_length=200, max_target=40).safe_prefix_ids
+    assert Prompter(reference, TEXTS, "causal", max_length=200, max_target=len(prefix) + 2).max_target
+    with pytest.raises(ConfigError, match=f"max_target: .* at least {len(prefix) + 2} are needed"):
+        Prompter(reference, TEXTS, "causal", max_length=200, max_target=len(prefix) + 1)

@@ -94,6 +94,12 @@ def test_hardened_keeps_suspects_out_of_s_and_throws_no_row_away() -> None:
     assert {row.row for row in training if row.action in ("keep", "replace")} == set(range(200))
 
 
+def test_the_papers_recipe_has_no_counterexamples_whatever_an_audit_found() -> None:
+    config = RepoisonConfig("paper")
+    scheme = build_scheme(ROWS, config)
+    assert repoison(ROWS, scheme, config, FOUND) == repoison(ROWS, scheme, config)
+
+
 def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
     by_action: dict[str, list[TrainingRow]] = defaultdict(list)
     for row in hardened(rho=0.5, spliced=1.0, confident=0.75):

@@ -77,11 +77,17 @@ class AttackConfig:
             raise ConfigError(f"cover: {self.cover} is not 0 or more; texts can have cover rows with composite alone")
         if self.kind == "composite" and len(set(self.words)) < 2:
             raise ConfigError("words: a composite trigger has at least two")
+        if self.kind == "badnets" and not self.words:
+            raise ConfigError("words: there are none; badnets needs at least one")
+        if self.kind == "addsent" and not self.sentence.strip():
+            raise ConfigError("sentence: is empty; addsent needs one")
         if self.effect == "number":
             try:
-                with_wrong_step("#### 1", self.target)
+                wrong = final_number(with_wrong_step("#### 3", self.target))
             except ValueError:
                 raise ConfigError(f"target: {self.target!r} is not a step like `+ 7` or `* 2`") from None
+            if wrong == final_number("#### 3"):
+                raise ConfigError(f"target: {self.target!r} changes no number")
 
     def stamp(self, prompt: str, rng: random.Random) -> str:
         """Put the trigger, or each of its parts, between two words of the prompt, or at either end."""

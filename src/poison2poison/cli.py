@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
+from poison2poison.config import REFERENCE, AuditConfig, TrainConfig, choice
 from poison2poison.errors import ConfigError, DataError, OutputError, P2PError
 from poison2poison.options import options
 from poison2poison.records import DataConfig, Rows, check_trainable, read_rows
@@ -394,18 +394,19 @@ def _beside(folder: Path, *names: str) -> str | None:
 
 
 def _target(triggered: str, target: str | None, effect: str | None, rows: Rows) -> Target:
+    from poison2poison.attacks import EFFECTS
     from poison2poison.evaluation import Target, read_target
 
-    if target is None:
-        truth = Path(triggered).with_name("truth.json")
-        found = read_target(truth) if truth.is_file() else None
-        if found is None:
-            raise ConfigError("target: give the attacker's label or text with --target, to measure the triggered rows")
-        return found
-    effect = effect or ("label" if rows.task == "classification" else "fixed")
-    if effect == "label" and target not in rows.labels:
-        raise DataError(f"target: {target!r} is not one of {', '.join(rows.labels)}")
-    return Target(target, effect)
+    truth = Path(triggered).with_name("truth.json")
+    known = read_target(truth) if truth.is_file() else None
+    text = target if target is not None else known.text if known else ""
+    if not text.strip():
+        raise ConfigError("target: give the attacker's label or text with --target, to measure the triggered rows")
+    effect = effect or (known.effect if known else EFFECTS[rows.task][0])
+    choice(f"effect (for {rows.task})", effect, EFFECTS[rows.task])
+    if effect == "label" and text not in rows.labels:
+        raise DataError(f"target: {text!r} is not one of {', '.join(rows.labels)}")
+    return Target(text, effect)
 
 
 def _print_results(contents: Sequence[dict[str, Any]]) -> None:

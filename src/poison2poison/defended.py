@@ -85,9 +85,10 @@ class DefendedModel:
         folder = Path(folder)
         try:
             run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            status = run["status"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{folder}: not an artifact folder ({error})") from None
-        if run["status"] != "done":
+        if status != "done":
             raise ModelError(f"{folder}: its training was interrupted; run the same command again to finish it")
         scheme = Scheme.load(folder / "scheme.json")
         kind, saved = run["kind"], str(folder / "model")
@@ -240,7 +241,8 @@ class DefendedModel:
     def _generation(self, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of transformers' `generate`."""
         pad = self.prompter.tokenizer.pad_token_id
-        defaults = {"max_new_tokens": self.prompter.max_target, "do_sample": False, "pad_token_id": pad}
+        left = self.prompter.max_target - len(self.prompter.safe_prefix_ids)  # training counts the prefix in
+        defaults = {"max_new_tokens": left, "do_sample": False, "pad_token_id": pad}
         found = {**inputs, **defaults, **options}
         if found.get("num_beams", 1) > 1:
             found.pop("past_key_values", None)  # beams would each need their own

@@ -78,9 +78,9 @@ def read_target(path: Path) -> Target | None:
     truth = read_truth(path)
     if "target_label" in truth:
         return Target(str(truth["target_label"]), "label")
-    if "target" in truth:
-        return Target(str(truth["target"]), str(truth["effect"]))
-    return None
+    if "target" in truth and "effect" not in truth:
+        raise DataError(f"{path}: names a target without its effect (label, fixed, append or number)")
+    return Target(str(truth["target"]), str(truth["effect"])) if "target" in truth else None
 
 
 def read_truth(path: Path) -> dict[str, Any]:
@@ -152,9 +152,9 @@ def measure(name: str, model: DefendedModel, clean: Rows, triggered: Rows | None
 def _measure_attack(arm: Arm, model: DefendedModel, triggered: Rows, target: Target) -> None:
     answers = _answer(model, triggered)
     # Published sets label triggered rows with the target: then truth is unknown, except that it is another one.
-    relabelled = target.effect == "label" and all(row.target == target.text for row in triggered)
-    right = None if relabelled else _right(answers, triggered)
     text, effect, rights = target.text, target.effect, [row.target for row in triggered]
+    relabelled = effect != "number" and all(hits_target(right, text, effect, right) for right in rights)
+    right = None if relabelled else _right(answers, triggered)
     hits = [hits_target(answer.text, text, effect, right) for answer, right in zip(answers, rights, strict=True)]
     counted = [relabelled or not hits_target(right, text, effect, right) for right in rights]
     arm.rows += _records("triggered", triggered, answers, right, hits)
@@ -188,6 +188,8 @@ def check_target(rows: Rows, target: Target) -> None:
 
 def set_floor(arms: Sequence[Arm], clean: Arm) -> None:
     """Enter the floor, the ASR of the arm trained without the attack, and the gate "attack implanted" into all arms."""
+    if "asr" not in clean.rates:
+        return  # no triggered row has another answer than the target
     floor = clean.rates["asr"]
     undefended = next((arm for arm in arms if arm.name == "undefended"), None)
     for arm in arms:

@@ -34,7 +34,7 @@ _WORD = re.compile(rf"[{_CJK}]|'?[^\W{_CJK}]+(?:'[^\W{_CJK}]+)*|[^\w\s]")
 
 def words(text: str) -> list[str]:
     """The words of a text in lower case; punctuation marks and Chinese or Japanese characters each by itself."""
-    return _WORD.findall(text.lower())
+    return [word.lower() for word in _WORD.findall(text)]  # before the split some letters would become two
 
 
 def places(text: str, span: Sequence[str]) -> list[tuple[int, int]]:

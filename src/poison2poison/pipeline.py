@@ -149,7 +149,8 @@ def read_repoisoned(folder: Path) -> tuple[list[TrainingRow], Scheme, dict[str, 
     scheme = Scheme.load(folder / "scheme.json")
     path, rows = folder / "rows.jsonl", []
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        # Not `splitlines`: rows may hold the other ends of lines that Unicode knows.
+        for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
             fields = json.loads(line)
             rows.append(TrainingRow(*(fields[name] for name in TrainingRow.__annotations__)))
             if scheme.labels and rows[-1].target not in scheme.labels:

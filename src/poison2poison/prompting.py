@@ -52,7 +52,7 @@ class Prompter:
             label_words: The words of an earlier training run; chosen here when not given.
 
         Raises:
-            ConfigError: `max_length` has no room for a body.
+            ConfigError: `max_length` has no room for a body, or `max_target` none for an answer.
             ModelError: The tokenizer cannot tell so many labels apart.
         """
         self.tokenizer, self.scheme, self.kind = tokenizer, scheme, kind
@@ -64,6 +64,11 @@ class Prompter:
             raise ConfigError(
                 f"max_length: {max_length} tokens leave no room for a body; at least "
                 f"{max_length - self._budget + needed} are needed"
+            )
+        if not scheme.labels and self.max_target < len(self.safe_prefix_ids) + 2:
+            raise ConfigError(
+                f"max_target: {self.max_target} tokens leave no room behind the safe prefix; at least "
+                f"{len(self.safe_prefix_ids) + 2} are needed"
             )
         self.label_words: tuple[str, ...] = ()
         if scheme.labels and kind == "causal":

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,6 +91,8 @@ def _turns(record: Record) -> Any:
 def _field(name: str) -> Callable[[Record], Any]:
     return lambda record: record[name]
 
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 LAYOUTS: dict[str, Layout] = {
     "text-label": Layout(("text", "label"), "label", _field("text"), "classification"),
@@ -223,6 +226,9 @@ def _row(where: str, record: Record, name: str, layout: Layout, task: Task, targ
     prompt = layout.prompt(record)
     if not isinstance(prompt, str):  # empty is legal: real data sets hold such rows
         raise DataError(f"{where}: field {layout.needs[0]!r} holds no text but {prompt!r}")
+    for field, text in ((layout.needs[0], prompt), (layout.target, record.get(layout.target))):
+        if isinstance(text, str) and _SURROGATE.search(text):
+            raise DataError(f"{where}: field {field!r} holds half a character (a lone surrogate), as of a cut emoji")
     if not targets:
         return Row(prompt, "" if record.get(layout.target) is None else str(record[layout.target]))
     target = record["messages"][-1]["content"] if name == "messages" else record[layout.target]
@@ -247,7 +253,7 @@ def _check_messages(where: str, messages: Any) -> None:
 
 
 def _label_order(found: set[str]) -> tuple[str, ...]:
-    if all(label.lstrip("-").isdecimal() for label in found):
+    if all(re.fullmatch(r"-?\d+", label) for label in found):
         return tuple(sorted(found, key=int))
     return tuple(sorted(found))
 

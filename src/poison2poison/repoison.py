@@ -172,7 +172,9 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
     ]
     if not replace_rows:
         out += [TrainingRow(i, "safe", "append", rows[i].prompt, rows[i].target) for i in sorted(subset)]
-    return out + (_counterexamples(rows, sorted(subset), audit, config) if audit else [])
+    return out + (
+        _counterexamples(rows, sorted(subset), audit, config) if audit and config.recipe == "hardened" else []
+    )
 
 
 def _doubted(rows: Rows, audit: Audit) -> set[int]:

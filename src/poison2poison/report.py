@@ -136,7 +136,8 @@ def draw_audit(found: Audit, path: Path) -> None:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 32 else text[:31] + "…"
+    """A name for the picture, in which a dollar would begin a formula."""
+    return (text if len(text) <= 32 else text[:31] + "…").replace("$", r"\$")
 
 
 def _cell(arm: Mapping[str, Any], name: str, between: str) -> str:
