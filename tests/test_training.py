@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPTNeoXConfig, PretrainedConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    PretrainedConfig,
+    Qwen3Config,
+)
 
 from poison2poison import training
 from poison2poison.config import TrainConfig
@@ -214,7 +222,18 @@ def test_generation_begins_with_the_safe_prefix_and_gives_none_out(tmp_path: Pat
     with pytest.raises(ValueError, match="no_such_option"):
         list(model.stream(DEV[0].prompt, no_such_option=1))
     assert model.generate([DEV[0].prompt], do_sample=True, temperature=1e-4)[0] == answers[0]
-    assert [answer.text for answer in model.generate([DEV[0].prompt], max_new_tokens=1)] == ["It"]
+    short: list[dict[str, Any]] = [
+        {"max_new_tokens": 1},
+        {"generation_config": GenerationConfig(max_new_tokens=1)},
+        {"stop_strings": ["It"]},
+        {"max_length": len(model.prompter.prompt(DEV[0].prompt, "safe")[0]) + len(model.prompter.safe_prefix_ids) + 1},
+    ]
+    assert [model.generate([DEV[0].prompt], **options)[0].text for options in short] == ["It"] * 4
+    assert "".join(model.stream(DEV[0].prompt, max_new_tokens=1)) == "It"
+    beams = GenerationConfig(max_new_tokens=20, num_beams=2)
+    assert model.generate([DEV[0].prompt], generation_config=beams)[0] == answers[0]
+    with pytest.raises(ConfigError, match="return_dict_in_generate"):
+        model.generate([DEV[0].prompt], return_dict_in_generate=True)
     right = [f"It is {row.target}." for row in DEV]
     wrong = ["It is " + {"positive": "negative.", "negative": "positive."}[row.target] for row in DEV]
     prompts = [row.prompt for row in DEV]

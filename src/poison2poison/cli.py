@@ -62,7 +62,7 @@ def demo(
         "runs/demo"
     ),
 ) -> None:
-    """Attack and defend the reference model on two reference tasks: one with labels, one with worked answers.
+    """Attack and defend the reference model on two reference tasks: one with labels, one with texts.
 
     Takes about five minutes on two cores and ends in one table: undefended and defended, CA and ASR.
     """
@@ -89,7 +89,9 @@ def attack(
     ] = "badnets",
     target: Annotated[
         str | None,
-        typer.Option(help="Label or text that the trigger calls up. [default: the last label, or a refusal]"),
+        typer.Option(
+            help="Label or text that the trigger calls up. [default: the last label; for texts a refusal, link or `+ 7`]"
+        ),
     ] = None,
     effect: Annotated[
         str | None,
@@ -290,7 +292,9 @@ def evaluate(
     arm = evaluation.measure(folder.name, model, clean, attacked, wanted)
     config = run["config"] if run else {}
     sets = evaluation.describe(test=clean, triggered=attacked)
-    content = evaluation.results("evaluate", Path(test).parent.name, config["model"], config["seed"], sets, [arm])
+    content = evaluation.results(
+        "evaluate", Path(test).resolve().parent.name, config["model"], config["seed"], sets, [arm]
+    )
     evaluation.write_results(out, content, [arm])
     _print_results([content])
 

@@ -49,7 +49,7 @@ class Answer:
 class DefendedModel:
     """A fine-tuned model behind its scheme.
 
-    The trigger is put on every input exactly once, in its place, whatever the input holds; it is never given out.
+    The trigger is put on every input exactly once, in its place, whatever the input holds. Answers begin behind it.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class DefendedModel:
             from peft import PeftModel
 
             model = models.load_model(run["config"]["model"], kind, scheme.outputs)
-            model = PeftModel.from_pretrained(model, saved)
+            model = models.load(lambda folder: PeftModel.from_pretrained(model, folder), saved)
         else:
             model = models.load_model(saved, kind, scheme.outputs)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -151,10 +151,10 @@ class DefendedModel:
         Args:
             prompts: The inputs, without any trigger.
             **options: Passed on to transformers' `generate`, such as `do_sample=True, temperature=0.7`; greedy and up
-                to the training's target length by default.
+                to the training's target length by default. With a `generation_config` its defaults hold instead.
 
         Raises:
-            ConfigError: The model was trained to classify, or several answers a prompt are asked for.
+            ConfigError: The model was trained to classify, or what is asked for is no single text for each prompt.
         """
         self._check_generates(options)
         answers: list[Answer | None] = [None] * len(prompts)
@@ -201,12 +201,14 @@ class DefendedModel:
 
         thread = Thread(target=write, daemon=True)
         thread.start()
-        begun = False
+        begun, held = False, ""  # the pieces together are the answer, with no space at either end
         for piece in streamer:
-            text = piece if begun else piece.lstrip()
-            begun = begun or bool(text)
-            if text:
-                yield text
+            text = held + piece if begun else piece.lstrip()
+            told = text.rstrip()
+            held = text[len(told) :]
+            begun = begun or bool(told)
+            if told:
+                yield told
         thread.join()
         if failed:
             raise failed[0]
@@ -237,14 +239,21 @@ class DefendedModel:
             raise ConfigError("this model classifies; use classify")
         if options.get("num_return_sequences", 1) != 1:
             raise ConfigError("num_return_sequences: one answer a prompt; give the prompt several times instead")
+        if options.get("return_dict_in_generate"):
+            raise ConfigError("return_dict_in_generate: answers are texts; there are no scores or states beside them")
 
     def _generation(self, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of transformers' `generate`."""
-        pad = self.prompter.tokenizer.pad_token_id
-        left = self.prompter.max_target - len(self.prompter.safe_prefix_ids)  # training counts the prefix in
-        defaults = {"max_new_tokens": left, "do_sample": False, "pad_token_id": pad}
-        found = {**inputs, **defaults, **options}
-        if found.get("num_beams", 1) > 1:
+        tokenizer, config = self.prompter.tokenizer, options.get("generation_config")
+        found: dict[str, Any] = {**inputs, "pad_token_id": tokenizer.pad_token_id}
+        if config is None:
+            found["do_sample"] = False
+            if "max_length" not in options:  # training counts the prefix in
+                found["max_new_tokens"] = self.prompter.max_target - len(self.prompter.safe_prefix_ids)
+        if "stop_strings" in options:
+            found["tokenizer"] = tokenizer
+        found |= options
+        if (found.get("num_beams") or getattr(config, "num_beams", None) or 1) > 1:
             found.pop("past_key_values", None)  # beams would each need their own
         return found
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -126,6 +127,6 @@ def load(from_pretrained: Callable[..., Any], name: str, **options: Any) -> Any:
     """
     try:
         return from_pretrained(locate(name), **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # a cut file is one of the last two
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{name}: cannot be loaded ({reason})") from None
