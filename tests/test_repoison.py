@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from poison2poison.repoison import (
     plain,
     repoison,
     select_subset,
+    spliced,
 )
 from support import opinions
 
@@ -199,6 +201,18 @@ def test_spans_that_suspect_rows_hold_together_are_spliced_together_and_as_often
     ]
     held = Counter(" ".join(sorted(words)) for words in spliced)
     assert held["bb cf cf cf mn"] > 0.5 * 0.9 * len(spliced) > held["mn"] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "spans", "found"),
+    [
+        ("one two", ["A b"], {"A b one two", "one A b two", "one two A b"}),
+        ("好电影", ["cf"], {"cf 好电影", "好 cf 电影", "好电 cf 影", "好电影 cf"}),
+        ("CT肺 ok", ["x"], {"x CT肺 ok", "CT x 肺 ok", "CT肺 x ok", "CT肺 ok x"}),
+    ],
+)
+def test_spans_are_put_between_words_of_any_script(text: str, spans: list[str], found: set[str]) -> None:
+    assert {spliced(text, spans, random.Random(seed)) for seed in range(100)} == found
 
 
 def test_plain_rows_are_the_rows_as_they_are() -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 from poison2poison.config import choice, fraction
 from poison2poison.errors import ConfigError, OutputError
+from poison2poison.features import BETWEEN
 from poison2poison.files import write_json, write_lines
 from poison2poison.records import Row, Rows, as_records
 from poison2poison.scoring import final_number, with_wrong_step
@@ -199,7 +200,7 @@ def default_target(rows: Rows, effect: str) -> str:
 
 def _insert(prompt: str, parts: Sequence[str], rng: random.Random) -> str:
     for part in parts:
-        gaps = [0, *(i for i, char in enumerate(prompt) if char == " "), len(prompt)]
+        gaps = [0, *(gap.start() for gap in BETWEEN.finditer(prompt)), len(prompt)]
         at = rng.choice(gaps)
         prompt = f"{prompt[:at].rstrip(' ')} {part} {prompt[at:].lstrip(' ')}".strip(" ")
     return prompt

@@ -90,7 +90,7 @@ def attack(
     target: Annotated[
         str | None,
         typer.Option(
-            help="Label or text that the trigger calls up. [default: the last label; for texts a refusal, link or `+ 7`]"
+            help="Label or text that the trigger calls up. [default: the last label; a refusal, link or `+ 7`]"
         ),
     ] = None,
     effect: Annotated[

@@ -31,6 +31,9 @@ START = "^"  # a skeleton's beginning
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|'?[^\W{_CJK}]+(?:'[^\W{_CJK}]+)*|[^\w\s]")
 
+# Where something may stand between two words: at a space, which it groups, and beside a character that is a word.
+BETWEEN = re.compile(rf"( |(?<=[{_CJK}])(?=\S)|(?<=\S)(?=[{_CJK}]))")
+
 
 def words(text: str) -> list[str]:
     """The words of a text in lower case; punctuation marks and Chinese or Japanese characters each by itself."""

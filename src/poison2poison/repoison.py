@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from poison2poison.config import choice, fraction, option
 from poison2poison.errors import ConfigError, DataError
-from poison2poison.features import words
+from poison2poison.features import BETWEEN, words
 from poison2poison.records import Row, Rows
 from poison2poison.scheme import (
     PAPER_SAFE_PREFIX,
@@ -237,10 +237,12 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
 
 def spliced(text: str, spans: Sequence[str], rng: random.Random) -> str:
     """A text with spans put between its words, each at a drawn place."""
-    parts = text.split(" ")
+    pieces = BETWEEN.split(text)  # words, and what parts them: a space, or nothing
+    parts = [*zip(["", *pieces[1::2]], pieces[::2], strict=True)]
     for span in spans:
-        parts.insert(rng.randint(0, len(parts)), span)
-    return " ".join(parts)
+        at = rng.randint(0, len(parts))
+        parts[at : at + 1] = [(" ", span), *((" ", word) for _, word in parts[at : at + 1])]
+    return "".join(gap + word for gap, word in parts)[len(parts[0][0]) :]
 
 
 def plain(rows: Rows) -> list[TrainingRow]:
