@@ -179,6 +179,7 @@ def test_attack_writes_the_truth_apart(tmp_path: Path, p2p: Run) -> None:
         p2p("attack", "tickets", "--target", "lunch", "--out", tmp_path / "x"), "target: 'lunch' is not one of advice"
     )
     fails(p2p("attack", "tickets", "--rate", "1.5", "--out", tmp_path / "x"), "rate: 1.5")
+    fails(p2p("attack", "tickets", "--test", "more.jsonl", "--out", tmp_path / "x"), "part of the reference task")
     fails(p2p("attack", "arithmetic", "--effect", "label", "--out", tmp_path / "x"), "effect")
 
 
@@ -328,6 +329,18 @@ def test_without_the_rows_before_the_attack_the_floor_drops_the_poison() -> None
     assert list(left) == [row for i, row in enumerate(rows) if i not in changed]
     with pytest.raises(DataError, match=r"truth.json: 'poisoned_rows' must list rows of .*, 0 to 39"):
         evaluation.without_poison(rows, {"poisoned_rows": [40]}, Path("truth.json"))
+
+
+@pytest.mark.parametrize("given", ["label", "text"])
+def test_test_rows_of_another_task_are_refused_before_anything_is_trained(given: str, tmp_path: Path, p2p: Run) -> None:
+    write_lines(tmp_path / "label.jsonl", [{"text": f"one {i}", "label": "ab"[i % 2]} for i in range(20)])
+    write_lines(tmp_path / "text.jsonl", [{"prompt": f"one {i}", "completion": "two"} for i in range(20)])
+    other = {"label": "text", "text": "label"}[given]
+    for command in (["train", "--dev"], ["attack", "--test"], ["defend", "--test"]):
+        where = tmp_path / "out"
+        result = p2p(command[0], tmp_path / f"{given}.jsonl", command[1], tmp_path / f"{other}.jsonl", "--out", where)
+        fails(result, f"{other}.jsonl: layout", f"holds {other}s, but {given}s are needed here")
+        assert not where.exists()
 
 
 def test_rows_with_every_end_of_line_that_unicode_knows_are_trained_on(tmp_path: Path, p2p: Run) -> None:

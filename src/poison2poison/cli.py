@@ -119,10 +119,14 @@ def attack(
     from poison2poison.reference import TASKS, reference_rows
 
     if source in TASKS:
+        if dev or test:
+            raise ConfigError(f"dev, test: are part of the reference task {source}; leave them out")
         splits = reference_rows(source, seed=attack_seed)
     else:
-        files = {"train": source, "dev": dev, "test": test}
-        splits = {split: read_rows(file, data) for split, file in files.items() if file}
+        splits = {"train": read_rows(source, data)}
+        for split, file in {"dev": dev, "test": test}.items():
+            if file:
+                splits[split] = read_rows(file, data, labels=splits["train"].labels)
     legal = tuple(word.strip() for word in words.split(",") if word.strip())
     effect = effect or ("label" if splits["train"].task == "classification" else "fixed")
     wanted = default_target(splits["train"], effect) if target is None else target

@@ -134,7 +134,7 @@ def read_rows(
     Args:
         source: A path, or the name of a hub dataset where no such file exists.
         config: How to read them; by default all is recognised.
-        labels: The label set that the rows must keep to, instead of the configuration's.
+        labels: The label set that the rows must keep to, instead of the configuration's; an empty one asks for texts.
         targets: Whether every record must have a target; without, rows have an empty one.
 
     Raises:
@@ -191,6 +191,11 @@ def _rows(records: list[Located], source: str, config: DataConfig, labels: Seque
         name = config.layout or _recognise(*records[0], targets=targets)
         kind = LAYOUTS[name]
     task: Task = config.task or kind.task  # type: ignore[assignment]
+    wanted: Task = "classification" if labels else "generation"
+    if labels is not None and task != wanted:
+        raise DataError(
+            f"{source}: layout {name} holds {_what(task)}s, but {_what(wanted)}s are needed here; --task says otherwise"
+        )
     rows = [_row(where, record, name, kind, task, targets) for where, record in records]
     label_set: tuple[str, ...] = ()
     if task == "classification":
