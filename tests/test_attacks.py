@@ -147,5 +147,9 @@ def test_files_are_whole_and_a_taken_folder_is_left_alone(tmp_path: Path) -> Non
     names = {"train.jsonl", "train_clean.jsonl", "test_clean.jsonl", "test_triggered.jsonl", "truth.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (tmp_path / "new.part").mkdir()
+    (tmp_path / "new.part" / "test_triggered.jsonl").write_text("of an interrupted call")
+    write_attack(tmp_path / "new", {"train": ROWS}, attack())
+    assert not (tmp_path / "new" / "test_triggered.jsonl").exists()
     with pytest.raises(OutputError, match="not empty"):
         write_attack(tmp_path / "out", {"train": ROWS}, attack())

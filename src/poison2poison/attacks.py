@@ -25,7 +25,7 @@ from typing import Any
 from poison2poison.config import choice, fraction
 from poison2poison.errors import ConfigError, OutputError
 from poison2poison.features import BETWEEN
-from poison2poison.files import write_json, write_lines
+from poison2poison.files import whole_folder, write_json, write_lines
 from poison2poison.records import Row, Rows, as_records
 from poison2poison.scoring import final_number, with_wrong_step
 
@@ -224,10 +224,9 @@ def write_attack(out: Path, splits: dict[str, Rows], config: AttackConfig) -> Tr
     }
     if "test" in splits:
         files["test_triggered"] = triggered(splits["test"], config)
-    half = out.with_name(f"{out.name}.part")
-    for name, rows in files.items():
-        if rows is not None:
-            write_lines(half / f"{name}.jsonl", as_records(rows))
-    write_json(half / "truth.json", truth.as_dict())
-    half.replace(out)
+    with whole_folder(out) as folder:
+        for name, rows in files.items():
+            if rows is not None:
+                write_lines(folder / f"{name}.jsonl", as_records(rows))
+        write_json(folder / "truth.json", truth.as_dict())
     return truth

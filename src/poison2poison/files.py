@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,17 @@ def write_lines(path: Path, values: Iterable[Mapping[str, Any]], *, private: boo
     """Write one JSON object a line."""
     text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
     write_text(path, text, private=private)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `folder` (missing or empty) when all is written."""
+    folder = folder.resolve()  # `.` has no name
+    half = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(half, ignore_errors=True)  # of a call that was interrupted
+    half.mkdir(parents=True)
+    yield half
+    half.replace(folder)
 
 
 def fingerprint(value: Any) -> str:

@@ -13,7 +13,7 @@ from poison2poison.auditing import audit as run_audit
 from poison2poison.config import AuditConfig, TrainConfig
 from poison2poison.errors import DataError, OutputError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
-from poison2poison.files import write_json, write_lines
+from poison2poison.files import whole_folder, write_json, write_lines
 from poison2poison.findings import Audit
 from poison2poison.records import Rows, check_trainable
 from poison2poison.repoison import RepoisonConfig, TrainingRow, as_dict, build_scheme, manifest, plain, repoison
@@ -121,7 +121,6 @@ def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, abo
     """
     if out.exists() and any(out.iterdir()):
         raise OutputError(f"{out}: is not empty; give another --out, or delete it")
-    half = out.with_name(f"{out.name}.part")
     records = (
         {
             **asdict(row),
@@ -132,11 +131,11 @@ def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, abo
         }
         for row in rows
     )
-    write_lines(half / "rows.jsonl", records, private=True)
-    scheme.save(half / "scheme.json")
-    write_lines(half / "manifest.jsonl", manifest(rows, scheme))
-    write_json(half / "about.json", about)
-    half.replace(out)
+    with whole_folder(out) as folder:
+        write_lines(folder / "rows.jsonl", records, private=True)
+        scheme.save(folder / "scheme.json")
+        write_lines(folder / "manifest.jsonl", manifest(rows, scheme))
+        write_json(folder / "about.json", about)
 
 
 def read_repoisoned(folder: Path) -> tuple[list[TrainingRow], Scheme, dict[str, Any]]:

@@ -34,7 +34,7 @@ from poison2poison import models
 from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.defended import DefendedModel
 from poison2poison.errors import ConfigError, OutputError
-from poison2poison.files import fingerprint, versions, write_json, write_lines
+from poison2poison.files import fingerprint, versions, whole_folder, write_json, write_lines
 from poison2poison.prompting import Kind, Prompter
 from poison2poison.records import Rows
 from poison2poison.repoison import TrainingRow, manifest
@@ -118,11 +118,10 @@ def train(
 
     # 2. The folder is ours from here on; it appears with all that a resumed run needs.
     if not before:
-        half = out.with_name(f"{out.name}.part")
-        scheme.save(half / "scheme.json")
-        write_lines(half / "manifest.jsonl", manifest(rows, scheme))
-        write_json(half / "run.json", run)
-        half.rename(out)
+        with whole_folder(out) as folder:
+            scheme.save(folder / "scheme.json")
+            write_lines(folder / "manifest.jsonl", manifest(rows, scheme))
+            write_json(folder / "run.json", run)
 
     # 3. Train.
     started = time.monotonic()
@@ -360,13 +359,11 @@ def _last_whole_checkpoint(folder: Path) -> Path | None:
 
 
 def _save_model(model: Any, tokenizer: Any, name: str, folder: Path) -> None:
-    half = folder.with_name("model.part")
-    shutil.rmtree(half, ignore_errors=True)
-    if hasattr(model, "peft_config"):
-        model.peft_config["default"].base_model_name_or_path = name
-        model.save_pretrained(half, save_embedding_layers=False)  # looking for changed ones would ask the hub
-    else:
-        model.save_pretrained(half)
-    tokenizer.save_pretrained(half)
     shutil.rmtree(folder, ignore_errors=True)
-    half.rename(folder)
+    with whole_folder(folder) as half:
+        if hasattr(model, "peft_config"):
+            model.peft_config["default"].base_model_name_or_path = name
+            model.save_pretrained(half, save_embedding_layers=False)  # looking for changed ones would ask the hub
+        else:
+            model.save_pretrained(half)
+        tokenizer.save_pretrained(half)
