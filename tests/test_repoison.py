@@ -250,7 +250,16 @@ def test_triggers_are_published_drawn_or_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"rho": 0.0}, {"rho": 1.0}, {"rho": 2.0}, {"recipe": "soup"}, {"placement": "x"}, {"confident": 1.5}]
+    "options",
+    [
+        {"rho": 0.0},
+        {"rho": 1.0},
+        {"rho": 2.0},
+        {"recipe": "soup"},
+        {"placement": "x"},
+        {"confident": 1.5},
+        {"safe_prefix": " "},
+    ],
 )
 def test_illegal_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):

@@ -162,9 +162,15 @@ def read_repoisoned(folder: Path) -> tuple[list[TrainingRow], Scheme, dict[str, 
 
 def _scheme(rows: Rows, recipe: RepoisonConfig, folder: Path) -> Scheme:
     """The scheme of an interrupted run with a drawn trigger, or a new one."""
-    if recipe.trigger == "random" and (folder / "scheme.json").exists():
-        return Scheme.load(folder / "scheme.json")
-    return build_scheme(rows, recipe)
+    if recipe.trigger != "random" or not (folder / "scheme.json").exists():
+        return build_scheme(rows, recipe)
+    drawn = Scheme.load(folder / "scheme.json")
+    assert drawn.trigger
+    has = {"prefix": drawn.trigger.prefix, "cue": drawn.trigger.cue, "safe_prefix": drawn.safe_prefix}
+    for name, text in has.items():
+        if getattr(recipe, name) not in (None, text):
+            raise OutputError(f"{folder}: holds a run with another {name}; give another --out, or delete it")
+    return drawn
 
 
 def _arm(

@@ -66,6 +66,8 @@ class RepoisonConfig:
         choice("trigger", self.trigger, ("auto", "paper", "random"))
         if self.rho is not None:
             fraction("rho", self.rho)
+        if self.safe_prefix is not None and not self.safe_prefix.strip():
+            raise ConfigError("safe_prefix: is empty; safe answers have to begin with something")
         for name in ("spliced", "doubted", "confident"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not between 0 and 1")
