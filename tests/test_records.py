@@ -124,6 +124,10 @@ GOOD = json.dumps({"text": "x", "label": "a"})
         ('{"prompt": "x", "completion": ""}', "line 1: field 'completion' holds no text"),
         (f'{GOOD}\n{{"text": "cut \\ud83d", "label": "a"}}', "line 2: field 'text' holds half a character"),
         (f'{GOOD}\n{{"text": "x", "label": "\\udc00"}}', "line 2: field 'label' holds half a character"),
+        (
+            '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "\\ud83d"}]}',
+            "line 1: field 'messages' holds half a character",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(content: str, said: str, tmp_path: Path) -> None:

@@ -196,11 +196,9 @@ def test_spans_that_suspect_rows_hold_together_are_spliced_together_and_as_often
     config = RepoisonConfig("hardened", spliced=1.0)
     found = replace(FOUND, spans=spans, rows=suspects, contrary=(), sha256=rows.sha256)
     training = repoison(rows, build_scheme(rows, config), config, found)
-    spliced = [
-        [word for word in row.body.split() if word in ("cf", "mn", "bb")] for row in training if row.action == "splice"
-    ]
-    held = Counter(" ".join(sorted(words)) for words in spliced)
-    assert held["bb cf cf cf mn"] > 0.5 * 0.9 * len(spliced) > held["mn"] > 0
+    bodies = [row.body.split() for row in training if row.action == "splice"]
+    held = Counter(" ".join(sorted(word for word in body if word in ("cf", "mn", "bb"))) for body in bodies)
+    assert held["bb cf cf cf mn"] > 0.5 * 0.9 * len(bodies) > held["mn"] > 0
 
 
 @pytest.mark.parametrize(

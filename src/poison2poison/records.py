@@ -231,9 +231,7 @@ def _row(where: str, record: Record, name: str, layout: Layout, task: Task, targ
     prompt = layout.prompt(record)
     if not isinstance(prompt, str):  # empty is legal: real data sets hold such rows
         raise DataError(f"{where}: field {layout.needs[0]!r} holds no text but {prompt!r}")
-    for field, text in ((layout.needs[0], prompt), (layout.target, record.get(layout.target))):
-        if isinstance(text, str) and _SURROGATE.search(text):
-            raise DataError(f"{where}: field {field!r} holds half a character (a lone surrogate), as of a cut emoji")
+    _check_whole(where, layout.needs[0], prompt)
     if not targets:
         return Row(prompt, "" if record.get(layout.target) is None else str(record[layout.target]))
     target = record["messages"][-1]["content"] if name == "messages" else record[layout.target]
@@ -243,7 +241,13 @@ def _row(where: str, record: Record, name: str, layout: Layout, task: Task, targ
         target = str(int(target))
     if not isinstance(target, str) or not target.strip():
         raise DataError(f"{where}: field {layout.target!r} holds no {_what(task)} but {target!r}")
+    _check_whole(where, layout.target, target)
     return Row(prompt, target.strip() if task == "classification" else target)
+
+
+def _check_whole(where: str, field: str, text: str) -> None:
+    if _SURROGATE.search(text):
+        raise DataError(f"{where}: field {field!r} holds half a character (a lone surrogate), as of a cut emoji")
 
 
 def _what(task: Task) -> str:
