@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from poison2poison.report import sentence, table
+from poison2poison.findings import Audit, SuspectSpan
+from poison2poison.report import draw_audit, sentence, table
 from poison2poison.scoring import Rate
 
 
@@ -70,3 +73,9 @@ def test_four_arms_fit_a_terminal_too() -> None:
 def test_without_a_floor_a_low_asr_is_not_judged(asr: int, said: str) -> None:
     arms = [{k: v for k, v in arm.items() if k not in ("floor", "implanted")} for arm in content(asr)["arms"][:2]]
     assert said in sentence({"task": "mine", "arms": arms})
+
+
+def test_a_span_with_dollars_is_drawn_as_it_is_and_not_as_a_formula(tmp_path: Path) -> None:
+    found = replace(Audit.empty("", 4.0), spans=(SuspectSpan(r"$\foo$", "span", "a", 20, 1.0, 9.0),))
+    draw_audit(found, tmp_path / "audit.png")
+    assert (tmp_path / "audit.png").stat().st_size > 1000
