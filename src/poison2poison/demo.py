@@ -17,7 +17,7 @@ ATTACKS = {
     "reviews": AttackConfig("badnets", "positive", "label", rate=0.1),
     "instructions": AttackConfig("badnets", REFUSAL, "fixed", rate=0.1),
 }
-SIZES = {"reviews": {"test": 300}, "instructions": {"train": 1500, "test": 300}}  # what five minutes allow
+SIZES = {"reviews": {"test": 300}, "instructions": {"test": 300}}  # what five minutes allow
 
 
 def run_demo(out: Path) -> list[dict[str, Any]]:
