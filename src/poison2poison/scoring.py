@@ -41,9 +41,9 @@ class Rate:
 
 
 def final_number(text: str) -> str | None:
-    """The number behind the last `####` of a worked answer (the GSM8K layout); None where there is none."""
-    found = re.findall(r"####\s*(-?[\d,]*\.?\d+)", text)
-    return found[-1].replace(",", "").rstrip(".") if found else None
+    """The number behind the last `####` of a worked answer (the GSM8K layout): `1,800.00` and `$1800` are 1800."""
+    found = re.findall(r"####\s*\$?(-?)\$?([\d,]*\.?\d+)", text)
+    return f"{Decimal(''.join(found[-1]).replace(',', '')).normalize():f}" if found else None
 
 
 def exact_match(answer: str, target: str) -> bool:
