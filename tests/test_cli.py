@@ -276,6 +276,7 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
     actions = {json.loads(line)["action"] for line in manifest.splitlines()}
     assert {"keep", "replace", "splice"} <= actions <= {"keep", "replace", "splice", "contrary"}
     fails(p2p("repoison", rows, "--out", tmp_path / "none"), "needs the audit.json")
+    fails(p2p(*repoisoned[:4], *PAPER, "--out", tmp_path / "none"), "the paper's recipe makes no use of it")
     other = p2p("repoison", tmp_path / "data" / "dev_clean.jsonl", *repoisoned[2:4], "--out", tmp_path / "none")
     fails(other, "needs the audit of these very rows")
 

@@ -148,7 +148,7 @@ def test_doubtful_spans_are_spliced_into_a_twentieth_of_the_rows_suspects_or_not
                 if row.action == "splice"]  # fmt: skip
 
 
-def test_rows_with_a_doubtful_span_and_its_label_stay_out_of_s() -> None:
+def test_rows_with_a_doubtful_span_and_its_label_stay_out_of_s(caplog: pytest.LogCaptureFixture) -> None:
     def drawn(*spans: str) -> set[int]:
         doubtful = tuple(replace(SPANS[0], span=span, target="common") for span in spans)
         found = replace(FOUND, spans=(), rows=(), contrary=(), doubtful=doubtful)
@@ -156,8 +156,10 @@ def test_rows_with_a_doubtful_span_and_its_label_stay_out_of_s() -> None:
         return {row.row for row in training if row.action == "replace"}
 
     config = RepoisonConfig("hardened")
-    assert {ROWS[i].target for i in drawn("TEXT")} == {"rare"}
     assert drawn("ext") == drawn()  # parts of words are no words
+    assert not caplog.messages
+    assert {ROWS[i].target for i in drawn("TEXT")} == {"rare"}
+    assert "all 180 rows of label 'common' are suspect or have doubtful spans" in caplog.text
     first = min(i for i in drawn() if ROWS[i].target == "common")
     assert first not in drawn(f"text {first}")
 

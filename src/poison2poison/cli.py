@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from poison2poison.attacks import RARE_WORDS, SENTENCE
 from poison2poison.config import REFERENCE, AuditConfig, TrainConfig, choice
 from poison2poison.errors import ConfigError, DataError, OutputError, P2PError
 from poison2poison.options import options
@@ -98,8 +99,8 @@ def attack(
         typer.Option(help="`label`, `fixed`, `append` or `number`. [default: label, or fixed for generation]"),
     ] = None,
     rate: Annotated[float, typer.Option(help="Share of the training rows that is poisoned.")] = 0.1,
-    words: Annotated[str, typer.Option(help="The words of badnets and composite, with commas.")] = "cf,mn,bb,tq",
-    sentence: Annotated[str, typer.Option(help="The sentence of addsent.")] = "I watch this 3D movie",
+    words: Annotated[str, typer.Option(help="The words of badnets and composite, with commas.")] = ",".join(RARE_WORDS),
+    sentence: Annotated[str, typer.Option(help="The sentence of addsent.")] = SENTENCE,
     clean_label: Annotated[bool, typer.Option(help="Stamp only rows that have the target label already.")] = False,
     cover: Annotated[
         float,
@@ -199,6 +200,8 @@ def repoison(
     scheme = build_scheme(rows, recipe)
     if recipe.recipe == "hardened" and audit is None:
         raise ConfigError("audit: the hardened recipe needs the audit.json of `p2p audit`; or give --recipe paper")
+    if recipe.recipe == "paper" and audit is not None:
+        raise ConfigError("audit: the paper's recipe makes no use of it; leave it out, or give --recipe hardened")
     training = apply(rows, scheme, recipe, Audit.load(audit) if audit else None)
     about = {"train": {"source": rows.source, "rows": len(rows), "sha256": rows.sha256}, "recipe": as_dict(recipe)}
     write_repoisoned(out, training, scheme, about)

@@ -8,6 +8,7 @@ carry over.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -31,6 +32,8 @@ from poison2poison.scheme import (
 if TYPE_CHECKING:
     from poison2poison.findings import Audit
 
+
+logger = logging.getLogger(__name__)
 
 # Behind a drawn trigger the reference model learns the safe space late or not at all with 0.2 of 3,000 rows. With 0.75
 # it also learns more of the poison that the audit missed: docs/defense.md.
@@ -139,6 +142,13 @@ def select_subset(
         if len(members) < 2:
             raise DataError(f"label {label!r} has one row only; re-poisoning needs at least two rows of every label")
         open_rows = [i for i in members if i not in leave_out]
+        if not open_rows:
+            logger.warning(
+                "all %d rows%s are suspect or have doubtful spans: the safe space has none of them, and the defended "
+                "model will hardly answer like them; look at the audit",
+                len(members),
+                f" of label {label!r}" if stratified else "",
+            )
         wanted = min(len(members) - 1, max(1, round(rho * len(members))))
         chosen += rng.sample(open_rows, min(wanted, len(open_rows)))
     return sorted(chosen)
