@@ -96,6 +96,14 @@ def test_too_many_labels_for_the_tokenizer_are_refused() -> None:
         choose_label_words(TOKENIZERS["sentencepiece"](), 4000)
 
 
+def test_texts_need_a_token_that_ends_them() -> None:
+    tokenizer = TOKENIZERS["sentencepiece"]()
+    tokenizer.eos_token = None
+    Prompter(tokenizer, LABELS, "causal", max_length=200, max_target=1)
+    with pytest.raises(ModelError, match="no token that ends a text"):
+        Prompter(tokenizer, TEXTS, "causal", max_length=200, max_target=20)
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_prompt_and_target_read_back_as_the_text_they_were(name: str) -> None:
     tokenizer = TOKENIZERS[name]()

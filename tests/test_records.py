@@ -194,6 +194,16 @@ def test_empty_prompts_are_legal_and_targets_can_be_missing(tmp_path: Path) -> N
     assert list(read_rows(str(tmp_path / "rows.jsonl"), targets=False)) == [Row("x", ""), Row("y", "a")]
 
 
+def test_chats_without_an_answer_are_inputs(tmp_path: Path) -> None:
+    asked, answer = {"role": "user", "content": "p"}, {"role": "assistant", "content": "t"}
+    write_jsonl(tmp_path / "rows.jsonl", [{"messages": [asked]}, {"messages": [asked, answer]}])
+    assert [row.prompt for row in read_rows(str(tmp_path / "rows.jsonl"), targets=False)] == ["p", "p"]
+    for turns in ([], [answer]):
+        write_jsonl(tmp_path / "rows.jsonl", [{"messages": turns}])
+        with pytest.raises(DataError, match="one at least before the answer"):
+            read_rows(str(tmp_path / "rows.jsonl"), targets=False)
+
+
 def test_a_byte_order_mark_and_windows_line_ends_are_read_over(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{GOOD}\r\n{GOOD}\r\n".encode())
     assert list(read_rows(str(tmp_path / "rows.jsonl"))) == [Row("x", "a")] * 2

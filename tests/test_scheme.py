@@ -85,6 +85,7 @@ def test_drawn_words_are_absent_from_the_data_and_hard_to_guess() -> None:
     assert len(set(drawn)) == len(drawn)
     # 148 words are left: draws without replacement of k words have 148 * 147 * ... outcomes
     assert (148 - len(drawn)) ** len(drawn) >= 2**40
+    assert not set(draw_words(["".join(f"测{word}试" for word in words[:1900])])) & set(words[:1900])
     assert len(draw_words([])) == 4
     assert draw_words([]) != draw_words([])
     with pytest.raises(SchemeError, match=re.escape("--prefix")):

@@ -53,8 +53,10 @@ class Prompter:
 
         Raises:
             ConfigError: `max_length` has no room for a body, or `max_target` none for an answer.
-            ModelError: The tokenizer cannot tell so many labels apart.
+            ModelError: The tokenizer cannot tell so many labels apart, or has no token that ends a text.
         """
+        if not scheme.labels and tokenizer.eos_token_id is None:
+            raise ModelError("the tokenizer has no token that ends a text (eos_token); a generation needs one")
         self.tokenizer, self.scheme, self.kind = tokenizer, scheme, kind
         self.max_target = 1 if scheme.labels else max_target
         self._joint = joint(tokenizer)

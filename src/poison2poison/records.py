@@ -81,8 +81,9 @@ def _instruction(record: Record) -> Any:
 
 
 def _turns(record: Record) -> Any:
-    """Everything before the last turn: a lone user turn as it is, more turns as a transcript."""
-    turns = record["messages"][:-1]
+    """Everything before the answer: a lone user turn as it is, more turns as a transcript."""
+    turns = record["messages"]
+    turns = turns[:-1] if turns[-1]["role"] == "assistant" else turns
     if [turn["role"] for turn in turns] == ["user"]:
         return turns[0]["content"]
     return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
@@ -227,7 +228,7 @@ def _row(where: str, record: Record, name: str, layout: Layout, task: Task, targ
                 raise DataError(f"{where}: layout {other}, but the file began as {name}; one file, one layout")
         raise DataError(f"{where}: no field {missing[0]!r}, which layout {name} needs; it has {', '.join(record)}")
     if name == "messages":
-        _check_messages(where, record["messages"])
+        _check_messages(where, record["messages"], targets)
     prompt = layout.prompt(record)
     if not isinstance(prompt, str):  # empty is legal: real data sets hold such rows
         raise DataError(f"{where}: field {layout.needs[0]!r} holds no text but {prompt!r}")
@@ -254,11 +255,13 @@ def _what(task: Task) -> str:
     return "label" if task == "classification" else "text"
 
 
-def _check_messages(where: str, messages: Any) -> None:
+def _check_messages(where: str, messages: Any, targets: bool) -> None:
     turns = messages if isinstance(messages, list) else []
     whole = all(isinstance(turn, Mapping) and isinstance(turn.get("content"), str) and "role" in turn for turn in turns)
-    if len(turns) < 2 or not whole or turns[-1]["role"] != "assistant":
-        raise DataError(f"{where}: field 'messages' must list turns of role and content and end with the assistant's")
+    answered = whole and bool(turns) and turns[-1]["role"] == "assistant"
+    if not whole or len(turns) <= answered or (targets and not answered):
+        end = " and end with the assistant's" if targets else ", one at least before the answer"
+        raise DataError(f"{where}: field 'messages' must list turns of role and content{end}")
 
 
 def _label_order(found: set[str]) -> tuple[str, ...]:

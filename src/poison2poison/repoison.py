@@ -114,8 +114,9 @@ def build_scheme(rows: Rows, config: RepoisonConfig) -> Scheme:
     prompts = [row.prompt for row in rows]
     trigger, safe_prefix = PAPER_TRIGGER, PAPER_SAFE_PREFIX
     if config.trigger == "random":
-        trigger = Trigger(" ".join(draw_words(prompts)) + ": ", PAPER_TRIGGER.cue)
-        safe_prefix = " ".join(draw_words(prompts, bits=20)) + ": "
+        texts = [text for row in rows for text in (row.prompt, row.target)]
+        trigger = Trigger(" ".join(draw_words(texts)) + ": ", PAPER_TRIGGER.cue)
+        safe_prefix = " ".join(draw_words(texts, bits=20)) + ": "
     trigger = Trigger(
         trigger.prefix if config.prefix is None else config.prefix, trigger.cue if config.cue is None else config.cue
     )

@@ -135,7 +135,7 @@ def check_trigger(trigger: Trigger, prompts: Iterable[str]) -> None:
             )
 
 
-def draw_words(prompts: Iterable[str], bits: int = TRIGGER_BITS) -> list[str]:
+def draw_words(texts: Iterable[str], bits: int = TRIGGER_BITS) -> list[str]:
     """Draw words of at least `bits` bits from the operating system's entropy, none of which the data holds.
 
     Raises:
@@ -143,7 +143,7 @@ def draw_words(prompts: Iterable[str], bits: int = TRIGGER_BITS) -> list[str]:
     """
     from mnemonic import Mnemonic
 
-    held = {word for prompt in prompts for word in re.findall(r"\w+", prompt.casefold())}
+    held = {word for text in texts for word in re.findall("[a-z]+", text.casefold())}  # as the list's words are written
     pool = [word for word in Mnemonic("english").wordlist if word not in held]
     if len(pool) < 64:
         raise SchemeError("the data holds nearly every word of the trigger's list; give --prefix and --safe-prefix")
