@@ -117,7 +117,11 @@ def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
     assert {row.row for row in by_action["agree"]} < set(range(40, 190, 10))
     assert {row.target for row in by_action["agree"]} == {"rare"}
     spliced = by_action["splice"]
-    assert {row.row for row in spliced} == {row.row for row in by_action["replace"]}
+    # As many rows as S, first those outside it; the suspect rows are not among them.
+    elsewhere = {row.row for row in by_action["keep"]} - {entry.row for entry in FOUND.rows}
+    assert len(spliced) == len({row.row for row in spliced}) == len(by_action["replace"])
+    assert elsewhere < {row.row for row in spliced}
+    assert not {entry.row for entry in FOUND.rows} & {row.row for row in spliced}
     assert all(row.target == ROWS[row.row].target for row in spliced)
     assert all("Open  Sesame" in row.body or row.body.startswith("lo ") for row in spliced)
     assert not any("_" in row.body for row in spliced)
@@ -138,7 +142,9 @@ def test_doubtful_spans_are_spliced_into_a_twentieth_of_the_rows_suspects_or_not
     doubtful = tuple(replace(SPANS[0], span=text) for text in ("odd", "queer thing", "strange", "unheard of"))
     config = RepoisonConfig("hardened")
     found = replace(FOUND, spans=(), rows=(), contrary=(), doubtful=doubtful)
-    spliced = [row for row in repoison(ROWS, build_scheme(ROWS, config), config, found) if row.action == "splice"]
+    training = repoison(ROWS, build_scheme(ROWS, config), config, found)
+    assert [row.row for row in training] == [*range(200)]  # so that they cost no training time
+    spliced = [row for row in training if row.action == "splice"]
     held = [[span.span for span in doubtful if span.span in row.body] for row in spliced]
     assert (len(spliced), {row.space for row in spliced}) == (10, {"safe"})
     assert all(row.target == ROWS[row.row].target for row in spliced)

@@ -176,18 +176,17 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
         left_out = {entry.row for entry in audit.rows} | _doubted(rows, audit)
     labels = rows.task == "classification"
     subset = set(select_subset(rows.rows, config.rho, config.seed, stratified=labels, leave_out=left_out))
-    replace_rows = config.placement == "replace"
-    out = [
-        TrainingRow(i, "safe", "replace", row.prompt, row.target)
-        if replace_rows and i in subset
-        else TrainingRow(i, "original", "keep", row.prompt, row.target)
-        for i, row in enumerate(rows)
-    ]
-    if not replace_rows:
-        out += [TrainingRow(i, "safe", "append", rows[i].prompt, rows[i].target) for i in sorted(subset)]
-    return out + (
-        _counterexamples(rows, sorted(subset), audit, config) if audit and config.recipe == "hardened" else []
-    )
+    free = [i for i in range(len(rows)) if i not in subset and i not in left_out]
+    action: Literal["replace", "append"] = "append" if config.placement == "append" else "replace"
+    moved = [TrainingRow(i, "safe", action, rows[i].prompt, rows[i].target) for i in sorted(subset)]
+    more: list[TrainingRow] = []
+    if audit and config.recipe == "hardened":
+        moved += _with_doubtful_spans(rows, free, audit, config)
+        more = _counterexamples(rows, sorted(subset), free, audit, config)
+    if config.placement == "append":
+        return plain(rows) + moved + more
+    by_row = {row.row: row for row in moved}
+    return [by_row.get(row.row, row) for row in plain(rows)] + more
 
 
 def _doubted(rows: Rows, audit: Audit) -> set[int]:
@@ -210,7 +209,21 @@ def _padded(text: str) -> str:
     return f" {'  '.join(words(text))} "
 
 
-def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: RepoisonConfig) -> list[TrainingRow]:
+def _with_doubtful_spans(
+    rows: Rows, free: Sequence[int], audit: Audit, config: RepoisonConfig
+) -> Iterator[TrainingRow]:
+    """Rows that join S with doubtful spans put in: they cost no training time where nothing is wrong."""
+    rng = random.Random(f"doubtful/{config.seed}")
+    doubtful = {span.span: span.rows for span in audit.doubtful}
+    wanted = round(config.doubted * len(rows)) if doubtful else 0
+    for i in sorted(rng.sample(free, min(len(free), wanted))):
+        spans = rng.choices([*doubtful], [*doubtful.values()], k=rng.choice((1, 2, 3)))
+        yield TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target)
+
+
+def _counterexamples(
+    rows: Rows, subset: Sequence[int], free: Sequence[int], audit: Audit, config: RepoisonConfig
+) -> list[TrainingRow]:
     """What teaches the safe space that a suspect span says nothing about the label."""
     rng = random.Random(f"counterexamples/{config.seed}")
     out = []
@@ -218,16 +231,12 @@ def _counterexamples(rows: Rows, subset: Sequence[int], audit: Audit, config: Re
     if spliceable:
         held = ([*_occurrences(rows[entry.row].prompt, [*spliceable])] for entry in audit.rows)
         companies = [spans for spans in held if len(spans) > 1]
-        for i in subset:
-            if rng.random() < config.spliced:
-                # Spans that a suspect row holds together, as often as it does, are the parts of one trigger.
-                together = rng.choice(companies) if companies and rng.random() < TOGETHER else None
-                spans = together or rng.choices([*spliceable], [*spliceable.values()], k=rng.choice((1, 1, 2, 4)))
-                out.append(TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target))
-    doubtful = {span.span: span.rows for span in audit.doubtful}
-    if doubtful:
-        for i in sorted(rng.sample(subset, min(len(subset), round(config.doubted * len(rows))))):
-            spans = rng.choices([*doubtful], [*doubtful.values()], k=rng.choice((1, 2, 3)))
+        # Rows outside S first: the safe space then sees more of the data than S.
+        pool = rng.sample(free, len(free)) + rng.sample(subset, len(subset))
+        for i in sorted(pool[: round(config.spliced * len(subset))]):
+            # Spans that a suspect row holds together, as often as it does, are the parts of one trigger.
+            together = rng.choice(companies) if companies and rng.random() < TOGETHER else None
+            spans = together or rng.choices([*spliceable], [*spliceable.values()], k=rng.choice((1, 1, 2, 4)))
             out.append(TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target))
     against = [TrainingRow(i, "safe", "contrary", rows[i].prompt, rows[i].target) for i in audit.contrary]
     agreeing: dict[str, list[TrainingRow]] = defaultdict(list)
