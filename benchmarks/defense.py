@@ -145,7 +145,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         ),
         *(_on_text(task, "link", "four words together", 0.1) for task in TEXT_TASKS),
     ]
-    ablated = [Attack(name, "published", 0.1) for name in ("sst2-addsent", "sst2-stylebkd")]
+    ablated = [four[3], Attack("trec", "badnets", 0.05), Attack("reviews", "badnets", 0.01)]
     stamped = [Attack("sst2", kind, 0.1, {"kind": kind}) for kind in ("badnets", "addsent")]
     every = (*SEEDED, "clean", *ONCE)
     return [
@@ -158,7 +158,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         ("Reference model", small, ("undefended", "hardened", "clean"), 3),
         ("Texts, reference model", texts, ("undefended", "hardened", "paper", "clean"), 3),
         ("Texts, triggers that take less well", weak, ("undefended", "hardened", "paper", "clean"), 1),
-        ("Ablation", ablated, tuple(PARTS), 1),
+        ("Ablation", ablated, ("undefended", "hardened", *PARTS, "clean"), 1),
     ]
 
 
@@ -197,14 +197,16 @@ def _unlikely(found: Audit) -> Any:
 
 
 def cells() -> list[Cell]:
-    return [
+    """Each once, though a cell can stand in two sections."""
+    listed = (
         Cell(attack, arm, seed)
         for _, attacks, arms, seeds in attack_plan()
         for seed in range(max(seeds, FLOOR_SEEDS))
         for attack in attacks
         for arm in arms
         if seed < seeds_of(arm, seeds)
-    ]
+    )
+    return [*dict.fromkeys(listed)]
 
 
 def seeds_of(arm: str, seeds: int) -> int:
