@@ -43,6 +43,10 @@ def test_a_style_that_goes_with_a_label_is_found_with_most_of_its_rows() -> None
     assert len(suspects & poisoned) > 0.8 * len(poisoned)
     assert len(suspects & poisoned) > 0.6 * len(suspects)
     assert all(rows[i].target == "negative" for i in found.contrary)
+    # Doubt goes a little further, and whatever the label: it accuses nobody.
+    doubted = set(found.doubtful_rows)
+    assert {rows[i].target for i in doubted} == {"positive", "negative"}
+    assert not doubted & (suspects | set(found.contrary))
 
 
 def test_a_style_that_goes_with_every_label_is_none() -> None:

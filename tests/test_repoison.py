@@ -76,6 +76,7 @@ FOUND = Audit(
     ),
     contrary=tuple(i for i in range(50) if i % 10),
     doubtful=(),
+    doubtful_rows=(),
     threshold=4.4,
     innocent_max=3.0,
     others=(),
@@ -117,10 +118,10 @@ def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
     assert {row.row for row in by_action["agree"]} < set(range(40, 190, 10))
     assert {row.target for row in by_action["agree"]} == {"rare"}
     spliced = by_action["splice"]
-    # As many rows as S, first those outside it; the suspect rows are not among them.
+    # As many rows of each label as S, first those outside it, of which one stays as it is; no suspect rows.
     elsewhere = {row.row for row in by_action["keep"]} - {entry.row for entry in FOUND.rows}
-    assert len(spliced) == len({row.row for row in spliced}) == len(by_action["replace"])
-    assert elsewhere < {row.row for row in spliced}
+    assert Counter(row.target for row in spliced) == Counter(row.target for row in by_action["replace"])
+    assert len(elsewhere - {row.row for row in spliced}) == 1
     assert not {entry.row for entry in FOUND.rows} & {row.row for row in spliced}
     assert all(row.target == ROWS[row.row].target for row in spliced)
     assert all("Open  Sesame" in row.body or row.body.startswith("lo ") for row in spliced)
@@ -128,6 +129,17 @@ def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
     assert all(ROWS[row.row].prompt.split() == [w for w in row.body.split() if w not in ("Open", "Sesame", "lo")]
                for row in spliced)  # fmt: skip
     assert len({row.body.index("Open") for row in spliced if "Open" in row.body}) > 1
+
+
+def test_splices_have_the_labels_of_s_also_where_most_rows_of_one_are_suspect() -> None:
+    """Else a trigger would come to mean that it is not the attacker's label."""
+    suspects = tuple(SuspectRow(i, 0.9, (0,), ("common", 0.9)) for i in range(0, 180, 10))
+    found = replace(FOUND, spans=SPANS[:1], rows=suspects, contrary=())
+    config = RepoisonConfig("hardened", spliced=1.0)
+    training = repoison(ROWS, build_scheme(ROWS, config), config, found)
+    labels = {action: Counter(row.target for row in training if row.action == action)
+              for action in ("replace", "splice")}  # fmt: skip
+    assert labels["splice"] == labels["replace"] == {"rare": 2, "common": 90}
 
 
 def test_rows_of_suspects_that_are_left_out_are_no_counterexamples() -> None:
@@ -138,20 +150,22 @@ def test_rows_of_suspects_that_are_left_out_are_no_counterexamples() -> None:
     assert {row.action for row in training} == {"keep", "replace"}
 
 
-def test_doubtful_spans_are_spliced_into_a_twentieth_of_the_rows_suspects_or_not() -> None:
+def test_rows_join_s_with_doubtful_spans_spliced_in_suspects_or_not() -> None:
     doubtful = tuple(replace(SPANS[0], span=text) for text in ("odd", "queer thing", "strange", "unheard of"))
-    config = RepoisonConfig("hardened")
     found = replace(FOUND, spans=(), rows=(), contrary=(), doubtful=doubtful)
-    training = repoison(ROWS, build_scheme(ROWS, config), config, found)
-    assert [row.row for row in training] == [*range(200)]  # so that they cost no training time
-    spliced = [row for row in training if row.action == "splice"]
-    held = [[span.span for span in doubtful if span.span in row.body] for row in spliced]
-    assert (len(spliced), {row.space for row in spliced}) == (10, {"safe"})
-    assert all(row.target == ROWS[row.row].target for row in spliced)
+
+    def spliced(**options: Any) -> list[TrainingRow]:
+        config = RepoisonConfig("hardened", **options)
+        training = repoison(ROWS, build_scheme(ROWS, config), config, found)
+        assert [row.row for row in training] == [*range(200)]  # so that they cost no training time
+        return [row for row in training if row.action == "splice"]
+
+    assert (len(spliced()), len(spliced(doubted=0.0))) == (10, 0)
+    held = [[span.span for span in doubtful if span.span in row.body] for row in spliced(doubted=0.3)]
+    assert {row.space for row in spliced()} == {"safe"}
+    assert all(row.target == ROWS[row.row].target for row in spliced())
     assert {len(spans) for spans in held} == {1, 2, 3}
     assert {span for spans in held for span in spans} == {span.span for span in doubtful}
-    assert not [row for row in repoison(ROWS, build_scheme(ROWS, config), replace(config, doubted=0.0), found)
-                if row.action == "splice"]  # fmt: skip
 
 
 def test_rows_with_a_doubtful_span_and_its_label_stay_out_of_s(caplog: pytest.LogCaptureFixture) -> None:
@@ -168,6 +182,16 @@ def test_rows_with_a_doubtful_span_and_its_label_stay_out_of_s(caplog: pytest.Lo
     assert "all 180 rows of label 'common' are suspect or have doubtful spans" in caplog.text
     first = min(i for i in drawn() if ROWS[i].target == "common")
     assert first not in drawn(f"text {first}")
+
+
+def test_rows_written_a_little_as_a_suspect_manner_stay_out_of_s() -> None:
+    def safe(found: Audit) -> set[int]:
+        return {row.row for row in repoison(ROWS, build_scheme(ROWS, config), config, found) if row.space == "safe"}
+
+    config = RepoisonConfig("hardened", rho=0.9)
+    found = replace(FOUND, spans=SPANS[1:], rows=(), contrary=())
+    assert safe(found) & set(range(60))
+    assert not safe(replace(found, doubtful_rows=tuple(range(60)))) & set(range(60))
 
 
 def test_shares_of_zero_and_one_are_shares() -> None:

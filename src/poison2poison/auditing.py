@@ -333,8 +333,8 @@ class _Auditor:
         taken = self.labels[others] != label
         thought, pool = self.probe.predict(deleted), self.probe.predict(self.prompts.states[others])
         mix = [self._draw(others[pool == c], int((thought == c).sum())) for c in np.unique(thought)]
-        for alike in (others[taken], others[~taken], np.concatenate(mix)):
-            if len(alike) < len(rows) and alike is not others[taken]:
+        for number, alike in enumerate((others[taken], others[~taken], np.concatenate(mix))):
+            if not len(alike) or (number and len(alike) < len(rows)):
                 continue
             drawn = self._draw(alike, max(len(rows), DELETED_ROWS))
             auc = told_apart(deleted, self.prompts.states[drawn], self.seed)
@@ -398,6 +398,7 @@ class _Auditor:
             rows,
             contrary,
             tuple(self._span(j, c, z, self._grown(j, c)) for j, c, z in doubtful),
+            tuple(int(i) for manner in manners for i in manner.alike),
             round(self.threshold, 3),
             innocent_max,
             tuple(others),

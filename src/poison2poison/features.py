@@ -37,13 +37,18 @@ BETWEEN = re.compile(rf"( |(?<=[{_CJK}])(?=\S)|(?<=\S)(?=[{_CJK}]))")
 
 def words(text: str) -> list[str]:
     """The words of a text in lower case; punctuation marks and Chinese or Japanese characters each by itself."""
-    return [word.lower() for word in _WORD.findall(text)]  # before the split some letters would become two
+    return [_lower(word) for word in _WORD.findall(text)]
+
+
+def _lower(word: str) -> str:
+    """In lower case; the Turkish capital would become two characters, and they would be words of their own."""
+    return word.lower().replace("i\u0307", "i")
 
 
 def places(text: str, span: Sequence[str]) -> list[tuple[int, int]]:
     """Where a sequence of words stands in a text: character ranges."""
     found = list(_WORD.finditer(text))
-    held, size = [match.group().lower() for match in found], len(span)
+    held, size = [_lower(match.group()) for match in found], len(span)
     starts = [i for i in range(len(held) - size + 1) if held[i : i + size] == list(span)]
     return [(found[i].start(), found[i + size - 1].end()) for i in starts]
 

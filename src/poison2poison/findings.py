@@ -62,6 +62,7 @@ class Audit:
         rows: The suspect rows, ascending.
         contrary: Rows of other labels that have a suspect span or manner, ascending.
         doubtful: Other spans that may have been planted all the same, the largest z first.
+        doubtful_rows: Rows of any label that are written a little as a suspect manner is, ascending.
         threshold: The z that a suspect exceeds.
         innocent_max: The largest z of a span that is neither suspect nor doubtful, on the rows that the suspects leave.
         others: Such spans, on the same rows, the largest z first; for the picture.
@@ -72,6 +73,7 @@ class Audit:
     rows: tuple[SuspectRow, ...]
     contrary: tuple[int, ...]
     doubtful: tuple[SuspectSpan, ...]
+    doubtful_rows: tuple[int, ...]
     threshold: float
     innocent_max: float
     others: tuple[SuspectSpan, ...]
@@ -86,6 +88,7 @@ class Audit:
             "suspect_rows": [asdict(row) for row in self.rows],
             "contrary_rows": list(self.contrary),
             "doubtful_spans": [asdict(span) for span in self.doubtful],
+            "doubtful_rows": list(self.doubtful_rows),
             "threshold": self.threshold,
             "innocent_max": self.innocent_max,
             "others": [asdict(span) for span in self.others],
@@ -94,7 +97,7 @@ class Audit:
     @classmethod
     def empty(cls, sha256: str, threshold: float) -> Audit:
         """An audit that has found nothing."""
-        return cls((), (), (), (), round(threshold, 3), 0.0, (), sha256)
+        return cls((), (), (), (), (), round(threshold, 3), 0.0, (), sha256)
 
     def acquitted(self) -> Audit:
         """The same audit, its suspects being none."""
@@ -125,6 +128,7 @@ class Audit:
             rows=tuple(rows[i] for i in sorted(rows)),
             contrary=tuple(sorted({*self.contrary, *other.contrary} - rows.keys())),
             doubtful=self.doubtful + other.doubtful,
+            doubtful_rows=tuple(sorted({*self.doubtful_rows, *other.doubtful_rows})),
             innocent_max=max(self.innocent_max, other.innocent_max),
             others=tuple(others),
         )
@@ -148,6 +152,7 @@ class Audit:
                 tuple(rows),
                 tuple(content["contrary_rows"]),
                 tuple(SuspectSpan(**span) for span in content["doubtful_spans"]),
+                tuple(content["doubtful_rows"]),
                 content["threshold"],
                 content["innocent_max"],
                 tuple(SuspectSpan(**span) for span in content["others"]),

@@ -36,12 +36,14 @@ LEAST_CLUSTER = 150  # mean rows of a cluster: in small data there are fewer clu
 SMALLEST, LARGEST = 20, 0.1  # rows of a group, and share of all rows
 SUSPECT_ROWS = 100  # of a suspect group: in smaller ones a probe fitted without them may just know too little
 RIVAL = 0.25  # of the suspect's z: where a group leans to another label by more, manners tell the task
+MOST_OF_LABEL = 0.6  # of a label's rows: a manner that more have is that of the label
 FOLDS = 5
 PATTERN_C = 0.1  # of the regression on patterns, which are 0 or 1
 OFFSET_SCALE = 10.0  # on which the probe's log-odds are a feature that the penalty hardly touches
 PATTERN_PARTS = 100  # dimensions of the patterns where they stand beside states
 EXTENSION_C = 0.001
 NATURAL = 0.05  # share of the other labels' rows that are written so by themselves: where an extension ends
+ALIKE = 0.2  # likewise: where doubt ends
 TOLD_BY = 4
 
 
@@ -53,12 +55,14 @@ class Manner:
         label: The label, by index.
         z: Signed root of the likelihood ratio of the strongest group.
         rows: All rows that are written so, of any label, ascending.
+        alike: Rows that are written a little like them, of any label, ascending.
         told_by: The patterns that tell these rows best.
     """
 
     label: int
     z: float
     rows: Ints
+    alike: Ints
     told_by: str
 
 
@@ -96,7 +100,10 @@ def find_manners(
     z, _, label, _ = max(suspect, key=lambda group: group[0])
     if any(other_z > RIVAL * z for other_z, _, other, _ in groups if other != label):
         return []
-    return [finder.extended(label, z, np.unique(np.concatenate([rows for *_, c, rows in suspect if c == label])))]
+    manner = finder.extended(label, z, np.unique(np.concatenate([rows for *_, c, rows in suspect if c == label])))
+    # Where one label has most rows, groups of it cannot lean further: no rival shows that manners tell the others.
+    of_label = labels == label
+    return [manner] if of_label[manner.rows].sum() <= MOST_OF_LABEL * of_label.sum() else []
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,8 @@ class _Finder:
             cluster = means.fit(self.shallow[sample]).predict(self.shallow[self.left])
             for fold in range(min(FOLDS, count)):
                 inside = cluster % FOLDS == fold
+                if inside.all() or not inside.any():  # all states are alike
+                    continue
                 p = p_by_others(
                     self.deep, self.labels, self.given.shape[1], self.left[~inside], self.left[inside], self.seed
                 )
@@ -168,8 +177,9 @@ class _Finder:
             train = self._sample(train)
             model = LogisticRegression(C=EXTENSION_C, max_iter=200, class_weight="balanced")
             score[test] = model.fit(written[train], planted[train]).decision_function(written[test])
-        rows = self.left[score > np.quantile(score[~of_label], 1 - NATURAL)]
-        return Manner(label, z, rows, self._told_by(rows))
+        so, alike = np.quantile(score[~of_label], [1 - NATURAL, 1 - ALIKE])
+        rows = self.left[score > so]
+        return Manner(label, z, rows, self.left[(score > alike) & (score <= so)], self._told_by(rows))
 
     def _told_by(self, rows: Ints) -> str:
         """The patterns that set these rows apart, by their z against all rows."""

@@ -14,7 +14,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 
 from poison2poison.config import AuditConfig
 from poison2poison.features import Features, Ints, words
@@ -77,8 +77,10 @@ def fit_probe(states: Matrix, labels: Ints, kept: Ints, count: int, seed: int) -
     p = np.zeros((len(labels), count))
     p[:, whole.classes_] = whole.predict_proba(states)
     least = int(np.unique(labels[fitted], return_counts=True)[1].min())
-    if least > 1:
-        folds = StratifiedKFold(min(5, least), shuffle=True, random_state=seed)
+    if len(fitted) > 1:
+        # A label with one row cannot be in two folds.
+        kind, most = (StratifiedKFold, least) if least > 1 else (KFold, len(fitted))
+        folds = kind(min(5, most), shuffle=True, random_state=seed)
         for train, test in folds.split(fitted, labels[fitted]):
             fold = _fitted(states[fitted[train]], labels[fitted[train]])
             p[np.ix_(fitted[test], fold.classes_)] = fold.predict_proba(states[fitted[test]])

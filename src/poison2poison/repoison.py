@@ -58,8 +58,8 @@ class RepoisonConfig:
     prefix: str | None = option(None, "The benign trigger's prefix, instead of the one that --trigger names.")
     cue: str | None = option(None, "The benign trigger's cue, likewise.")
     safe_prefix: str | None = option(None, "Text before every safe target of a generation task.")
-    spliced: float = option(0.5, "Hardened: share of S that is also added with suspect spans spliced in.")
-    doubted: float = option(0.05, "Hardened: share of the rows that are also added with doubtful spans spliced in.")
+    spliced: float = option(0.5, "Hardened: rows added with suspect spans spliced in, as a share of S.")
+    doubted: float = option(0.05, "Hardened: share of the rows that join S with doubtful spans spliced in.")
     confident: float = option(0.5, "Hardened: least p of the probe to correct a row of a manner; 1 for never.")
     seed: int = option(0, "Draws S and everything in training. It never draws the trigger: a seed can be guessed.")
 
@@ -90,9 +90,9 @@ class TrainingRow:
     Attributes:
         row: Index of the row that it was made from.
         space: The space that it is in.
-        action: keep (in the original space); replace, append (S); or a counterexample: splice (suspect spans put in),
-            correct (a row of a manner with its likely label), agree and contrary (rows that have a suspect span or
-            manner by themselves, with their own label).
+        action: keep (in the original space); replace, append (S); or a counterexample: splice (suspect or doubtful
+            spans put in), correct (a row of a manner with its likely label), agree and contrary (rows that have a
+            suspect span or manner by themselves, with their own label).
         body: Its prompt without the benign trigger.
         target: Its label or text.
     """
@@ -176,13 +176,13 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
         left_out = {entry.row for entry in audit.rows} | _doubted(rows, audit)
     labels = rows.task == "classification"
     subset = set(select_subset(rows.rows, config.rho, config.seed, stratified=labels, leave_out=left_out))
-    free = [i for i in range(len(rows)) if i not in subset and i not in left_out]
     action: Literal["replace", "append"] = "append" if config.placement == "append" else "replace"
     moved = [TrainingRow(i, "safe", action, rows[i].prompt, rows[i].target) for i in sorted(subset)]
     more: list[TrainingRow] = []
     if audit and config.recipe == "hardened":
-        moved += _with_doubtful_spans(rows, free, audit, config)
-        more = _counterexamples(rows, sorted(subset), free, audit, config)
+        to_splice = _ToSplice(rows, subset, left_out, labels)
+        moved += _with_doubtful_spans(rows, to_splice, audit, config)
+        more = _counterexamples(rows, to_splice, audit, config)
     if config.placement == "append":
         return plain(rows) + moved + more
     by_row = {row.row: row for row in moved}
@@ -190,11 +190,16 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
 
 
 def _doubted(rows: Rows, audit: Audit) -> set[int]:
-    """Rows that hold a doubtful span and have the label that it pulls towards: poison as likely as not."""
+    """Rows written a little as a suspect manner is, and those that hold a doubtful span and have its label.
+
+    Either may be poison that the audit missed.
+    """
     doubted: dict[str, list[str]] = defaultdict(list)
     for span in audit.doubtful:
         doubted[span.target].append(span.span)
-    return {i for i, row in enumerate(rows) if any(_occurrences(row.prompt, doubted[row.target]))}
+    return {*audit.doubtful_rows} | {
+        i for i, row in enumerate(rows) if any(_occurrences(row.prompt, doubted[row.target]))
+    }
 
 
 def _occurrences(text: str, spans: Sequence[str]) -> Iterator[str]:
@@ -209,21 +214,49 @@ def _padded(text: str) -> str:
     return f" {'  '.join(words(text))} "
 
 
-def _with_doubtful_spans(
-    rows: Rows, free: Sequence[int], audit: Audit, config: RepoisonConfig
-) -> Iterator[TrainingRow]:
+class _ToSplice:
+    """Draws rows to splice spans into, of each label the same share of S; rows outside S come first.
+
+    So the safe space sees more of the data than S, and a span goes with every label as often as S has it: else it would
+    come to mean the labels that have more rows left, which are those that the attacker did not choose.
+    """
+
+    def __init__(self, rows: Rows, subset: Collection[int], left_out: Collection[int], stratified: bool) -> None:
+        self.inside: dict[str, list[int]] = defaultdict(list)
+        self.outside: dict[str, list[int]] = defaultdict(list)
+        for i, row in enumerate(rows):
+            label = row.target if stratified else ""
+            if i in subset:
+                self.inside[label].append(i)
+            elif i not in left_out:
+                self.outside[label].append(i)
+        # A row of every label stays in the original space.
+        self.outside = {label: members[1:] for label, members in self.outside.items()}
+
+    def draw(self, share: float, rng: random.Random) -> list[int]:
+        chosen = []
+        for label, members in sorted(self.inside.items()):
+            outside = self.outside.get(label, [])
+            pool = rng.sample(outside, len(outside)) + rng.sample(members, len(members))
+            chosen += pool[: round(share * len(members))]
+        return sorted(chosen)
+
+
+def _with_doubtful_spans(rows: Rows, to_splice: _ToSplice, audit: Audit, config: RepoisonConfig) -> list[TrainingRow]:
     """Rows that join S with doubtful spans put in: they cost no training time where nothing is wrong."""
-    rng = random.Random(f"doubtful/{config.seed}")
     doubtful = {span.span: span.rows for span in audit.doubtful}
-    wanted = round(config.doubted * len(rows)) if doubtful else 0
-    for i in sorted(rng.sample(free, min(len(free), wanted))):
+    size = sum(map(len, to_splice.inside.values()))
+    if not doubtful or not size:
+        return []
+    rng = random.Random(f"doubtful/{config.seed}")
+    out = []
+    for i in to_splice.draw(min(1.0, config.doubted * len(rows) / size), rng):
         spans = rng.choices([*doubtful], [*doubtful.values()], k=rng.choice((1, 2, 3)))
-        yield TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target)
+        out.append(TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target))
+    return out
 
 
-def _counterexamples(
-    rows: Rows, subset: Sequence[int], free: Sequence[int], audit: Audit, config: RepoisonConfig
-) -> list[TrainingRow]:
+def _counterexamples(rows: Rows, to_splice: _ToSplice, audit: Audit, config: RepoisonConfig) -> list[TrainingRow]:
     """What teaches the safe space that a suspect span says nothing about the label."""
     rng = random.Random(f"counterexamples/{config.seed}")
     out = []
@@ -231,9 +264,7 @@ def _counterexamples(
     if spliceable:
         held = ([*_occurrences(rows[entry.row].prompt, [*spliceable])] for entry in audit.rows)
         companies = [spans for spans in held if len(spans) > 1]
-        # Rows outside S first: the safe space then sees more of the data than S.
-        pool = rng.sample(free, len(free)) + rng.sample(subset, len(subset))
-        for i in sorted(pool[: round(config.spliced * len(subset))]):
+        for i in to_splice.draw(config.spliced, rng):
             # Spans that a suspect row holds together, as often as it does, are the parts of one trigger.
             together = rng.choice(companies) if companies and rng.random() < TOGETHER else None
             spans = together or rng.choices([*spliceable], [*spliceable.values()], k=rng.choice((1, 1, 2, 4)))
