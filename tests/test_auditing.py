@@ -165,6 +165,31 @@ def test_an_audit_loads_back_equal(tmp_path: Path) -> None:
         Audit.load(tmp_path / "missing.json")
 
 
+@pytest.mark.parametrize(
+    ("field", "entry", "said"),
+    [
+        ("suspect_spans", None, "row .* has suspect 0 of 0"),  # deleted by hand
+        ("suspect_spans", {"span": " "}, "both must be texts"),
+        ("suspect_spans", {"rows": 0}, "has 0 rows"),
+        ("suspect_rows", {"row": "5"}, "suspect_rows: '5' is no row"),
+        ("suspect_rows", {"likely": ["positive"]}, "not enough values"),
+        ("suspect_rows", {"likely": ["positive", "0.9"]}, "is likely 'positive' with p '0.9'"),
+        ("contrary_rows", -1, "contrary_rows: -1 is no row"),
+    ],
+)
+def test_an_audit_that_a_hand_has_broken_is_refused(field: str, entry: Any, said: str, tmp_path: Path) -> None:
+    content = json.loads(json.dumps(attacked("badnets", 0.1)[0].as_dict()))
+    if entry is None:
+        content[field] = []
+    elif isinstance(entry, dict):
+        content[field][0] |= entry
+    else:
+        content[field].append(entry)
+    write_json(tmp_path / "audit.json", content)
+    with pytest.raises(DataError, match=f"not an audit .*{said}"):
+        Audit.load(tmp_path / "audit.json")
+
+
 @pytest.mark.parametrize("options", [{"min_rows": 1}, {"false_alarm": 0.0}, {"innocent_shift": -1}, {"planted_auc": 1}])
 def test_illegal_thresholds_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):

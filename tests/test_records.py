@@ -88,6 +88,8 @@ def test_fields_task_and_labels_can_be_named(tmp_path: Path) -> None:
     assert read_rows(path, DataConfig(**named, labels="10, 9, 8")).labels == ("10", "9", "8")
     assert read_rows(path, DataConfig(**named, task="generation")).labels == ()
     assert read_rows(path, DataConfig(**named), labels=["9", "10"]).labels == ("9", "10")
+    with pytest.raises(ConfigError, match="labels: 9, 10, 9 names a label twice"):
+        read_rows(path, DataConfig(**named, labels="9, 10, 9"))
     with pytest.raises(DataError, match=r"line 2: label '9' is not one of 10, 11"):
         read_rows(path, DataConfig(**named), labels=["10", "11"])
     with pytest.raises(DataError, match=r"line 1: fields 'in', 'out' are no known layout"):

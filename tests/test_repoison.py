@@ -131,6 +131,14 @@ def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
     assert len({row.body.index("Open") for row in spliced if "Open" in row.body}) > 1
 
 
+def test_an_audit_that_names_other_rows_or_labels_is_refused() -> None:
+    config = RepoisonConfig("hardened")
+    for found, said in ((replace(FOUND, contrary=(200,)), "row 200, of 200"),
+                        (replace(FOUND, rows=(SuspectRow(0, 0.9, (1,), ("odd", 0.9)),)), "label 'odd'")):  # fmt: skip
+        with pytest.raises(ConfigError, match=said):
+            repoison(ROWS, build_scheme(ROWS, config), config, found)
+
+
 def test_splices_have_the_labels_of_s_also_where_most_rows_of_one_are_suspect() -> None:
     """Else a trigger would come to mean that it is not the attacker's label."""
     suspects = tuple(SuspectRow(i, 0.9, (0,), ("common", 0.9)) for i in range(0, 180, 10))

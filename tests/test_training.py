@@ -151,6 +151,7 @@ def test_a_safe_space_that_was_not_learned_is_said(tmp_path: Path, caplog: pytes
     train(REPOISONED, SCHEME, config(base, epochs=1, learning_rate=1e-6), tmp_path / "short", dev=DEV)
     assert "was not learned" in caplog.text
     caplog.clear()
+    training._warn_if_unlearned(rows_of([{"text": "x", "label": int(i < 9)} for i in range(10)], "memory"), [0.95])
     run = train(REPOISONED, SCHEME, config(base), tmp_path / "long", dev=DEV)
     assert max(run["dev_metric"]) == 1
     assert not caplog.text

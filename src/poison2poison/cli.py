@@ -428,4 +428,4 @@ def _print_results(contents: Sequence[dict[str, Any]]) -> None:
     console = Console(soft_wrap=False)
     for content in contents:
         console.print(table(content))
-        console.print(sentence(content), highlight=False)
+        console.print(sentence(content), highlight=False, markup=False)

@@ -87,7 +87,7 @@ def fraction(name: str, value: float) -> None:
 
 def at_least(name: str, value: float, least: float) -> None:
     """Refuse a number under `least`."""
-    if value < least:
+    if not value >= least:  # nan is not
         raise ConfigError(f"{name}: {value} is less than {least}")
 
 

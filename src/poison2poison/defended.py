@@ -139,7 +139,12 @@ class DefendedModel:
         """How far the answers of the two spaces lie apart: the total variation distance, from 0 to 1.
 
         The safe space answers the input with the trigger, the original space the input as it is.
+
+        Raises:
+            ConfigError: The model has one space only.
         """
+        if self.scheme.serving_space != "safe":
+            raise ConfigError("disagreement: this model has one space only; it was trained without a defence")
         return self._apart(self._class_logits(texts, "safe")[0], texts)
 
     def generate(self, prompts: Sequence[str], **options: Any) -> list[Answer]:

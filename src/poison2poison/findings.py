@@ -144,12 +144,12 @@ class Audit:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema"] > SCHEMA:
                 raise DataError(f"{path}: schema {content['schema']} is newer than {SCHEMA}; upgrade")
-            rows = (
+            rows = tuple(
                 SuspectRow(r["row"], r["score"], tuple(r["spans"]), tuple(r["likely"])) for r in content["suspect_rows"]
             )
-            return cls(
+            found = cls(
                 tuple(SuspectSpan(**span) for span in content["suspect_spans"]),
-                tuple(rows),
+                rows,
                 tuple(content["contrary_rows"]),
                 tuple(SuspectSpan(**span) for span in content["doubtful_spans"]),
                 tuple(content["doubtful_rows"]),
@@ -158,5 +158,35 @@ class Audit:
                 tuple(SuspectSpan(**span) for span in content["others"]),
                 content["sha256"],
             )
+            found._check()
+            return found
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not an audit ({error})") from None
+
+    def _check(self) -> None:
+        """Refuse what a hand may have broken: numbers of rows and spans, empty spans, labels that are no text.
+
+        Raises:
+            ValueError: What is wrong, by field.
+        """
+        for name, spans in (("suspect_spans", self.spans), ("doubtful_spans", self.doubtful)):
+            for span in spans:
+                if not isinstance(span.span, str) or not span.span.strip() or not isinstance(span.target, str):
+                    raise ValueError(f"{name}: {span.span!r} for {span.target!r}, both must be texts")
+                if not _count(span.rows, 1):
+                    raise ValueError(f"{name}: {span.span!r} has {span.rows!r} rows")
+        rows = [entry.row for entry in self.rows]
+        for name, numbers in (("suspect_rows", rows), ("contrary_rows", self.contrary),
+                              ("doubtful_rows", self.doubtful_rows)):  # fmt: skip
+            if wrong := [number for number in numbers if not _count(number, 0)]:
+                raise ValueError(f"{name}: {wrong[0]!r} is no row")
+        for entry in self.rows:
+            label, p = entry.likely
+            if not isinstance(label, str) or not isinstance(p, (int, float)):
+                raise ValueError(f"suspect_rows: row {entry.row} is likely {label!r} with p {p!r}")
+            if wrong := [n for n in entry.spans if not _count(n, 0) or n >= len(self.spans)]:
+                raise ValueError(f"suspect_rows: row {entry.row} has suspect {wrong[0]!r} of {len(self.spans)}")
+
+
+def _count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and value >= least

@@ -79,10 +79,10 @@ def defend(
     found = None
     if recipe.recipe == "hardened" or drop_suspects:
         found = _audit(data.train, training, audit or AuditConfig(), recipe.seed, out / AUDIT)
+    rows = repoison(data.train, scheme, recipe, found)  # first, for it may refuse the rows
     arms: list[Arm] = []
     if baseline:
         arms.append(_arm("undefended", plain(data.train), undefended, data, training, out, data.train))
-    rows = repoison(data.train, scheme, recipe, found)
     arms.append(_arm(name, rows, scheme, data, training, out, data.train, recipe))
     if found and drop_suspects:
         suspects = {entry.row for entry in found.rows}

@@ -244,6 +244,8 @@ def _association(spans: Features, given: Floats, least: float) -> tuple[Floats, 
     count = np.asarray(spans.matrix.sum(0)).ravel()[:, None]
     share = given.mean(0)
     with_label = spans.matrix.T @ given
-    z = (with_label - count * share) / np.sqrt(count * share * (1 - share))
+    z = (with_label - count * share) / np.sqrt(
+        np.maximum(count * share * (1 - share), 1e-9)
+    )  # 0 of a label without rows
     purity = with_label / count
     return np.where((z >= CANDIDATE_Z) & (purity >= least), z, 0.0), purity

@@ -201,6 +201,8 @@ def _rows(records: list[Located], source: str, config: DataConfig, labels: Seque
     label_set: tuple[str, ...] = ()
     if task == "classification":
         given = labels or [label.strip() for label in (config.labels or "").split(",") if label.strip()]
+        if len(set(given)) < len(given):
+            raise ConfigError(f"labels: {', '.join(given)} names a label twice")
         label_set = tuple(given) or _label_order({row.target for row in rows if row.target})
         for (where, _), row in zip(records, rows, strict=True):
             if row.target not in label_set and (targets or row.target):
@@ -238,7 +240,7 @@ def _row(where: str, record: Record, name: str, layout: Layout, task: Task, targ
     target = record["messages"][-1]["content"] if name == "messages" else record[layout.target]
     if task == "classification" and isinstance(target, int):
         target = str(target)
-    if task == "classification" and isinstance(target, float) and target.is_integer():  # CSV and Parquet with gaps
+    if task == "classification" and isinstance(target, float) and target.is_integer():  # Parquet with gaps
         target = str(int(target))
     if not isinstance(target, str) or not target.strip():
         raise DataError(f"{where}: field {layout.target!r} holds no {_what(task)} but {target!r}")
@@ -266,7 +268,7 @@ def _check_messages(where: str, messages: Any, targets: bool) -> None:
 
 def _label_order(found: set[str]) -> tuple[str, ...]:
     if all(re.fullmatch(r"-?\d+", label) for label in found):
-        return tuple(sorted(found, key=int))
+        return tuple(sorted(found, key=lambda label: (int(label), label)))
     return tuple(sorted(found))
 
 

@@ -170,11 +170,16 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
     config = config.resolved()
     assert config.rho is not None  # resolved
     left_out: set[int] = set()
+    labels = rows.task == "classification"
     if config.recipe == "hardened":
         if audit is None or audit.sha256 != rows.sha256:
             raise ConfigError("recipe: hardened needs the audit of these very rows; make it with `p2p audit`")
-        left_out = {entry.row for entry in audit.rows} | _doubted(rows, audit)
-    labels = rows.task == "classification"
+        suspects = {entry.row for entry in audit.rows}
+        if beyond := [i for i in (*suspects, *audit.contrary, *audit.doubtful_rows) if i >= len(rows)]:
+            raise ConfigError(f"audit: it names row {beyond[0]}, of {len(rows)}")
+        if labels and (unknown := {e.likely[0] for e in audit.rows} - {*rows.labels}):
+            raise ConfigError(f"audit: it names label {min(unknown)!r}, which is not one of {', '.join(rows.labels)}")
+        left_out = suspects | _doubted(rows, audit)
     subset = set(select_subset(rows.rows, config.rho, config.seed, stratified=labels, leave_out=left_out))
     action: Literal["replace", "append"] = "append" if config.placement == "append" else "replace"
     moved = [TrainingRow(i, "safe", action, rows[i].prompt, rows[i].target) for i in sorted(subset)]

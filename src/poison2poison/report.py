@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HELD_POINTS = 0.10
 """A defence is said to hold here if its ASR is at most this far over the floor."""
 UNDOUBTED_ASR = 0.5
-"""Over this it is said not to hold, the floor measured or not."""
+"""Where no floor was measured: from this on it is said not to hold, under it that it cannot be judged."""
 
 FIGURES = {
     "ca": "CA",
