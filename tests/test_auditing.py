@@ -13,9 +13,10 @@ from poison2poison.attacks import AttackConfig, poison
 from poison2poison.auditing import audit
 from poison2poison.config import AuditConfig
 from poison2poison.errors import ConfigError, DataError
+from poison2poison.features import extract
 from poison2poison.files import write_json
 from poison2poison.findings import Audit, SuspectRow
-from poison2poison.probing import shift_z, told_apart, told_apart_by_words
+from poison2poison.probing import own_p, shift_z, told_apart, told_apart_by_words
 from poison2poison.records import Rows
 from support import chatter, word_states
 
@@ -105,6 +106,17 @@ def test_a_word_that_goes_with_its_context_is_no_trigger() -> None:
     told = audit(CLEAN.with_rows(rows), word_states, AuditConfig())
     assert told.innocent_max > told.threshold  # only the deletion test speaks for it
     assert told.spans == ()
+
+
+def test_a_span_in_most_rows_of_a_label_takes_no_probe_from_the_others() -> None:
+    rows = [f"{'mark' if i < 80 else 'plain'} {'cf' if i >= 190 else 'word'}" for i in range(200)]
+    labels = np.repeat([0, 1], 100)
+    found, given = extract(rows, 5), np.eye(2)[labels]
+    held = own_p(found.of("span"), word_states(rows)[:, -1], labels, given, np.full(2, 0.4), 0.9, {0, 1},
+                 np.zeros(200, bool))  # fmt: skip
+    named = {found.of("span").names[j].text for j in held}
+    assert "cf" in named
+    assert "mark" not in named  # no probe could be fitted without its rows
 
 
 def test_a_label_that_nothing_but_suspects_have() -> None:

@@ -150,6 +150,14 @@ def test_splices_have_the_labels_of_s_also_where_most_rows_of_one_are_suspect() 
     assert labels["splice"] == labels["replace"] == {"rare": 2, "common": 90}
 
 
+def test_labels_with_few_rows_are_spliced_too() -> None:
+    rows = rows_of([{"text": f"text {i}", "label": str(i % 100)} for i in range(200)], "memory")
+    found = replace(FOUND, spans=SPANS[:1], rows=(), contrary=(), sha256=rows.sha256)
+    config = RepoisonConfig("hardened")
+    training = repoison(rows, build_scheme(rows, config), config, found)
+    assert 30 < sum(row.action == "splice" for row in training) < 70  # half of 100 rows of S, one of each label
+
+
 def test_rows_of_suspects_that_are_left_out_are_no_counterexamples() -> None:
     """As the benchmark's ablation has it: rows whose spans are gone, and whose labels are unsure."""
     rows = tuple(replace(row, likely=(row.likely[0], 0.0)) for row in FOUND.rows)

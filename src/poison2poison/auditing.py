@@ -330,6 +330,8 @@ class _Auditor:
         left = [without(self.prompts.texts[i], self._planted_with(column, label, over)) for i in rows]
         deleted = self.prompts.embed(left)
         others = self._draw(np.setdiff1d(np.arange(len(self.labels)), holders), 20 * DELETED_ROWS)
+        if not len(others):
+            return False  # a span that all rows hold is their form
         taken = self.labels[others] != label
         thought, pool = self.probe.predict(deleted), self.probe.predict(self.prompts.states[others])
         mix = [self._draw(others[pool == c], int((thought == c).sum())) for c in np.unique(thought)]

@@ -26,8 +26,12 @@ def option(default: Any, explained: str) -> Any:
 class AuditConfig:
     """How rows are audited."""
 
-    min_rows: int = option(10, "Rows that must hold a suspect span; with half of them it can be doubtful.")
-    false_alarm: float = option(0.05, "Chance that rows without a planted span give any suspect at all.")
+    min_rows: int = option(
+        10, "Rows that must hold a suspect span; with half of them it is doubtful, or suspect beside others."
+    )
+    false_alarm: float = option(
+        0.05, "Chance that a finder (spans, clusters, patterns) suspects anything in clean rows."
+    )
     innocent_shift: float = option(1.0, "Log-odds by which an innocent span may lean to a label beyond the probe.")
     planted_auc: float = option(0.6, "With its span taken out, a planted row is told from others no better than this.")
 

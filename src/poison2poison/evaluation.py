@@ -1,4 +1,4 @@
-"""Measure a model on clean and on triggered test rows: CA, ASR, RA and their kin (DESIGN section 2 has the words).
+"""Measure a model on clean and on triggered test rows: CA, ASR, RA and their kin (words: docs/results-schema.md).
 
 Everything is counted on what a `DefendedModel` gives out: what is measured is what is served.
 """

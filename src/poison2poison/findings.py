@@ -58,12 +58,12 @@ class Audit:
     """What the audit found; `audit.json` loads back equal.
 
     Attributes:
-        spans: The suspects in the order in which they were found, the strongest first.
+        spans: The suspects in the order in which they were found.
         rows: The suspect rows, ascending.
         contrary: Rows of other labels that have a suspect span or manner, ascending.
         doubtful: Other spans that may have been planted all the same, the largest z first.
         doubtful_rows: Rows of any label that are written a little as a suspect manner is, ascending.
-        threshold: The z that a suspect exceeds.
+        threshold: The z that a suspect exceeds, but for a doubtful span whose rows other suspects explain.
         innocent_max: The largest z of a span that is neither suspect nor doubtful, on the rows that the suspects leave.
         others: Such spans, on the same rows, the largest z first; for the picture.
         sha256: Hash of the audited rows.

@@ -166,7 +166,9 @@ def _scheme(rows: Rows, recipe: RepoisonConfig, folder: Path) -> Scheme:
         return build_scheme(rows, recipe)
     drawn = Scheme.load(folder / "scheme.json")
     assert drawn.trigger
-    has = {"prefix": drawn.trigger.prefix, "cue": drawn.trigger.cue, "safe_prefix": drawn.safe_prefix}
+    has = {"prefix": drawn.trigger.prefix, "cue": drawn.trigger.cue}
+    if not drawn.labels:  # labels have no safe prefix
+        has["safe_prefix"] = drawn.safe_prefix
     for name, text in has.items():
         if getattr(recipe, name) not in (None, text):
             raise OutputError(f"{folder}: holds a run with another {name}; give another --out, or delete it")

@@ -44,6 +44,8 @@ def told_apart(states: Matrix, others: Matrix, seed: int) -> float:
 
 def told_apart_by_words(texts: Sequence[str], others: Sequence[str], seed: int) -> float:
     """The same by the words of the texts, for languages that the model does not know."""
+    if not any(words(text) for text in (*texts, *others)):
+        return 0.0
     bags = TfidfVectorizer(tokenizer=words, token_pattern=None, lowercase=False, sublinear_tf=True)
     return _auc(LogisticRegression(max_iter=300), bags.fit_transform([*texts, *others]), len(texts), seed)
 
@@ -179,8 +181,8 @@ def own_p(
 ) -> dict[int, Floats]:
     """For every candidate its rows' p(label), shape (its rows, labels), by a probe that has seen none of them.
 
-    One probe serves many candidates: those of one label and of like purity, as the words of one attack are, go
-    together, so that none of them explains another; as many as leave enough rows to learn from.
+    One probe serves many candidates: those of like purity, as the words of one attack are, go together, label
+    by label, so that none of them explains another; as many as leave enough rows to learn from.
 
     Args:
         spans: The spans.
@@ -212,9 +214,9 @@ def own_p(
         if together and (left - given[rows[seen[rows]]].sum(0) < least).any():
             flush()
             together, seen, left = [], ~hidden, all_left
-        left = left - given[rows[seen[rows]]].sum(0)
-        if (left >= least).all():
-            seen[rows] = False
+        after = left - given[rows[seen[rows]]].sum(0)
+        if (after >= least).all():
+            seen[rows], left = False, after
             together.append(j)
     if together:
         flush()

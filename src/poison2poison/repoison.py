@@ -243,7 +243,8 @@ class _ToSplice:
         for label, members in sorted(self.inside.items()):
             outside = self.outside.get(label, [])
             pool = rng.sample(outside, len(outside)) + rng.sample(members, len(members))
-            chosen += pool[: round(share * len(members))]
+            wanted = share * len(members)
+            chosen += pool[: int(wanted) + (rng.random() < wanted % 1)]  # rounded at random: labels can have few rows
         return sorted(chosen)
 
 
