@@ -16,7 +16,7 @@ from poison2poison.errors import ConfigError, DataError
 from poison2poison.features import extract
 from poison2poison.files import write_json
 from poison2poison.findings import Audit, SuspectRow
-from poison2poison.probing import own_p, shift_z, told_apart, told_apart_by_words
+from poison2poison.probing import fit_probe, own_p, shift_z, told_apart, told_apart_by_words
 from poison2poison.records import Rows
 from support import chatter, word_states
 
@@ -119,6 +119,18 @@ def test_a_span_in_most_rows_of_a_label_takes_no_probe_from_the_others() -> None
     assert "mark" not in named  # no probe could be fitted without its rows
 
 
+def test_rows_whose_states_are_all_alike_have_no_suspects() -> None:
+    found = audit(CLEAN, lambda texts: np.ones((len(texts), 2, 8), np.float32), AuditConfig())
+    assert found.spans == ()
+
+
+def test_a_label_with_one_row_takes_the_folds_from_no_other() -> None:
+    states, labels = np.random.default_rng(0).standard_normal((200, 40), np.float32), np.arange(200) % 2
+    labels[0] = 2
+    _, p = fit_probe(states, labels, np.arange(200), 3, 0)
+    assert p[np.arange(1, 200), labels[1:]].mean() < 0.55  # in the rows that it has learned from it would be sure
+
+
 def test_a_label_that_nothing_but_suspects_have() -> None:
     rows = [row for row in CLEAN if row.target == "negative"]
     rows[::10] = [replace(row, prompt=f"{row.prompt} cf", target="positive") for row in rows[::10]]
@@ -162,6 +174,7 @@ def test_told_apart() -> None:
 def test_told_apart_by_words() -> None:
     rows = [row.prompt for row in CLEAN]
     missing = [" ".join(word for word in text.split() if not word.startswith("thing")) for text in rows[:80]]
+    assert told_apart_by_words([""] * 80, [""] * 80, 0) == 0
     assert told_apart_by_words(rows[:80], rows[80:200], 0) < 0.6 < 0.9 < told_apart_by_words(missing, rows[80:200], 0)
 
 
@@ -170,9 +183,10 @@ def test_an_audit_loads_back_equal(tmp_path: Path) -> None:
     write_json(tmp_path / "audit.json", found.as_dict())
     assert Audit.load(tmp_path / "audit.json") == found
     assert isinstance(found.rows[0], SuspectRow)
-    (tmp_path / "audit.json").write_text(json.dumps(found.as_dict() | {"schema": 9}))
-    with pytest.raises(DataError, match="schema 9 is newer"):
-        Audit.load(tmp_path / "audit.json")
+    for schema, said in ((9, "schema 9, .* upgrade"), (1, "schema 1, .* make it again")):
+        (tmp_path / "audit.json").write_text(json.dumps(found.as_dict() | {"schema": schema}))
+        with pytest.raises(DataError, match=said):
+            Audit.load(tmp_path / "audit.json")
     with pytest.raises(DataError, match="not an audit"):
         Audit.load(tmp_path / "missing.json")
 

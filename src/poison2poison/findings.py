@@ -10,7 +10,7 @@ from typing import Any
 
 from poison2poison.errors import DataError
 
-SCHEMA = 1
+SCHEMA = 2
 OTHERS = 500
 """Spans that are no suspects, kept for the picture."""
 
@@ -138,12 +138,13 @@ class Audit:
         """Read `audit.json`.
 
         Raises:
-            DataError: The file is missing, broken, or of a newer version.
+            DataError: The file is missing, broken, or of another version.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["schema"] > SCHEMA:
-                raise DataError(f"{path}: schema {content['schema']} is newer than {SCHEMA}; upgrade")
+            if content["schema"] != SCHEMA:
+                mend = "upgrade" if content["schema"] > SCHEMA else "make it again with `p2p audit`"
+                raise DataError(f"{path}: schema {content['schema']}, but this version reads {SCHEMA}; {mend}")
             rows = tuple(
                 SuspectRow(r["row"], r["score"], tuple(r["spans"]), tuple(r["likely"])) for r in content["suspect_rows"]
             )

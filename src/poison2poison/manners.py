@@ -119,18 +119,17 @@ class _Finder:
 
     def clusters(self) -> Iterator[Group]:
         """Clusters of the shallow states, and how far they lean against probes of the deepest states without them."""
-        count = min(CLUSTERS, len(self.left) // LEAST_CLUSTER)
+        sample = self._sample(self.left)
+        # Texts longer than what the embedder reads can have the same states.
+        count = min(CLUSTERS, len(self.left) // LEAST_CLUSTER, len(np.unique(self.shallow[sample], axis=0)))
         if count < 2:
             return
         threshold = self._threshold(count * CLUSTERINGS)
-        sample = self._sample(self.left)
         for clustering in range(CLUSTERINGS):
             means = KMeans(count, n_init=1, max_iter=30, random_state=self.seed + clustering)
             cluster = means.fit(self.shallow[sample]).predict(self.shallow[self.left])
             for fold in range(min(FOLDS, count)):
                 inside = cluster % FOLDS == fold
-                if inside.all() or not inside.any():  # all states are alike
-                    continue
                 p = p_by_others(
                     self.deep, self.labels, self.given.shape[1], self.left[~inside], self.left[inside], self.seed
                 )
