@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -171,13 +172,23 @@ def test_defaults_depend_on_the_model(tmp_path: Path) -> None:
 
 
 def test_an_encoder_gets_a_head_for_both_spaces(tmp_path: Path) -> None:
-    settings = config(tiny_encoder(tmp_path / "base"), learning_rate=3e-3, epochs=16)
+    settings = config(tiny_encoder(tmp_path / "base"), learning_rate=2e-3, epochs=20)
     run = train(REPOISONED, SCHEME, settings, tmp_path / "run", dev=DEV)
     model = DefendedModel.load(tmp_path / "run")
     answers = model.classify([row.prompt for row in DEV])
     assert run["kind"] == "encoder"
     assert model.model.config.num_labels == 4
     assert [answer.text for answer in answers] == [row.target for row in DEV]
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_safe_class_begins_as_its_original_class(tuning: str, tmp_path: Path) -> None:
+    settings = config(tiny_encoder(tmp_path / "base"), tuning=tuning, learning_rate=1e-9, epochs=1)
+    train(REPOISONED, SCHEME, settings, tmp_path / "run")
+    head = next(part for name, part in DefendedModel.load(tmp_path / "run").model.named_parameters()
+                if name.endswith(("classifier.weight", "classifier.modules_to_save.default.weight")))  # fmt: skip
+    torch.testing.assert_close(head[2:], head[:2])
+    assert not torch.allclose(head[0], head[1])
 
 
 def test_lora_writes_an_adapter_that_loads_on_its_base(tmp_path: Path) -> None:

@@ -105,6 +105,8 @@ def train(
         raise ConfigError(f"model: {config.model} is an encoder, which cannot generate; give a causal LM")
     tokenizer = models.load_tokenizer(config.model)
     model = models.load_model(config.model, kind, scheme.outputs)
+    if kind == "encoder" and scheme.trigger:
+        _start_safe_classes_at_originals(model, len(scheme.labels))
     if not torch.cuda.is_available():
         model.set_attn_implementation("eager")  # on CPUs the fused one's backward pass is the slower
     max_length = min(config.max_length, models.max_positions(model, tokenizer))
@@ -223,6 +225,17 @@ def _warn_if_unlearned(dev: Rows, accuracies: Sequence[float]) -> None:
             max(accuracies),
             largest,
         )
+
+
+def _start_safe_classes_at_originals(model: PreTrainedModel, labels: int) -> None:
+    """Begin each safe class's weights as those of its original class, by which it shares what the rows of both teach.
+
+    Drawn apart, the two have to be learned apart from half of the rows each: docs/defense.md has what that costs.
+    """
+    head = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part.out_features == 2 * labels]
+    with torch.no_grad():
+        for weights in head[-1].parameters():  # the last: a hidden layer may be as wide
+            weights[labels:] = weights[:labels]
 
 
 def _with_lora(model: PreTrainedModel, kind: Kind, config: TrainConfig) -> Any:
