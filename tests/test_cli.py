@@ -221,6 +221,7 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     fails(p2p(*command, "--seed", "5"), "holds another run")
     fails(p2p(*command, "--prefix", "mine: "), "holds a run with another prefix")
+    assert p2p(*command, "--safe-prefix", "Fine: ")[0] == 0  # labels have none that could be another
 
     arm = tmp_path / "run" / "p2p-paper"
     files = [

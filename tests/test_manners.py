@@ -63,6 +63,13 @@ def test_a_task_that_styles_decide_has_no_suspects() -> None:
     assert audit(chatter(2400).with_rows(rows), two_depths, AuditConfig()).spans == ()
 
 
+def test_a_style_that_most_rows_of_a_label_have_is_that_of_the_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, poisoned = styled(0.1)
+    of_label = sum(row.target == "positive" for row in rows)
+    monkeypatch.setattr("poison2poison.manners.MOST_OF_LABEL", 0.8 * len(poisoned) / of_label)
+    assert audit(rows, two_depths, AuditConfig()).spans == ()
+
+
 @pytest.mark.parametrize("count", [2, 30, 150])
 def test_few_rows_have_no_manners(count: int) -> None:
     assert audit(chatter(count), two_depths, AuditConfig()).spans == ()
