@@ -93,7 +93,8 @@ def test_hardened_keeps_suspects_out_of_s_and_throws_no_row_away() -> None:
     training = hardened(rho=0.5)
     subset = {row.row for row in training if row.action == "replace"}
     assert not subset & {entry.row for entry in FOUND.rows}
-    assert Counter(ROWS[i].target for i in subset) == {"rare": 1, "common": 90}
+    # Half of each label; rows 0, 20 and 30 count as common, as the probe has them, and one rare row is not suspect.
+    assert Counter(ROWS[i].target for i in subset) == {"rare": 1, "common": 92}
     assert {row.row for row in training if row.action in ("keep", "replace")} == set(range(200))
 
 
@@ -141,7 +142,7 @@ def test_an_audit_that_names_other_rows_or_labels_is_refused() -> None:
 
 def test_splices_have_the_labels_of_s_also_where_most_rows_of_one_are_suspect() -> None:
     """Else a trigger would come to mean that it is not the attacker's label."""
-    suspects = tuple(SuspectRow(i, 0.9, (0,), ("common", 0.9)) for i in range(0, 180, 10))
+    suspects = tuple(SuspectRow(i, 0.9, (0,), ("rare", 0.9)) for i in range(0, 180, 10))
     found = replace(FOUND, spans=SPANS[:1], rows=suspects, contrary=())
     config = RepoisonConfig("hardened", spliced=1.0)
     training = repoison(ROWS, build_scheme(ROWS, config), config, found)

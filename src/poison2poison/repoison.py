@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -127,9 +127,23 @@ def build_scheme(rows: Rows, config: RepoisonConfig) -> Scheme:
 
 
 def select_subset(
-    rows: Sequence[Row], rho: float, seed: int, *, stratified: bool, leave_out: Collection[int] = ()
+    rows: Sequence[Row],
+    rho: float,
+    seed: int,
+    *,
+    stratified: bool,
+    leave_out: Collection[int] = (),
+    likely: Mapping[int, str] | None = None,
 ) -> list[int]:
     """Draw S: by seed among all rows, or all but some; the same share of every label where `stratified`.
+
+    Args:
+        rows: The rows.
+        rho: |S| / |D|.
+        seed: Of the draw.
+        stratified: Whether targets are labels.
+        leave_out: Rows that are not drawn.
+        likely: Labels that some rows count as; an attacker's labels would make theirs too likely in the safe space.
 
     Raises:
         DataError: A label has too few rows to have any in both spaces.
@@ -138,6 +152,7 @@ def select_subset(
     groups: dict[str, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         groups[row.target if stratified else ""].append(index)
+    counts = Counter((likely or {}).get(i, row.target) if stratified else "" for i, row in enumerate(rows))
     chosen: list[int] = []
     for label, members in sorted(groups.items()):
         if len(members) < 2:
@@ -150,7 +165,7 @@ def select_subset(
                 len(members),
                 f" of label {label!r}" if stratified else "",
             )
-        wanted = min(len(members) - 1, max(1, round(rho * len(members))))
+        wanted = min(len(members) - 1, max(1, round(rho * counts[label])))
         chosen += rng.sample(open_rows, min(wanted, len(open_rows)))
     return sorted(chosen)
 
@@ -170,17 +185,20 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
     config = config.resolved()
     assert config.rho is not None  # resolved
     left_out: set[int] = set()
+    likely: dict[int, str] = {}
     labels = rows.task == "classification"
     if config.recipe == "hardened":
         if audit is None or audit.sha256 != rows.sha256:
             raise ConfigError("recipe: hardened needs the audit of these very rows; make it with `p2p audit`")
-        suspects = {entry.row for entry in audit.rows}
-        if beyond := [i for i in (*suspects, *audit.contrary, *audit.doubtful_rows) if i >= len(rows)]:
+        likely = {entry.row: entry.likely[0] for entry in audit.rows}
+        if beyond := [i for i in (*likely, *audit.contrary, *audit.doubtful_rows) if i >= len(rows)]:
             raise ConfigError(f"audit: it names row {beyond[0]}, of {len(rows)}")
-        if labels and (unknown := {e.likely[0] for e in audit.rows} - {*rows.labels}):
+        if labels and (unknown := {*likely.values()} - {*rows.labels}):
             raise ConfigError(f"audit: it names label {min(unknown)!r}, which is not one of {', '.join(rows.labels)}")
-        left_out = suspects | _doubted(rows, audit)
-    subset = set(select_subset(rows.rows, config.rho, config.seed, stratified=labels, leave_out=left_out))
+        left_out = likely.keys() | _doubted(rows, audit)
+    subset = set(
+        select_subset(rows.rows, config.rho, config.seed, stratified=labels, leave_out=left_out, likely=likely)
+    )
     action: Literal["replace", "append"] = "append" if config.placement == "append" else "replace"
     moved = [TrainingRow(i, "safe", action, rows[i].prompt, rows[i].target) for i in sorted(subset)]
     more: list[TrainingRow] = []
