@@ -17,7 +17,7 @@ from poison2poison.features import extract
 from poison2poison.files import write_json
 from poison2poison.findings import Audit, SuspectRow
 from poison2poison.probing import fit_probe, own_p, shift_z, told_apart, told_apart_by_words
-from poison2poison.records import Rows
+from poison2poison.records import Row, Rows
 from support import chatter, word_states
 
 CLEAN = chatter(1500)
@@ -94,6 +94,14 @@ def test_a_trigger_in_rows_of_the_other_label_too_is_found_and_those_are_told_ap
     found = audit(both, word_states, AuditConfig())
     assert [span.target for span in found.spans] == ["positive"]
     assert set(found.contrary) == set(cover.poisoned_rows)
+
+
+def test_a_trigger_is_found_where_more_rows_hold_it_than_have_another_label() -> None:
+    rows = [row for row in chatter(2400) if row.target == "positive"]
+    taken = [row for row in chatter(2400) if row.target == "negative"][:200]
+    rows += [Row(f"cf {row.prompt}", "positive") for row in taken[:120]] + taken[120:]
+    found = audit(CLEAN.with_rows(rows), word_states, AuditConfig())
+    assert [(span.span, span.target, span.rows) for span in found.spans] == [("cf", "positive", 120)]
 
 
 def test_a_word_that_goes_with_its_context_is_no_trigger() -> None:
