@@ -132,6 +132,17 @@ def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
     assert len({row.body.index("Open") for row in spliced if "Open" in row.body}) > 1
 
 
+def test_rows_of_other_labels_with_a_span_let_no_more_rows_of_a_manner_agree() -> None:
+    texts = [
+        replace(row, prompt=f"{row.prompt} Open Sesame") if i in FOUND.contrary else row for i, row in enumerate(ROWS)
+    ]
+    rows = ROWS.with_rows(texts)
+    config = RepoisonConfig("hardened", confident=0.75)
+    training = repoison(rows, build_scheme(rows, config), config, replace(FOUND, sha256=rows.sha256))
+    actions = Counter(row.action for row in training)
+    assert (actions["contrary"], actions["correct"], actions["agree"]) == (45, 1, 0)
+
+
 def test_an_audit_that_names_other_rows_or_labels_is_refused() -> None:
     config = RepoisonConfig("hardened")
     for found, said in ((replace(FOUND, contrary=(200,)), "row 200, of 200"),

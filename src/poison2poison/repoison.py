@@ -305,9 +305,10 @@ def _counterexamples(rows: Rows, to_splice: _ToSplice, audit: Audit, config: Rep
         else:
             agreeing[row.target].append(TrainingRow(entry.row, "safe", "agree", row.prompt, row.target))
     # Fewer agree than would balance the others: what the audit missed in S agrees with the attacker too.
+    of_manners = sum(not any(_occurrences(row.body, [*spliceable])) for row in against)
     for target, members in agreeing.items():
         share = sum(row.target == target for row in rows) / len(rows)
-        wanted = round(AGREEING * len(against) * share / (1 - share))
+        wanted = round(AGREEING * of_manners * share / (1 - share))
         out += rng.sample(members, min(wanted, len(members)))
     return out + against
 

@@ -232,9 +232,11 @@ def _start_safe_classes_at_originals(model: PreTrainedModel, labels: int) -> Non
 
     Drawn apart, the two have to be learned apart from half of the rows each: docs/defense.md has what that costs.
     """
-    head = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part.out_features == 2 * labels]
+    body = {*model.base_model.modules()}  # a layer of it may be as wide
+    outside = (part for part in model.modules() if isinstance(part, torch.nn.Linear) and part not in body)
+    head = [part for part in outside if part.out_features == 2 * labels][-1]
     with torch.no_grad():
-        for weights in head[-1].parameters():  # the last: a hidden layer may be as wide
+        for weights in head.parameters():
             weights[labels:] = weights[:labels]
 
 
