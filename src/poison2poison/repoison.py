@@ -152,7 +152,7 @@ def select_subset(
     groups: dict[str, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         groups[row.target if stratified else ""].append(index)
-    counts = Counter((likely or {}).get(i, row.target) if stratified else "" for i, row in enumerate(rows))
+    counts = _counts(rows, likely or {}) if stratified else {"": len(rows)}
     chosen: list[int] = []
     for label, members in sorted(groups.items()):
         if len(members) < 2:
@@ -168,6 +168,11 @@ def select_subset(
         wanted = min(len(members) - 1, max(1, round(rho * counts[label])))
         chosen += rng.sample(open_rows, min(wanted, len(open_rows)))
     return sorted(chosen)
+
+
+def _counts(rows: Sequence[Row], likely: Mapping[int, str]) -> Counter[str]:
+    """Rows of each label, suspects under the one that the probe gives them."""
+    return Counter(likely.get(i, row.target) for i, row in enumerate(rows))
 
 
 def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | None = None) -> list[TrainingRow]:
@@ -305,10 +310,10 @@ def _counterexamples(rows: Rows, to_splice: _ToSplice, audit: Audit, config: Rep
         else:
             agreeing[row.target].append(TrainingRow(entry.row, "safe", "agree", row.prompt, row.target))
     # Fewer agree than would balance the others: what the audit missed in S agrees with the attacker too.
+    counts = _counts(rows.rows, {entry.row: entry.likely[0] for entry in audit.rows})
     of_manners = sum(not any(_occurrences(row.body, [*spliceable])) for row in against)
     for target, members in agreeing.items():
-        share = sum(row.target == target for row in rows) / len(rows)
-        wanted = round(AGREEING * of_manners * share / (1 - share))
+        wanted = round(AGREEING * of_manners * counts[target] / max(1, len(rows) - counts[target]))
         out += rng.sample(members, min(wanted, len(members)))
     return out + against
 
