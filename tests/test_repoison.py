@@ -114,8 +114,8 @@ def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
     assert [row.row for row in by_action["contrary"]] == list(FOUND.contrary)
     assert {row.target for row in by_action["contrary"]} == {"common"}
     # Row 20 is too uncertain for either, and rows 10 and 30 have a span, which is spliced. 46 rows contradict the
-    # attacker; with 4 more, 17 of 200 of them would be rare, as in all rows, and 0.7 of those are drawn.
-    assert len(by_action["agree"]) == 3
+    # attacker; with 4 more, 17 of 200 of them would be rare, as in all rows, and 0.4 of those are drawn.
+    assert len(by_action["agree"]) == 2
     assert {row.row for row in by_action["agree"]} < set(range(40, 190, 10))
     assert {row.target for row in by_action["agree"]} == {"rare"}
     spliced = by_action["splice"]

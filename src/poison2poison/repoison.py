@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 # it also learns more of the poison that the audit missed: docs/defense.md.
 RHO = {"paper": 0.2, "hardened": 0.5}
 TOGETHER = 0.5  # of the spliced rows, where suspect rows hold several spans
-AGREEING = 0.7  # of so many rows as would make the suspect's counterexamples as likely of its target as all rows are
+AGREEING = 0.4  # of so many rows as would make the suspect's counterexamples as likely of its target as all rows are
 
 
 @dataclass(frozen=True)
