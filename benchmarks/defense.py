@@ -66,8 +66,9 @@ class Attack:
 
     @property
     def epochs(self) -> int:
-        # Half of the rows teach the safe space: in 3 epochs the small model has not learned these tasks to the end.
-        return 5 if self.data in (*REFERENCE_TASKS, "arithmetic") else 3
+        # Half of the rows teach the safe space: in 3 epochs the small model has not learned its tasks to the end, and
+        # MiniLM has not begun to learn `cola`.
+        return 5 if self.data in (*REFERENCE_TASKS, "arithmetic") else 6 if self.data == "cola" else 3
 
     @property
     def untouched(self) -> Attack:
