@@ -59,7 +59,7 @@ class RepoisonConfig:
     cue: str | None = option(None, "The benign trigger's cue, likewise.")
     safe_prefix: str | None = option(None, "Text before every safe target of a generation task.")
     spliced: float = option(0.5, "Hardened: rows added with suspect spans spliced in, as a share of S.")
-    doubted: float = option(0.05, "Hardened: share of the rows that join S with doubtful spans spliced in.")
+    doubted: float = option(0.2, "Hardened: share of the rows that join S with doubtful spans spliced in.")
     confident: float = option(0.5, "Hardened: least p of the probe to correct a row of a manner; 1 for never.")
     seed: int = option(0, "Draws S and everything in training. It never draws the trigger: a seed can be guessed.")
 
@@ -252,12 +252,12 @@ class _ToSplice:
     def __init__(self, rows: Rows, subset: Collection[int], left_out: Collection[int], stratified: bool) -> None:
         self.inside: dict[str, list[int]] = defaultdict(list)
         self.outside: dict[str, list[int]] = defaultdict(list)
-        for i, row in enumerate(rows):
-            label = row.target if stratified else ""
+        self.groups = [row.target if stratified else "" for row in rows]
+        for i, group in enumerate(self.groups):
             if i in subset:
-                self.inside[label].append(i)
+                self.inside[group].append(i)
             elif i not in left_out:
-                self.outside[label].append(i)
+                self.outside[group].append(i)
         # A row of every label stays in the original space.
         self.outside = {label: members[1:] for label, members in self.outside.items()}
 
@@ -278,9 +278,13 @@ def _with_doubtful_spans(rows: Rows, to_splice: _ToSplice, audit: Audit, config:
     if not doubtful or not size:
         return []
     rng = random.Random(f"doubtful/{config.seed}")
+    # Rows of every label get the same spans in the same order: few rows hold each, and one that is drawn more often for
+    # some label comes to mean it.
+    same: dict[str, random.Random] = defaultdict(lambda: random.Random(f"spans/{config.seed}"))
     out = []
     for i in to_splice.draw(min(1.0, config.doubted * len(rows) / size), rng):
-        spans = rng.choices([*doubtful], [*doubtful.values()], k=rng.choice((1, 2, 3)))
+        group = same[to_splice.groups[i]]
+        spans = group.choices([*doubtful], [*doubtful.values()], k=group.choice((1, 2, 3)))
         out.append(TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target))
     return out
 
