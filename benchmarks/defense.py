@@ -340,7 +340,9 @@ def _table(attacks: Sequence[Attack], arms: Sequence[str], seeds: int, done: dic
         if found and found["precision"] is not None and found["recall"] is not None:
             told = f"{found['precision']:.2f} / {found['recall']:.2f} of {found['poisoned']}"
         floors = _floors(attack, done)
-        row = [str(attack), told, _mean(floors, "asr") if floors else ""]
+        floor = _mean(floors, "asr") if floors else ""
+        floor += f", RA {_mean(floors, 'ra')}" if floors and "ra" in floors[0] else ""
+        row = [str(attack), told, floor]
         row += [_figures(attack, arm, seeds_of(arm, seeds), done) for arm in arms if arm != "clean"]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
