@@ -346,6 +346,16 @@ def test_test_rows_of_another_task_are_refused_before_anything_is_trained(given:
         assert not where.exists()
 
 
+def test_rows_that_cannot_be_repoisoned_are_refused_before_the_baseline_is_trained(tmp_path: Path, p2p: Run) -> None:
+    lines = [{"text": f"one {i}", "label": "odd" if i == 3 else "even"} for i in range(20)]
+    for name in ("rows", "test"):
+        write_lines(tmp_path / f"{name}.jsonl", lines)
+    result = p2p("defend", tmp_path / "rows.jsonl", "--test", tmp_path / "test.jsonl", "--recipe", "paper",
+                 "--baseline", "--out", tmp_path / "out")  # fmt: skip
+    fails(result, "label 'odd' has one row only")
+    assert not (tmp_path / "out").exists()
+
+
 def test_rows_with_every_end_of_line_that_unicode_knows_are_trained_on(tmp_path: Path, p2p: Run) -> None:
     rows = [{"text": f"one\u2028two\u0085{i}", "label": "ab"[i % 2]} for i in range(20)]
     write_lines(tmp_path / "rows.jsonl", rows)
