@@ -155,7 +155,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         ("SST-2 attacked by `p2p attack`, RA on all classes", stamped, ("undefended", "hardened", "clean"), 1),
         ("No attack", none, SEEDED, 3),
         ("Attackers who know the method", knowing, ("undefended", "hardened", "clean"), 1),
-        ("Other real data", real, ("undefended", "hardened", "clean"), 1),
+        ("Other real data", real, ("undefended", "hardened", "clean"), 3),
         ("Reference model", small, ("undefended", "hardened", "clean"), 3),
         ("Texts, reference model", texts, ("undefended", "hardened", "paper", "clean"), 3),
         ("Texts, triggers that take less well", weak, ("undefended", "hardened", "paper", "clean"), 1),
