@@ -188,7 +188,7 @@ def test_rows_join_s_with_doubtful_spans_spliced_in_suspects_or_not() -> None:
         assert [row.row for row in training] == [*range(200)]  # so that they cost no training time
         return [row for row in training if row.action == "splice"]
 
-    assert (len(spliced()), len(spliced(doubted=0.0))) == (40, 0)
+    assert [len(spliced(doubted=share)) for share in (0.0, 1.0)] == [0, 100]  # S has half of the rows
     held = [[span.span for span in doubtful if span.span in row.body] for row in spliced()]
     assert {row.space for row in spliced()} == {"safe"}
     assert all(row.target == ROWS[row.row].target for row in spliced())
@@ -196,7 +196,8 @@ def test_rows_join_s_with_doubtful_spans_spliced_in_suspects_or_not() -> None:
     assert {span for spans in held for span in spans} == {span.span for span in doubtful}
     # Labels are spliced alike, the rarer one with the first of what the other gets.
     common, rare = ([h for h, row in zip(held, spliced(), strict=True) if row.target == x] for x in ROWS.labels)
-    assert rare == common[: len(rare)] and len(rare) == 4
+    assert rare == common[: len(rare)]
+    assert 1 <= len(rare) <= 9 and len(rare) + len(common) == pytest.approx(40, abs=15)
 
 
 def test_rows_with_a_doubtful_span_and_its_label_stay_out_of_s(caplog: pytest.LogCaptureFixture) -> None:
@@ -204,7 +205,7 @@ def test_rows_with_a_doubtful_span_and_its_label_stay_out_of_s(caplog: pytest.Lo
         doubtful = tuple(replace(SPANS[0], span=span, target="common") for span in spans)
         found = replace(FOUND, spans=(), rows=(), contrary=(), doubtful=doubtful)
         training = repoison(ROWS, build_scheme(ROWS, config), config, found)
-        return {row.row for row in training if row.action == "replace"}
+        return {row.row for row in training if row.space == "safe"}
 
     config = RepoisonConfig("hardened")
     assert drawn("ext") == drawn()  # parts of words are no words
@@ -283,7 +284,7 @@ def test_plain_rows_are_the_rows_as_they_are() -> None:
 
 
 def test_the_manifest_says_what_was_done_and_holds_no_trigger() -> None:
-    config = RepoisonConfig("paper", trigger="random")
+    config = RepoisonConfig("paper", prefix="Zyzzyva qoph: ")
     scheme = build_scheme(ROWS, config)
     entries = manifest(repoison(ROWS, scheme, config), scheme)
     moved = [entry for entry in entries if entry["action"] == "replace"]
@@ -293,7 +294,7 @@ def test_the_manifest_says_what_was_done_and_holds_no_trigger() -> None:
         ("common", 2, "safe"),
         ("rare", 3, "safe"),
     }
-    assert all(word not in json.dumps([entries, as_dict(config)]) for word in scheme.trigger.prefix.strip(": ").split())
+    assert all(word not in json.dumps([entries, as_dict(config)]) for word in ("Zyzzyva", "qoph"))
 
 
 def test_triggers_are_published_drawn_or_given() -> None:

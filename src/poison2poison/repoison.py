@@ -59,7 +59,7 @@ class RepoisonConfig:
     cue: str | None = option(None, "The benign trigger's cue, likewise.")
     safe_prefix: str | None = option(None, "Text before every safe target of a generation task.")
     spliced: float = option(0.5, "Hardened: rows added with suspect spans spliced in, as a share of S.")
-    doubted: float = option(0.2, "Hardened: share of the rows that join S with doubtful spans spliced in.")
+    doubted: float = option(0.4, "Hardened: share of S with doubtful spans spliced in.")
     confident: float = option(0.5, "Hardened: least p of the probe to correct a row of a manner; 1 for never.")
     seed: int = option(0, "Draws S and everything in training. It never draws the trigger: a seed can be guessed.")
 
@@ -208,9 +208,8 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
     moved = [TrainingRow(i, "safe", action, rows[i].prompt, rows[i].target) for i in sorted(subset)]
     more: list[TrainingRow] = []
     if audit and config.recipe == "hardened":
-        to_splice = _ToSplice(rows, subset, left_out, labels)
-        moved += _with_doubtful_spans(rows, to_splice, audit, config)
-        more = _counterexamples(rows, to_splice, audit, config)
+        moved = _with_doubtful_spans(moved, audit, config, stratified=labels)
+        more = _counterexamples(rows, _ToSplice(rows, subset, left_out, labels), audit, config)
     if config.placement == "append":
         return plain(rows) + moved + more
     by_row = {row.row: row for row in moved}
@@ -252,12 +251,12 @@ class _ToSplice:
     def __init__(self, rows: Rows, subset: Collection[int], left_out: Collection[int], stratified: bool) -> None:
         self.inside: dict[str, list[int]] = defaultdict(list)
         self.outside: dict[str, list[int]] = defaultdict(list)
-        self.groups = [row.target if stratified else "" for row in rows]
-        for i, group in enumerate(self.groups):
+        for i, row in enumerate(rows):
+            label = row.target if stratified else ""
             if i in subset:
-                self.inside[group].append(i)
+                self.inside[label].append(i)
             elif i not in left_out:
-                self.outside[group].append(i)
+                self.outside[label].append(i)
         # A row of every label stays in the original space.
         self.outside = {label: members[1:] for label, members in self.outside.items()}
 
@@ -271,21 +270,22 @@ class _ToSplice:
         return sorted(chosen)
 
 
-def _with_doubtful_spans(rows: Rows, to_splice: _ToSplice, audit: Audit, config: RepoisonConfig) -> list[TrainingRow]:
-    """Rows that join S with doubtful spans put in: they cost no training time where nothing is wrong."""
+def _with_doubtful_spans(
+    moved: Sequence[TrainingRow], audit: Audit, config: RepoisonConfig, *, stratified: bool
+) -> list[TrainingRow]:
+    """S, a part of it with doubtful spans spliced in: that adds no row, so it costs no training time."""
     doubtful = {span.span: span.rows for span in audit.doubtful}
-    size = sum(map(len, to_splice.inside.values()))
-    if not doubtful or not size:
-        return []
-    rng = random.Random(f"doubtful/{config.seed}")
+    places = random.Random(f"places/{config.seed}")
     # Rows of every label get the same spans in the same order: few rows hold each, and one that is drawn more often for
     # some label comes to mean it.
-    same: dict[str, random.Random] = defaultdict(lambda: random.Random(f"spans/{config.seed}"))
+    draws: dict[str, random.Random] = defaultdict(lambda: random.Random(f"doubtful/{config.seed}"))
     out = []
-    for i in to_splice.draw(min(1.0, config.doubted * len(rows) / size), rng):
-        group = same[to_splice.groups[i]]
-        spans = group.choices([*doubtful], [*doubtful.values()], k=group.choice((1, 2, 3)))
-        out.append(TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target))
+    for row in moved:
+        rng = draws[row.target if stratified else ""]
+        if doubtful and rng.random() < config.doubted:
+            spans = rng.choices([*doubtful], [*doubtful.values()], k=rng.choice((1, 2, 3)))
+            row = replace(row, action="splice", body=spliced(row.body, spans, places))
+        out.append(row)
     return out
 
 
