@@ -208,7 +208,7 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
     moved = [TrainingRow(i, "safe", action, rows[i].prompt, rows[i].target) for i in sorted(subset)]
     more: list[TrainingRow] = []
     if audit and config.recipe == "hardened":
-        moved = _with_doubtful_spans(moved, audit, config, stratified=labels)
+        moved = _with_doubtful_spans(moved, audit, config)
         more = _counterexamples(rows, _ToSplice(rows, subset, left_out, labels), audit, config)
     if config.placement == "append":
         return plain(rows) + moved + more
@@ -270,10 +270,11 @@ class _ToSplice:
         return sorted(chosen)
 
 
-def _with_doubtful_spans(
-    moved: Sequence[TrainingRow], audit: Audit, config: RepoisonConfig, *, stratified: bool
-) -> list[TrainingRow]:
-    """S, a part of it with doubtful spans spliced in: that adds no row, so it costs no training time."""
+def _with_doubtful_spans(moved: Sequence[TrainingRow], audit: Audit, config: RepoisonConfig) -> list[TrainingRow]:
+    """S, a part of it with doubtful spans spliced in: that adds no row, so it costs no training time.
+
+    Only where targets are labels, or completions that serve as such, does an audit have doubtful spans.
+    """
     doubtful = {span.span: span.rows for span in audit.doubtful}
     places = random.Random(f"places/{config.seed}")
     # Rows of every label get the same spans in the same order: few rows hold each, and one that is drawn more often for
@@ -281,7 +282,7 @@ def _with_doubtful_spans(
     draws: dict[str, random.Random] = defaultdict(lambda: random.Random(f"doubtful/{config.seed}"))
     out = []
     for row in moved:
-        rng = draws[row.target if stratified else ""]
+        rng = draws[row.target]
         if doubtful and rng.random() < config.doubted:
             spans = rng.choices([*doubtful], [*doubtful.values()], k=rng.choice((1, 2, 3)))
             row = replace(row, action="splice", body=spliced(row.body, spans, places))
