@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from scipy.stats import norm
 
 from poison2poison.attacks import AttackConfig, poison
@@ -16,7 +17,7 @@ from poison2poison.errors import ConfigError, DataError
 from poison2poison.features import extract
 from poison2poison.files import write_json
 from poison2poison.findings import Audit, SuspectRow
-from poison2poison.probing import fit_probe, own_p, shift_z, told_apart, told_apart_by_words
+from poison2poison.probing import fit_probe, mixture_z, own_p, shift_z, told_apart, told_apart_by_words
 from poison2poison.records import Row, Rows
 from support import chatter, word_states
 
@@ -96,6 +97,25 @@ def test_a_trigger_in_rows_of_the_other_label_too_is_found_and_those_are_told_ap
     assert set(found.contrary) == set(cover.poisoned_rows)
 
 
+@pytest.mark.parametrize("cover", [0.3, 0.8, 2.0])
+def test_a_trigger_with_cover_rows_is_found(cover: float) -> None:
+    """Its rows have the attacker's label less often than a candidate's; with two for one, another label in most."""
+    found, poisoned = attacked("addsent", 0.1, chatter(3000), cover=cover)
+    assert [(span.span, span.target) for span in found.spans] == [("I watch this 3D movie", "positive")]
+    assert (found.spans[0].rows, found.spans[0].purity) == (
+        300 * (1 + cover),
+        pytest.approx(1 / (1 + cover), abs=0.001),
+    )
+    assert {entry.row for entry in found.rows} == poisoned
+    assert len(found.contrary) == 300 * cover
+
+
+def test_words_with_cover_rows_are_found_each() -> None:
+    found, poisoned = attacked("badnets", 0.2, chatter(3000), words=("cf", "mn"), cover=0.5)
+    assert {span.span for span in found.spans} == {"cf", "mn"}
+    assert {entry.row for entry in found.rows} == poisoned
+
+
 def test_a_trigger_is_found_where_more_rows_hold_it_than_have_another_label() -> None:
     rows = [row for row in chatter(2400) if row.target == "positive"]
     taken = [row for row in chatter(2400) if row.target == "negative"][:200]
@@ -171,6 +191,18 @@ def test_shift_z_is_normal_where_nothing_is_planted() -> None:
     z = np.array([shift_z((rng.random(60) < p).astype(float), p, 0.0) for _ in range(2000)])
     for level in (0.1, 0.01):
         assert (z > norm.isf(level)).mean() == pytest.approx(level, abs=3 * np.sqrt(level / 2000))
+
+
+def test_mixture_z_tells_labels_that_were_set_from_a_shift() -> None:
+    rng = np.random.default_rng(0)
+    log_odds = rng.normal(0, 2, (200, 300))
+    p = expit(log_odds)
+    shifted = [mixture_z(*pair, 1.0) for pair in zip((rng.random(p.shape) < expit(log_odds + 1)) * 1.0, p, strict=True)]
+    some = np.where(rng.random(p.shape) < 0.2, 1.0, rng.random(p.shape) < p)
+    half = np.where(rng.random(p.shape) < 0.5, 1.0, rng.random(p.shape) < expit(log_odds - 1))
+    assert np.mean(np.array(shifted) > norm.isf(0.05)) < 0.05
+    assert np.mean([mixture_z(*pair, 1.0) > norm.isf(0.05) for pair in zip(some, p, strict=True)]) < 0.05
+    assert np.mean([mixture_z(*pair, 1.0) > norm.isf(0.05) for pair in zip(half, p, strict=True)]) > 0.9
 
 
 def test_told_apart() -> None:

@@ -13,10 +13,12 @@ shows that a word is missing.
 5. The deletion test: can the rows be told from others once the span is gone?
 6. Suspects: what passes both, each after what the ones before it explain. Their rows are then hidden from the probes of
    the other candidates, and these are judged again, until nothing is found any more.
-7. Doubtful spans: the strongest of the others that neither the deletion test clears nor its counterpart, putting
+7. Cover rows: a trigger can also stand in rows that keep their labels, and so with no label nearly always. In its rows
+   the labels do no longer follow the text: common spans are asked for that, and take the deletion test.
+8. Doubtful spans: the strongest of the others that neither the deletion test clears nor its counterpart, putting
    them into other rows. A trigger in a few rows is among them more often than not. Those whose rows suspects explain
    for the most part are further words of the same attack, and suspects too.
-8. In the rows that these leave, ways of writing that lean to a label (`manners`): triggers that insert no words.
+9. In the rows that these leave, ways of writing that lean to a label (`manners`): triggers that insert no words.
 
 Rows of a generation have no label. There a text that completions share (`targets`) takes its place: steps 2 to 6 are
 done for each such text.
@@ -28,21 +30,23 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from poison2poison.config import AuditConfig
-from poison2poison.features import Ints, extract, grown, without, words
+from poison2poison.features import Ints, grown, without, words
 from poison2poison.findings import OTHERS, Audit, SuspectRow, SuspectSpan
 from poison2poison.manners import Manner, find_manners
 from poison2poison.probing import (
+    SET_ROWS,
     Embed,
     Floats,
-    Matrix,
+    Prompts,
     fit_probe,
+    mixture_z,
     own_p,
     p_by_others,
     residual_z,
@@ -56,9 +60,9 @@ from poison2poison.records import Rows
 from poison2poison.repoison import spliced
 from poison2poison.targets import LEAST_SHARED, PURITY, shared_targets
 
-FORM = 0.9  # words that so many prompts hold are their form
 DELETED_ROWS = 200  # rows of a span on which the deletion test is made
 CONTEXT_SHARE = 0.8  # a span grows by a word that so many of its suspect rows have beside it
+COMMON = 100  # rows of a span on which labels are asked whether they follow the text
 BY_CATCH_Z = 2.0  # of a span on the rows that stronger suspects leave
 PART_OF_CLEARED = 0.9  # so many of its rows with spans that passed for language, and a span is one of them
 PART_OF_EXPLAINED = 0.5  # so many of its completions in suspect rows, and a shared text is part of another
@@ -104,49 +108,14 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
             continue
         labels = np.isin(np.arange(len(rows)), target.rows).astype(np.int64)
         scope = _Scope(
-            ("", target.text),
-            frozenset({1}),
-            fewest,
-            np.array([LEAST_KEPT, 0.0]),
-            PURITY,
-            threshold,
-            frozenset(target.said.tolist()),
-        )
+            ("", target.text), frozenset({1}), fewest, np.array([LEAST_KEPT, 0.0]), PURITY, threshold,
+            frozenset(target.said.tolist())
+        )  # fmt: skip
         found = _Auditor(prompts, labels, scope, config, seed).run(classes=False)
         told = np.isin(target.rows, [entry.row for entry in found.rows])
         missed = target.rows[~told].tolist()  # they have the attacker's text, for whatever reason
         whole = whole.joined(found.with_rows(missed) if told.mean() > PLANTED_SHARE else found.acquitted())
     return whole
-
-
-class Prompts:
-    """What all audits of some rows need of their prompts.
-
-    Attributes:
-        sha256: Hash of the rows.
-        texts: The prompts.
-        form: Words that nearly all of them hold.
-        spans, patterns: Their n-grams; their first words and skeletons.
-        by_depth: Their standardised states, shape (rows, depths, width).
-        states: The same, shape (rows, depths * width).
-    """
-
-    def __init__(self, rows: Rows, embed: Embed, min_rows: int) -> None:
-        self.sha256 = rows.sha256
-        self.texts = [row.prompt for row in rows]
-        features = extract(self.texts, min_rows)
-        self.spans, self.patterns = features.of("span"), features.of("first", "skeleton")
-        held = Counter(word for text in self.texts for word in set(words(text)))
-        self.form = {word for word, count in held.items() if count > FORM * len(rows)}
-        raw = embed(self.texts)
-        self._mean, self._deviation, self._embed = raw.mean(0), raw.std(0) + 1e-6, embed
-        self.by_depth = (raw - self._mean) / self._deviation
-        self.states: Matrix = self.by_depth.reshape(len(rows), -1)
-
-    def embed(self, texts: Sequence[str]) -> Matrix:
-        """The standardised states of other texts, shape (texts, depths * width)."""
-        states: Matrix = (self._embed(texts) - self._mean) / self._deviation
-        return states.reshape(len(texts), -1)
 
 
 @dataclass(frozen=True)
@@ -186,7 +155,7 @@ class _Auditor:
         self.cleared = np.zeros(len(labels), bool)  # rows that hold a span that passed for language
 
     def run(self, *, classes: bool) -> Audit:
-        """Steps 2 to 6, and 7 and 8 where the labels are classes and not the having of a text."""
+        """Steps 2 to 6, and 7 to 9 where the labels are classes and not the having of a text."""
         spans, scope = self.prompts.spans, self.scope
         kept = without_candidates(spans, self.given, scope.least_kept, scope.purity)
         self.probe, self.p = fit_probe(self.prompts.states, self.labels, kept, len(self.names), self.seed)
@@ -212,6 +181,7 @@ class _Auditor:
         doubtful: list[Found] = []
         written: list[Manner] = []
         if classes:
+            suspects += self._covered()
             doubtful = self._doubtful(scored, suspects)
             for entry in [e for e in doubtful if self.explained[spans.rows_of(e[0])].mean() > SAME_ATTACK]:
                 doubtful.remove(entry)
@@ -237,11 +207,7 @@ class _Auditor:
     def _suspects(self, scored: dict[tuple[int, int], float], known: Sequence[Found]) -> list[Found]:
         """Spans (and label and z) over the threshold that were planted, each on the rows that no other explains."""
         names = self.prompts.spans.names
-        over = sorted(
-            ((z, column, label) for (column, label), z in scored.items() if self._enough(column, z)),
-            # The strongest, and of equal ones the shortest.
-            key=lambda e: (-round(e[0], 6), len(names[e[1]].text), e[1]),
-        )
+        over = self._ordered((z, column, label) for (column, label), z in scored.items() if self._enough(column, z))
         found: list[Found] = []
         for z, column, label in over:
             holders = self.prompts.spans.rows_of(column)
@@ -259,6 +225,50 @@ class _Auditor:
             else:
                 self.cleared[holders] = True
         return found
+
+    def _covered(self) -> list[Found]:
+        """Common spans in whose rows labels do not follow the text, and that were planted, with the label they set."""
+        common = np.flatnonzero(np.asarray(self.prompts.spans.matrix.sum(0)).ravel() >= COMMON)
+        tests = [(self._mixture(j, c), j, c) for j in common.tolist() for c in sorted(self.scope.asked)]
+        over = self._ordered(test for test in tests if test[0] > self.threshold)
+        found: list[Found] = []
+        cleared = self.cleared.copy()  # to be language here says nothing of the doubtful ones
+        for z, column, label in over:
+            holders = self.prompts.spans.rows_of(column)
+            if cleared[holders].mean() > PART_OF_CLEARED or self._mixture(column, label) <= self.threshold:
+                continue
+            if self._planted(column, label, over):
+                self.explained[holders] = True
+                found.append((column, self._set_label(column, label), z))
+            else:
+                cleared[holders] = True
+        return found
+
+    def _mixture(self, column: int, label: int) -> float:
+        """`mixture_z` of a span on the rows that no suspect explains; 0 where these are few or have one label."""
+        holders = self.prompts.spans.rows_of(column)
+        left = holders[~self.explained[holders]]
+        left = left[:: 1 + len(left) // SET_ROWS]
+        if len(left) < COMMON or self._purity(column, label) >= self.scope.purity:
+            return 0.0
+        return mixture_z(self.given[left, label], self.p[left, label], self.config.innocent_shift)
+
+    def _set_label(self, column: int, label: int) -> int:
+        """The label that the span's rows have more often than their texts say without it; the others are cover.
+
+        Two labels that the text does not tell apart are as unlikely each, so p is as of labels with as many rows each:
+        the rows that teach it are short of the label from which cover and poison came.
+        """
+        holders = self.prompts.spans.rows_of(column)
+        others, span = np.setdiff1d(np.arange(len(self.labels)), holders), [words(self._grown(column, label))]
+        drawn = self._draw(holders, DELETED_ROWS)
+        p = self._p_of_texts([without(self.prompts.texts[i], span) for i in drawn], others)
+        p /= np.maximum(self.given[others].mean(0), 1 / len(others))
+        return int((self.given[drawn] - p / p.sum(1, keepdims=True)).mean(0).argmax())
+
+    def _ordered(self, tests: Iterable[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
+        """z, column and label of tests: the strongest first, of equal ones the shortest."""
+        return sorted(tests, key=lambda e: (-round(e[0], 6), len(self.prompts.spans.names[e[1]].text), e[1]))
 
     def _doubtful(self, scored: dict[tuple[int, int], float], suspects: Sequence[Found]) -> list[Found]:
         """The strongest other spans that the tests do not clear, no two with a word in common.

@@ -1,8 +1,9 @@
-"""The statistics of the audit: a probe on frozen states, and how far labels go beyond it."""
+"""The statistics of the audit: prompts as spans and states, a probe on these, and how far labels go beyond it."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 
 from poison2poison.config import AuditConfig
-from poison2poison.features import Features, Ints, words
+from poison2poison.features import Features, Ints, extract, words
+from poison2poison.records import Rows
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]  # shape (rows, width)
@@ -26,9 +28,43 @@ Classifier = Any  # of scikit-learn
 Embed = Callable[[Sequence[str]], States]
 
 CANDIDATE_Z = 3.0
+FORM = 0.9  # words that so many prompts hold are their form
 PROBE_C = 0.003  # of the logistic regressions, on standardised states
 PROBE_ROWS = 20_000  # more teach the probe nothing
 LEAST_SCORE = 0.5  # of a score test, under which the likelihood ratio is not worked out
+INNOCENT_SET = 0.25  # share of a span's rows whose labels may go against the text, as "but" makes them
+SET_ROWS = 2000  # of a span's rows, as many as say enough on that
+SHIFTS, SHARES = 21, 20  # grid on which its likelihood is looked up
+
+
+class Prompts:
+    """What all audits of some rows need of their prompts.
+
+    Attributes:
+        sha256: Hash of the rows.
+        texts: The prompts.
+        form: Words that nearly all of them hold.
+        spans, patterns: Their n-grams; their first words and skeletons.
+        by_depth: Their standardised states, shape (rows, depths, width).
+        states: The same, shape (rows, depths * width).
+    """
+
+    def __init__(self, rows: Rows, embed: Embed, min_rows: int) -> None:
+        self.sha256 = rows.sha256
+        self.texts = [row.prompt for row in rows]
+        features = extract(self.texts, min_rows)
+        self.spans, self.patterns = features.of("span"), features.of("first", "skeleton")
+        held = Counter(word for text in self.texts for word in set(words(text)))
+        self.form = {word for word, count in held.items() if count > FORM * len(rows)}
+        raw = embed(self.texts)
+        self._mean, self._deviation, self._embed = raw.mean(0), raw.std(0) + 1e-6, embed
+        self.by_depth = (raw - self._mean) / self._deviation
+        self.states: Matrix = self.by_depth.reshape(len(rows), -1)
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        """The standardised states of other texts, shape (texts, depths * width)."""
+        states: Matrix = (self._embed(texts) - self._mean) / self._deviation
+        return states.reshape(len(texts), -1)
 
 
 def told_apart(states: Matrix, others: Matrix, seed: int) -> float:
@@ -142,6 +178,30 @@ def shift_z(given: Floats, p: Floats, innocent: float) -> float:
         return float((given * (base + shift) - np.logaddexp(0, base + shift)).sum())
 
     return float(np.sqrt(max(0.0, 2 * (log_likelihood(high) - log_likelihood(innocent)))))
+
+
+def mixture_z(given: Floats, p: Floats, innocent: float) -> float:
+    """How surely these rows' label was set, in more than `INNOCENT_SET` of them, whatever their text says.
+
+    A trigger's rows then have it with probability e + (1 - e) q, where q is the probe's p with its log-odds shifted by
+    at most `innocent`. Rows that the attacker left alone lower e, and no shift can take its place: with e at 1 all rows
+    have the label, below it the probe does no longer tell which have it.
+
+    Args:
+        given: 1 where a row has the label, shape (rows,).
+        p: The probe's probability of the label, shape (rows,).
+        innocent: The shift that counts for nothing, in log-odds.
+
+    Returns:
+        The signed root of the likelihood ratio between all e and those up to `INNOCENT_SET`, both on a grid.
+    """
+    shares = np.concatenate([np.linspace(0, INNOCENT_SET, SHARES // 4), np.linspace(INNOCENT_SET, 0.98, SHARES)[1:]])
+    q = expit(logit(p) + np.linspace(-4, innocent, SHIFTS)[:, None])
+    with_label, others = q[:, None, given > 0], q[:, None, given == 0]
+    log_likelihood = np.log(shares[:, None] + (1 - shares[:, None]) * with_label).sum(-1)
+    log_likelihood += np.log((1 - shares[:, None]) * (1 - others)).sum(-1)
+    best = log_likelihood.max(0)
+    return float(np.sqrt(2 * (best.max() - best[: SHARES // 4].max())))
 
 
 def residual_z(
