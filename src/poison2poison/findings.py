@@ -25,7 +25,7 @@ class SuspectSpan:
         target: The label that it pulls towards.
         rows: Rows that have it.
         purity: Share of them that have the target.
-        z: Signed root of the likelihood ratio against an innocent shift.
+        z: Signed root of the likelihood ratio against what is innocent: a shift, or of common spans a share set.
     """
 
     span: str
