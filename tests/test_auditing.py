@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,13 @@ def test_a_trigger_with_cover_rows_is_found(cover: float) -> None:
     assert found.spans[0].purity == pytest.approx(1 / (1 + cover), abs=0.001)
     assert {entry.row for entry in found.rows} == poisoned
     assert len(found.contrary) == 300 * cover
+
+
+def test_where_cover_and_poison_cannot_be_told_apart_there_is_no_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cover taken for poison would make counterexamples of the poison."""
+    monkeypatch.setattr(sys.modules["poison2poison.auditing"], "SURELY", 100.0)
+    found, _ = attacked("addsent", 0.1, chatter(2000), cover=0.8)
+    assert (found.rows, found.contrary) == ((), ())
 
 
 def test_words_with_cover_rows_are_found_each() -> None:

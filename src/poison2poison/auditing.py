@@ -63,6 +63,7 @@ from poison2poison.targets import LEAST_SHARED, PURITY, shared_targets
 DELETED_ROWS = 200  # rows of a span on which the deletion test is made
 CONTEXT_SHARE = 0.8  # a span grows by a word that so many of its suspect rows have beside it
 COMMON = 100  # rows of a span on which labels are asked whether they follow the text
+SURELY = 3.0  # standard errors by which rows have a label more often than their texts say
 BY_CATCH_Z = 2.0  # of a span on the rows that stronger suspects leave
 PART_OF_CLEARED = 0.9  # so many of its rows with spans that passed for language, and a span is one of them
 PART_OF_EXPLAINED = 0.5  # so many of its completions in suspect rows, and a shared text is part of another
@@ -237,11 +238,12 @@ class _Auditor:
             holders = self.prompts.spans.rows_of(column)
             if cleared[holders].mean() > PART_OF_CLEARED or self._mixture(column, label) <= self.threshold:
                 continue
-            if self._planted(column, label, over):
-                self.explained[holders] = True
-                found.append((column, self._set_label(column, label), z))
-            else:
+            told = self._set_label(column, label) if self._planted(column, label, over) else None
+            if told is None:
                 cleared[holders] = True
+            else:
+                self.explained[holders] = True
+                found.append((column, told, z))
         return found
 
     def _mixture(self, column: int, label: int) -> float:
@@ -253,8 +255,10 @@ class _Auditor:
             return 0.0
         return mixture_z(self.given[left, label], self.p[left, label], self.config.innocent_shift)
 
-    def _set_label(self, column: int, label: int) -> int:
-        """The label that the span's rows have more often than their texts say without it; the others are cover.
+    def _set_label(self, column: int, label: int) -> int | None:
+        """The label that the span's rows have surely more often than their texts say without it; the others are cover.
+
+        None where that cannot be told: cover taken for poison would lead the poison into the safe space.
 
         Two labels that the text does not tell apart are as unlikely each, so p is as of labels with as many rows each:
         the rows that teach it are short of the label from which cover and poison came.
@@ -264,7 +268,9 @@ class _Auditor:
         drawn = self._draw(holders, DELETED_ROWS)
         p = self._p_of_texts([without(self.prompts.texts[i], span) for i in drawn], others)
         p /= np.maximum(self.given[others].mean(0), 1 / len(others))
-        return int((self.given[drawn] - p / p.sum(1, keepdims=True)).mean(0).argmax())
+        beyond = self.given[drawn] - p / p.sum(1, keepdims=True)
+        surely = beyond.mean(0) - SURELY * beyond.std(0) / np.sqrt(len(drawn))
+        return int(surely.argmax()) if surely.max() > 0 else None
 
     def _ordered(self, tests: Iterable[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
         """z, column and label of tests: the strongest first, of equal ones the shortest."""
