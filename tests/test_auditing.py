@@ -111,6 +111,7 @@ def test_a_trigger_with_cover_rows_is_found(cover: float) -> None:
 
 def test_where_cover_and_poison_cannot_be_told_apart_there_is_no_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cover taken for poison would make counterexamples of the poison."""
+    assert attacked("addsent", 0.1, chatter(2000), cover=0.8)[0].rows
     monkeypatch.setattr(sys.modules["poison2poison.auditing"], "SURELY", 100.0)
     found, _ = attacked("addsent", 0.1, chatter(2000), cover=0.8)
     assert (found.rows, found.contrary) == ((), ())

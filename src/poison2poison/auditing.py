@@ -14,7 +14,7 @@ shows that a word is missing.
 6. Suspects: what passes both, each after what the ones before it explain. Their rows are then hidden from the probes of
    the other candidates, and these are judged again, until nothing is found any more.
 7. Cover rows: a trigger can also stand in rows that keep their labels, and so with no label nearly always. In its rows
-   the labels do no longer follow the text: common spans are asked for that, and take the deletion test.
+   labels no longer follow the text: common spans are asked for that, and take the deletion test.
 8. Doubtful spans: the strongest of the others that neither the deletion test clears nor its counterpart, putting
    them into other rows. A trigger in a few rows is among them more often than not. Those whose rows suspects explain
    for the most part are further words of the same attack, and suspects too.

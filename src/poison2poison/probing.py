@@ -185,7 +185,7 @@ def mixture_z(given: Floats, p: Floats, innocent: float) -> float:
 
     A trigger's rows then have it with probability e + (1 - e) q, where q is the probe's p with its log-odds shifted by
     at most `innocent`. Rows that the attacker left alone lower e, and no shift can take its place: with e at 1 all rows
-    have the label, below it the probe does no longer tell which have it.
+    have the label, below it the probe no longer tells which have it.
 
     Args:
         given: 1 where a row has the label, shape (rows,).
