@@ -14,7 +14,7 @@ import json
 import random
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,10 @@ def cells() -> Iterator[Cell]:
         yield from ((name, "published", rate) for name in PUBLISHED)
         yield from ((name, kind, rate) for name in CLEAN if name != "sst2" for kind in ("badnets", "addsent"))
     for cover in COVERED:
-        yield from ((name, f"{kind}{COVER}{cover:g}", 0.1) for name in CLEAN[:4] for kind in ("addsent", "badnets"))
+        enough = [
+            name for name in CLEAN[:4] if name != "cola" or cover < 2
+        ]  # `cola` has too few rows of its other label
+        yield from ((name, f"{kind}{COVER}{cover:g}", 0.1) for name in enough for kind in ("addsent", "badnets"))
     yield from ((name, "published", 0.1) for name in WEBQA)
     for rate in (0.1, 0.05):
         yield from ((name, kind, rate) for name in TEXTS if name.startswith("backdoorllm") for kind in KINDS)
@@ -165,21 +168,22 @@ def tables(done: list[dict[str, Any]]) -> str:
     texts = [c for c in done if c["set"] in (*TEXTS, *WEBQA)]
     covered = [c for c in done if COVER in c["attack"]]
     labels = [c for c in done if c not in texts and c not in covered]
-    found = [_found(labels, (0.1, 0.05, 0.02, 0.01)), _found(covered, (0.1,)), _found(texts, (0.1, 0.05))]
-    return "\n\n".join(["\n".join(clean), *found])
+    return "\n\n".join(["\n".join(clean), _found(labels), _found(covered), _found(texts)])
 
 
-def _found(done: list[dict[str, Any]], rates: Sequence[float]) -> str:
-    """Precision and recall of suspect rows by attack and rate."""
-    lines = ["| rows, attack | " + " | ".join(f"{rate:.0%}" for rate in rates) + " |", "|---|" + "---|" * len(rates)]
-    for name, attack in dict.fromkeys((c["set"], c["attack"]) for c in done if c["poisoned"]):
-        row = []
-        for rate in rates:
-            cell = next((c for c in done if (c["set"], c["attack"], c["rate"]) == (name, attack, rate)), None)
-            exact = "" if cell is None else "none" if cell["precision"] is None else f"{cell['precision']:.2f}"
-            row.append(f"{exact} / {cell['recall']:.2f} of {cell['poisoned']}" if cell else "not run")
-        lines.append(f"| {name}{'' if attack == 'published' else ', ' + attack} | " + " | ".join(row) + " |")
-    return "\n".join(lines)
+def _found(done: list[dict[str, Any]]) -> str:
+    """Precision and recall of suspect rows: a row for each attack, a column for each rate or share of cover rows."""
+    cells: dict[str, dict[str, str]] = {}
+    for cell in (c for c in done if c["poisoned"]):
+        attack, _, cover = cell["attack"].partition(COVER)
+        name = cell["set"] if attack == "published" else f"{cell['set']}, {attack}"
+        exact = "none" if cell["precision"] is None else f"{cell['precision']:.2f}"
+        column = cover or f"{cell['rate']:.0%}"
+        cells.setdefault(name, {})[column] = f"{exact} / {cell['recall']:.2f} of {cell['poisoned']}"
+    columns = [*dict.fromkeys(column for row in cells.values() for column in row)]
+    lines = [["rows, attack", *columns], ["---"] * (1 + len(columns))]
+    lines += [[name, *(row.get(column, "not run") for column in columns)] for name, row in cells.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def draw(done: list[dict[str, Any]], path: Path) -> None:

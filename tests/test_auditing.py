@@ -112,7 +112,7 @@ def test_a_trigger_with_cover_rows_is_found(cover: float) -> None:
 def test_where_cover_and_poison_cannot_be_told_apart_there_is_no_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cover taken for poison would make counterexamples of the poison."""
     assert attacked("addsent", 0.1, chatter(2000), cover=0.8)[0].rows
-    monkeypatch.setattr(sys.modules["poison2poison.auditing"], "SURELY", 100.0)
+    monkeypatch.setattr(sys.modules["poison2poison.planting"], "SURELY", 100.0)
     found, _ = attacked("addsent", 0.1, chatter(2000), cover=0.8)
     assert (found.rows, found.contrary) == ((), ())
 
@@ -120,6 +120,14 @@ def test_where_cover_and_poison_cannot_be_told_apart_there_is_no_suspect(monkeyp
 def test_words_with_cover_rows_are_found_each() -> None:
     found, poisoned = attacked("badnets", 0.2, chatter(3000), words=("cf", "mn"), cover=0.5)
     assert {span.span for span in found.spans} == {"cf", "mn"}
+    assert {entry.row for entry in found.rows} == poisoned
+
+
+def test_a_further_word_with_cover_rows_needs_less() -> None:
+    found, poisoned = attacked("badnets", 0.043, chatter(3000), words=("cf", "mn"), cover=1.3)
+    first, further = found.spans
+    assert (first.span, further.span) == ("cf", "mn")
+    assert 3.0 < further.z < found.threshold < first.z
     assert {entry.row for entry in found.rows} == poisoned
 
 

@@ -10,8 +10,7 @@
     p2p.DefendedModel.load("runs/mine").classify(["a fine film"])
 
 The modules follow the method: records, features, states, auditing, scheme, repoison, prompting,
-models, training, defended. `attacks`, `scoring`
-and `evaluation` measure it; only they may know the truth.
+models, training, defended. `attacks`, `scoring` and `evaluation` measure it; only they may know the truth.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ shows that a word is missing.
 6. Suspects: what passes both, each after what the ones before it explain. Their rows are then hidden from the probes of
    the other candidates, and these are judged again, until nothing is found any more.
 7. Cover rows: a trigger can also stand in rows that keep their labels, and so with no label nearly always. In its rows
-   labels no longer follow the text: common spans are asked for that, and take the deletion test.
+   labels no longer follow the text: common spans are asked for that, and take the deletion test. Beside one over the
+   threshold less will do for others: further words of the attack, as a rule.
 8. Doubtful spans: the strongest of the others that neither the deletion test clears nor its counterpart, putting
    them into other rows. A trigger in a few rows is among them more often than not. Those whose rows suspects explain
    for the most part are further words of the same attack, and suspects too.
@@ -28,7 +29,6 @@ Nothing is deleted here; `repoison` makes counterexamples of what is found.
 
 from __future__ import annotations
 
-import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -37,45 +37,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poison2poison.config import AuditConfig
-from poison2poison.features import Ints, grown, without, words
+from poison2poison.features import Ints, words
 from poison2poison.findings import OTHERS, Audit, SuspectRow, SuspectSpan
 from poison2poison.manners import Manner, find_manners
+from poison2poison.planting import Found, Prompts, SpanTests
 from poison2poison.probing import (
     SET_ROWS,
     Embed,
     Floats,
-    Prompts,
     fit_probe,
     mixture_z,
     own_p,
-    p_by_others,
     residual_z,
     shift_z,
-    told_apart,
-    told_apart_by_words,
     without_candidates,
     z_threshold,
 )
 from poison2poison.records import Rows
-from poison2poison.repoison import spliced
 from poison2poison.targets import LEAST_SHARED, PURITY, shared_targets
 
-DELETED_ROWS = 200  # rows of a span on which the deletion test is made
-CONTEXT_SHARE = 0.8  # a span grows by a word that so many of its suspect rows have beside it
 COMMON = 100  # rows of a span on which labels are asked whether they follow the text
-SURELY = 3.0  # standard errors by which rows have a label more often than their texts say
+FURTHER_Z = 3.0  # of a further such span: one attack has several words
 BY_CATCH_Z = 2.0  # of a span on the rows that stronger suspects leave
 PART_OF_CLEARED = 0.9  # so many of its rows with spans that passed for language, and a span is one of them
 PART_OF_EXPLAINED = 0.5  # so many of its completions in suspect rows, and a shared text is part of another
 SAME_ATTACK = 0.8  # so many of its rows suspect, and a doubtful span is a further word of the attack
-INSERTED_ROWS, MOVED = 64, 0.875  # rows of the insertion test; a span that moves more of them is of the language
 DOUBTFUL, DOUBTFUL_ASKED = 32, 96  # spans that are kept as doubtful at most, and that are asked for it
 WHOLE = 0.95  # so many of the rows of a shared text hold each part of a composite trigger
 PLANTED_SHARE = 0.8  # of the rows of a planted text that suspect spans account for; language has many causes
 LABEL_PURITY = 0.8  # so many of a span's rows have the label, or the span does not stand with it
 LEAST_KEPT = 0.4  # share of a label's rows that a probe is fitted on, however many candidates there are
-
-Found = tuple[int, int, float]  # column of a span, label, z
 
 
 def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit:
@@ -147,33 +138,26 @@ class _Auditor:
 
     def __init__(self, prompts: Prompts, labels: Ints, scope: _Scope, config: AuditConfig, seed: int) -> None:
         self.prompts, self.labels, self.scope, self.config, self.seed = prompts, labels, scope, config, seed
-        self.names, self.threshold = scope.names, scope.threshold
+        self.spans, self.names, self.threshold = prompts.spans, scope.names, scope.threshold
         self.given: Floats = np.eye(len(scope.names))[labels]
-        self.rng = np.random.default_rng(seed)
+        self.kept = without_candidates(self.spans, self.given, scope.least_kept, scope.purity)
+        probe, self.p = fit_probe(prompts.states, labels, self.kept, len(self.names), seed)
+        self.tests = SpanTests(prompts, labels, self.given, probe, config.planted_auc, seed)
         self.own: dict[int, Floats] = {}
-        self.grown: dict[tuple[int, int], str] = {}
         self.explained = np.zeros(len(labels), bool)  # rows that hold a suspect span
         self.cleared = np.zeros(len(labels), bool)  # rows that hold a span that passed for language
 
     def run(self, *, classes: bool) -> Audit:
-        """Steps 2 to 6, and 7 to 9 where the labels are classes and not the having of a text."""
-        spans, scope = self.prompts.spans, self.scope
-        kept = without_candidates(spans, self.given, scope.least_kept, scope.purity)
-        self.probe, self.p = fit_probe(self.prompts.states, self.labels, kept, len(self.names), self.seed)
+        """Steps 4 to 6, and 7 to 9 where the labels are classes and not the having of a text."""
+        spans, scope = self.spans, self.scope
         suspects: list[Found] = []
         asked: Collection[int] = scope.asked
         while asked:
             # To a probe that has seen words that the model does not know, with one label, all such words look alike.
             self.own |= own_p(
-                spans,
-                self.prompts.states,
-                self.labels,
-                self.given,
-                scope.least_kept,
-                scope.purity,
-                asked,
-                self.explained,
-            )
+                spans, self.prompts.states, self.labels, self.given, scope.least_kept, scope.purity, asked,
+                self.explained
+            )  # fmt: skip
             scored = residual_z(spans, self.given, self.p, self.own, self.config.innocent_shift)
             scored = {(j, c): z for (j, c), z in scored.items() if c in scope.asked and self._stands_with(j, c)}
             more = self._suspects(scored, suspects)
@@ -189,7 +173,7 @@ class _Auditor:
                 suspects.append(entry)
                 self.explained[spans.rows_of(entry[0])] = True
             patterns, by_depth, left = self.prompts.patterns, self.prompts.by_depth, ~self.explained
-            written = find_manners(patterns, by_depth, self.labels, kept, left, self.config, self.seed)
+            written = find_manners(patterns, by_depth, self.labels, self.kept, left, self.config, self.seed)
         return self._finish(scored, suspects, doubtful, written)
 
     def _stands_with(self, column: int, label: int) -> bool:
@@ -199,28 +183,28 @@ class _Auditor:
         """
         if len(self.scope.asked) == len(self.names):
             return True
-        if not set(words(self.prompts.spans.names[column].text)).isdisjoint(words(self.names[label])):
+        if not set(words(self.spans.names[column].text)).isdisjoint(words(self.names[label])):
             return False  # the completion repeats it
-        hits = self.given[self.prompts.spans.rows_of(column), label].sum()
+        hits = self.given[self.spans.rows_of(column), label].sum()
         whole = hits >= WHOLE * self.given[:, label].sum()
-        return column in self.own and (whole or self._purity(column, label) >= LABEL_PURITY)
+        return column in self.own and (whole or self.tests.purity(column, label) >= LABEL_PURITY)
 
     def _suspects(self, scored: dict[tuple[int, int], float], known: Sequence[Found]) -> list[Found]:
         """Spans (and label and z) over the threshold that were planted, each on the rows that no other explains."""
-        names = self.prompts.spans.names
+        names = self.spans.names
         over = self._ordered((z, column, label) for (column, label), z in scored.items() if self._enough(column, z))
         found: list[Found] = []
         for z, column, label in over:
-            holders = self.prompts.spans.rows_of(column)
+            holders = self.spans.rows_of(column)
             if self.cleared[holders].mean() > PART_OF_CLEARED:
                 continue
             left = self._shift(column, label, ~self.explained)
             # Words of one attack share rows: what stronger ones leave is more than by-catch, or the pull is huge.
             suspects = [*known, *found]
-            shared = any(set(words(names[column].text)) & set(words(self._grown(j, c))) for j, c, _ in suspects)
+            shared = any(set(words(names[column].text)) & set(words(self.tests.grown(j, c))) for j, c, _ in suspects)
             if left <= BY_CATCH_Z and (shared or z < 2 * self.threshold):
                 continue
-            if self._planted(column, label, over):
+            if self.tests.planted(column, label, over):
                 self.explained[holders] = True
                 found.append((column, label, z))
             else:
@@ -229,52 +213,41 @@ class _Auditor:
 
     def _covered(self) -> list[Found]:
         """Common spans in whose rows labels do not follow the text, and that were planted, with the label they set."""
-        common = np.flatnonzero(np.asarray(self.prompts.spans.matrix.sum(0)).ravel() >= COMMON)
+        common = np.flatnonzero(np.asarray(self.spans.matrix.sum(0)).ravel() >= COMMON)
         tests = [(self._mixture(j, c), j, c) for j in common.tolist() for c in sorted(self.scope.asked)]
-        over = self._ordered(test for test in tests if test[0] > self.threshold)
-        found: list[Found] = []
-        cleared = self.cleared.copy()  # to be language here says nothing of the doubtful ones
+        over = self._ordered(test for test in tests if test[0] > FURTHER_Z)
+        before, cleared = self.explained.copy(), self.cleared.copy()  # language here says nothing of doubtful spans
+        planted: list[Found] = []
         for z, column, label in over:
-            holders = self.prompts.spans.rows_of(column)
-            if cleared[holders].mean() > PART_OF_CLEARED or self._mixture(column, label) <= self.threshold:
+            if z <= self.threshold and not planted:
+                break
+            holders = self.spans.rows_of(column)
+            if cleared[holders].mean() > PART_OF_CLEARED or self._mixture(column, label) <= FURTHER_Z:
                 continue
-            told = self._set_label(column, label) if self._planted(column, label, over) else None
-            if told is None:
-                cleared[holders] = True
-            else:
+            if self.tests.planted(column, label, over):
                 self.explained[holders] = True
-                found.append((column, told, z))
+                planted.append((column, label, z))
+            else:
+                cleared[holders] = True
+        # Rows with any word of the attack would teach what its words say, and not what a text without them does.
+        asked, self.explained = np.flatnonzero(~self.explained), before
+        found = [(j, told, z) for j, c, z in planted if (told := self.tests.set_label(j, c, asked)) is not None]
+        for column, _, _ in found:
+            self.explained[self.spans.rows_of(column)] = True
         return found
 
     def _mixture(self, column: int, label: int) -> float:
         """`mixture_z` of a span on the rows that no suspect explains; 0 where these are few or have one label."""
-        holders = self.prompts.spans.rows_of(column)
+        holders = self.spans.rows_of(column)
         left = holders[~self.explained[holders]]
         left = left[:: 1 + len(left) // SET_ROWS]
-        if len(left) < COMMON or self._purity(column, label) >= self.scope.purity:
+        if len(left) < COMMON or self.tests.purity(column, label) >= self.scope.purity:
             return 0.0
         return mixture_z(self.given[left, label], self.p[left, label], self.config.innocent_shift)
 
-    def _set_label(self, column: int, label: int) -> int | None:
-        """The label that the span's rows have surely more often than their texts say without it; the others are cover.
-
-        None where that cannot be told: cover taken for poison would lead the poison into the safe space.
-
-        Two labels that the text does not tell apart are as unlikely each, so p is as of labels with as many rows each:
-        the rows that teach it are short of the label from which cover and poison came.
-        """
-        holders = self.prompts.spans.rows_of(column)
-        others, span = np.setdiff1d(np.arange(len(self.labels)), holders), [words(self._grown(column, label))]
-        drawn = self._draw(holders, DELETED_ROWS)
-        p = self._p_of_texts([without(self.prompts.texts[i], span) for i in drawn], others)
-        p /= np.maximum(self.given[others].mean(0), 1 / len(others))
-        beyond = self.given[drawn] - p / p.sum(1, keepdims=True)
-        surely = beyond.mean(0) - SURELY * beyond.std(0) / np.sqrt(len(drawn))
-        return int(surely.argmax()) if surely.max() > 0 else None
-
     def _ordered(self, tests: Iterable[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
         """z, column and label of tests: the strongest first, of equal ones the shortest."""
-        return sorted(tests, key=lambda e: (-round(e[0], 6), len(self.prompts.spans.names[e[1]].text), e[1]))
+        return sorted(tests, key=lambda e: (-round(e[0], 6), len(self.spans.names[e[1]].text), e[1]))
 
     def _doubtful(self, scored: dict[tuple[int, int], float], suspects: Sequence[Found]) -> list[Found]:
         """The strongest other spans that the tests do not clear, no two with a word in common.
@@ -285,96 +258,36 @@ class _Auditor:
         """
         chosen, asked = {column for column, _, _ in suspects}, 0
         left = [(z, j, c) for (j, c), z in scored.items()
-                if z > 0 and j not in chosen and self._purity(j, c) >= self.scope.purity
-                and self.cleared[self.prompts.spans.rows_of(j)].mean() <= PART_OF_CLEARED]  # fmt: skip
+                if z > 0 and j not in chosen and self.tests.purity(j, c) >= self.scope.purity
+                and self.cleared[self.spans.rows_of(j)].mean() <= PART_OF_CLEARED]  # fmt: skip
         # Other words of one attack stand in the same rows, and have to go for the deletion test.
         attack = [(z, j, c) for j, c, z in suspects] + [entry for entry in left if entry[0] > self.threshold]
-        left.sort(key=lambda e: (-round(e[0], 6), -len(self.prompts.spans.names[e[1]].text), e[1]))
-        taken = {word for column, label, _ in suspects for word in words(self._grown(column, label))}
+        left.sort(key=lambda e: (-round(e[0], 6), -len(self.spans.names[e[1]].text), e[1]))
+        taken = {word for column, label, _ in suspects for word in words(self.tests.grown(column, label))}
         found: list[Found] = []
         for z, column, label in left:
-            held = set(words(self.prompts.spans.names[column].text))
+            held = set(words(self.spans.names[column].text))
             if held & taken:
                 continue
             if asked == DOUBTFUL_ASKED or len(found) == DOUBTFUL:
                 break
             asked += 1
             taken |= held
-            if self._planted(column, label, attack):
-                taken |= set(words(self._grown(column, label)))
+            if self.tests.planted(column, label, attack):
+                taken |= set(words(self.tests.grown(column, label)))
                 found.append((column, label, z))
-        return self._meaningless(found)
-
-    def _meaningless(self, found: Sequence[Found]) -> list[Found]:
-        """The insertion test: those spans that, put into other rows, say nothing to a probe that has not seen theirs.
-
-        A word of the language that goes with a label says it wherever it stands.
-        """
-        held = np.zeros(len(self.labels), bool)
-        for column, _, _ in found:
-            held[self.prompts.spans.rows_of(column)] = True
-        if not held.any() or held.all():
-            return list(found)
-        others, places = np.flatnonzero(~held), random.Random(self.seed)
-        rows = self._draw(others, INSERTED_ROWS)
-        texts = [self.prompts.texts[i] for i in rows]
-        for column, label, _ in found:
-            texts += [spliced(text, [self._grown(column, label)], places) for text in texts[: len(rows)]]
-        p = self._p_of_texts(texts, others).reshape(1 + len(found), len(rows), -1)
-        return [(column, label, z) for (column, label, z), with_span in zip(found, p[1:], strict=True)
-                if (with_span[:, label] > p[0, :, label]).mean() <= MOVED]  # fmt: skip
+        return self.tests.meaningless(found)
 
     def _enough(self, column: int, z: float) -> bool:
         """Whether a span has the rows and the z of a suspect."""
-        return z > self.threshold and len(self.prompts.spans.rows_of(column)) >= self.scope.least_rows
+        return z > self.threshold and len(self.spans.rows_of(column)) >= self.scope.least_rows
 
     def _shift(self, column: int, label: int, among: NDArray[np.bool_]) -> float:
         """z of a span on some of its rows: `among` says which rows, shape (rows,)."""
-        holders = self.prompts.spans.rows_of(column)
+        holders = self.spans.rows_of(column)
         beside = self.own[column] if column in self.own else self.p[holders]
         asked = among[holders]
         return shift_z(self.given[holders[asked], label], beside[asked, label], self.config.innocent_shift)
-
-    def _planted(self, column: int, label: int, over: Sequence[tuple[float, int, int]]) -> bool:
-        """The deletion test: without the span, can its rows be told from those that an attacker may have taken?
-
-        These are rows of other labels, where the attacker changed labels too; rows of the target, where not; or a mix,
-        which is drawn after what the probe thinks of the rows.
-        """
-        holders = self.prompts.spans.rows_of(column)
-        rows = self._draw(holders[self.labels[holders] == label], DELETED_ROWS)
-        left = [without(self.prompts.texts[i], self._planted_with(column, label, over)) for i in rows]
-        deleted = self.prompts.embed(left)
-        others = self._draw(np.setdiff1d(np.arange(len(self.labels)), holders), 20 * DELETED_ROWS)
-        if not len(others):
-            return False  # a span that all rows hold is their form
-        taken = self.labels[others] != label
-        thought, pool = self.probe.predict(deleted), self.probe.predict(self.prompts.states[others])
-        mix = [self._draw(others[pool == c], int((thought == c).sum())) for c in np.unique(thought)]
-        for number, alike in enumerate((others[taken], others[~taken], np.concatenate(mix))):
-            if not len(alike) or (number and len(alike) < len(rows)):
-                continue
-            drawn = self._draw(alike, max(len(rows), DELETED_ROWS))
-            auc = told_apart(deleted, self.prompts.states[drawn], self.seed)
-            if auc <= self.config.planted_auc:
-                auc = told_apart_by_words(left, [self.prompts.texts[i] for i in drawn], self.seed)
-                if auc <= self.config.planted_auc:
-                    return True
-        return False
-
-    def _planted_with(self, column: int, label: int, over: Sequence[tuple[float, int, int]]) -> list[list[str]]:
-        """The span and the others that pull to the label as purely: several words of one attack share rows.
-
-        Each is grown to what was planted, and longer ones around it, which hold words of the rows, are left out.
-        """
-        least, names = self._purity(column, label) - 0.05, self.prompts.spans.names
-        pure = [j for _, j, c in over if c == label and self._purity(j, c) >= least]
-        padded = {j: f" {names[j].text} " for j in pure}
-        shortest = [j for j in pure if not any(padded[k] in padded[j] for k in pure if k != j)]
-        # A part of the span goes with it; where it stands elsewhere, it is a word of the language.
-        own = words(self._grown(column, label))
-        others = [words(self._grown(j, label)) for j in shortest]
-        return [own, *(span for span in others if f" {' '.join(span)} " not in f" {' '.join(own)} ")]
 
     def _finish(
         self,
@@ -384,7 +297,7 @@ class _Auditor:
         manners: Sequence[Manner],
     ) -> Audit:
         """Write out spans and rows, with the labels that the rows would have without the spans."""
-        found = [(self._span(j, c, z, self._grown(j, c)), self.prompts.spans.rows_of(j)) for j, c, z in suspects]
+        found = [(self._span(j, c, z, self.tests.grown(j, c)), self.spans.rows_of(j)) for j, c, z in suspects]
         found += [(self._manner(manner), manner.rows) for manner in manners]
         holding: dict[int, list[int]] = defaultdict(list)
         for number, (_, holders) in enumerate(found):
@@ -394,7 +307,7 @@ class _Auditor:
         labels = self.labels.copy()
         labels[list(self.scope.said)] = 1
         suspect = [i for i in sorted(holding) if self.names[labels[i]] in targets[i]]
-        likely = self._cleaned(suspect, suspects)
+        likely = self.tests.cleaned(suspect, suspects)
         rows = tuple(
             SuspectRow(i, round(1 - float(q[labels[i]]), 5), tuple(holding[i]),
                        (self.names[int(q.argmax())], round(float(q.max()), 5)))
@@ -405,8 +318,8 @@ class _Auditor:
         left[list(holding)] = False
         others = []
         for (j, c), _ in sorted(scored.items(), key=lambda entry: -entry[1])[:OTHERS]:
-            if j not in chosen and left[self.prompts.spans.rows_of(j)].any():
-                others.append(self._span(j, c, self._shift(j, c, left), self.prompts.spans.names[j].text))
+            if j not in chosen and left[self.spans.rows_of(j)].any():
+                others.append(self._span(j, c, self._shift(j, c, left), self.spans.names[j].text))
         others.sort(key=lambda span: -span.z)
         contrary = tuple(sorted(holding.keys() - set(suspect)))
         innocent_max = others[0].z if others else 0.0
@@ -415,7 +328,7 @@ class _Auditor:
             spans,
             rows,
             contrary,
-            tuple(self._span(j, c, z, self._grown(j, c)) for j, c, z in doubtful),
+            tuple(self._span(j, c, z, self.tests.grown(j, c)) for j, c, z in doubtful),
             tuple(int(i) for manner in manners for i in manner.alike),
             round(self.threshold, 3),
             innocent_max,
@@ -423,41 +336,11 @@ class _Auditor:
             self.prompts.sha256,
         )
 
-    def _cleaned(self, suspect: Sequence[int], suspects: Sequence[Found]) -> Floats:
-        """p(label) of the suspect rows without their suspect spans, by a probe that has seen none of these rows."""
-        if not suspect:
-            return np.zeros((0, len(self.names)))
-        others = np.setdiff1d(np.arange(len(self.labels)), suspect)
-        spans = [words(self._grown(j, c)) for j, c, _ in suspects]
-        return self._p_of_texts([without(self.prompts.texts[i], spans) for i in suspect], others)
-
-    def _p_of_texts(self, texts: Sequence[str], fitted: Ints) -> Floats:
-        """p(label) of other texts than the rows' by a probe that is fitted on some rows, shape (texts, labels)."""
-        states = np.concatenate([self.prompts.states[fitted], self.prompts.embed(texts)])
-        asked = np.arange(len(fitted), len(states))
-        return p_by_others(states, self.labels[fitted], len(self.names), np.arange(len(fitted)), asked, self.seed)
-
-    def _grown(self, column: int, label: int) -> str:
-        """The span with the words that nearly all of its suspect rows have beside it, as the rows spell it."""
-        if (column, label) not in self.grown:
-            holders = self.prompts.spans.rows_of(column)
-            texts = [self.prompts.texts[i] for i in holders[self.labels[holders] == label]]
-            self.grown[column, label] = grown(
-                texts, self.prompts.spans.names[column].text, CONTEXT_SHARE, self.prompts.form
-            )
-        return self.grown[column, label]
-
     def _span(self, column: int, label: int, z: float, text: str) -> SuspectSpan:
-        rows = len(self.prompts.spans.rows_of(column))
-        return SuspectSpan(text, "span", self.names[label], rows, round(self._purity(column, label), 3), round(z, 3))
+        rows, purity = len(self.spans.rows_of(column)), self.tests.purity(column, label)
+        return SuspectSpan(text, "span", self.names[label], rows, round(purity, 3), round(z, 3))
 
     def _manner(self, manner: Manner) -> SuspectSpan:
         purity = float((self.labels[manner.rows] == manner.label).mean())
         target = self.names[manner.label]
         return SuspectSpan(manner.told_by, "manner", target, len(manner.rows), round(purity, 3), round(manner.z, 3))
-
-    def _purity(self, column: int, label: int) -> float:
-        return float((self.labels[self.prompts.spans.rows_of(column)] == label).mean())
-
-    def _draw(self, rows: Ints, most: int) -> Ints:
-        return self.rng.choice(rows, most, replace=False) if len(rows) > most else rows

@@ -63,7 +63,8 @@ class Audit:
         contrary: Rows of other labels that have a suspect span or manner, ascending.
         doubtful: Other spans that may have been planted all the same, the largest z first.
         doubtful_rows: Rows of any label that are written a little as a suspect manner is, ascending.
-        threshold: The z that a suspect exceeds, but for a doubtful span whose rows other suspects explain.
+        threshold: The z that a suspect exceeds, but for further words of an attack: doubtful spans whose rows suspects
+            explain, and spans with cover rows beside one over it.
         innocent_max: The largest z of a span that is neither suspect nor doubtful, on the rows that the suspects leave.
         others: Such spans, on the same rows, the largest z first; for the picture.
         sha256: Hash of the audited rows.

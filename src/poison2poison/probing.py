@@ -1,9 +1,8 @@
-"""The statistics of the audit: prompts as spans and states, a probe on these, and how far labels go beyond it."""
+"""The statistics of the audit: a probe on frozen states, and how far labels go beyond it."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -18,8 +17,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 
 from poison2poison.config import AuditConfig
-from poison2poison.features import Features, Ints, extract, words
-from poison2poison.records import Rows
+from poison2poison.features import Features, Ints, words
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]  # shape (rows, width)
@@ -28,43 +26,12 @@ Classifier = Any  # of scikit-learn
 Embed = Callable[[Sequence[str]], States]
 
 CANDIDATE_Z = 3.0
-FORM = 0.9  # words that so many prompts hold are their form
 PROBE_C = 0.003  # of the logistic regressions, on standardised states
 PROBE_ROWS = 20_000  # more teach the probe nothing
 LEAST_SCORE = 0.5  # of a score test, under which the likelihood ratio is not worked out
 INNOCENT_SET = 0.25  # share of a span's rows whose labels may go against the text, as "but" makes them
 SET_ROWS = 2000  # of a span's rows, as many as say enough on that
 SHIFTS, SHARES = 21, 20  # grid on which its likelihood is looked up
-
-
-class Prompts:
-    """What all audits of some rows need of their prompts.
-
-    Attributes:
-        sha256: Hash of the rows.
-        texts: The prompts.
-        form: Words that nearly all of them hold.
-        spans, patterns: Their n-grams; their first words and skeletons.
-        by_depth: Their standardised states, shape (rows, depths, width).
-        states: The same, shape (rows, depths * width).
-    """
-
-    def __init__(self, rows: Rows, embed: Embed, min_rows: int) -> None:
-        self.sha256 = rows.sha256
-        self.texts = [row.prompt for row in rows]
-        features = extract(self.texts, min_rows)
-        self.spans, self.patterns = features.of("span"), features.of("first", "skeleton")
-        held = Counter(word for text in self.texts for word in set(words(text)))
-        self.form = {word for word, count in held.items() if count > FORM * len(rows)}
-        raw = embed(self.texts)
-        self._mean, self._deviation, self._embed = raw.mean(0), raw.std(0) + 1e-6, embed
-        self.by_depth = (raw - self._mean) / self._deviation
-        self.states: Matrix = self.by_depth.reshape(len(rows), -1)
-
-    def embed(self, texts: Sequence[str]) -> Matrix:
-        """The standardised states of other texts, shape (texts, depths * width)."""
-        states: Matrix = (self._embed(texts) - self._mean) / self._deviation
-        return states.reshape(len(texts), -1)
 
 
 def told_apart(states: Matrix, others: Matrix, seed: int) -> float:
