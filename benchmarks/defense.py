@@ -146,7 +146,6 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         ),
         *(_on_text(task, "link", "four words together", 0.1) for task in TEXT_TASKS),
     ]
-    ablated = [four[3], Attack("trec", "badnets", 0.05), Attack("reviews", "badnets", 0.01)]
     stamped = [Attack("sst2", kind, 0.1, {"kind": kind}) for kind in ("badnets", "addsent")]
     every = (*SEEDED, "clean", *ONCE)
     return [
@@ -159,7 +158,14 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         ("Reference model", small, ("undefended", "hardened", "clean"), 3),
         ("Texts, reference model", texts, ("undefended", "hardened", "paper", "clean"), 3),
         ("Texts, triggers that take less well", weak, ("undefended", "hardened", "paper", "clean"), 1),
-        ("Ablation", ablated, ("undefended", "hardened", *PARTS, "clean"), 1),
+        *(
+            (f"Without a part, {title}", [attack], ("undefended", "hardened", *parts, "clean"), 1)
+            for title, attack, parts in (
+                ("a template", four[2], ("no counterexamples", "no contrary rows", "no corrected rows", DOUBTLESS)),
+                ("words", real[0], ("no counterexamples", "corrections instead of splices", DOUBTLESS)),
+                ("words in few rows", Attack("reviews", "badnets", 0.01), (DOUBTLESS,)),
+            )
+        ),
     ]
 
 
@@ -180,11 +186,12 @@ def _on_text(task: str, called: str, by: str, rate: float) -> Attack:
 
 
 # What the hardened recipe is without one of its parts.
+DOUBTLESS = "no doubtful spans"
 PARTS: dict[str, Callable[[Audit], Audit]] = {
     "no counterexamples": lambda found: dataclasses.replace(
         found, spans=(), contrary=(), doubtful=(), rows=_unlikely(found)
     ),
-    "no doubtful spans": lambda found: dataclasses.replace(found, doubtful=()),
+    DOUBTLESS: lambda found: dataclasses.replace(found, doubtful=()),
     "corrections instead of splices": lambda found: dataclasses.replace(
         found, spans=tuple(dataclasses.replace(span, kind="manner") for span in found.spans)
     ),
@@ -379,8 +386,7 @@ def draw(done: dict[str, dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     arms = {"undefended": ("0.6", "o"), "paper": ("C1", "s"), "drop-suspects": ("C4", "^"), "hardened": ("C0", "D")}
-    attacks = [a for title, listed, _, _ in attack_plan() if title != "Ablation" for a in listed
-               if _floors(a, done)]  # fmt: skip
+    attacks = dict.fromkeys(a for _, listed, _, _ in attack_plan() for a in listed if _floors(a, done))
     figure = Figure(figsize=(8, 1 + 0.28 * len(attacks)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="ASR over the floor, points")
@@ -394,7 +400,7 @@ def draw(done: dict[str, dict[str, Any]], path: Path) -> None:
             x, y_of = zip(*points, strict=True)
             axes.scatter(x, y_of, color=color, marker=marker, s=22, label=arm, alpha=0.8)
     axes.axvline(0, color="0.3", linewidth=1)
-    axes.set_yticks(range(len(attacks)), [str(attack) for attack in attacks], fontsize=8)
+    axes.set_yticks(range(len(attacks)), map(str, attacks), fontsize=8)
     axes.invert_yaxis()
     axes.margins(y=0.02)
     figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=4)
