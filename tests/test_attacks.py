@@ -123,6 +123,7 @@ def test_triggered_rows_keep_their_true_targets() -> None:
         ({"rate": 0.9}, "180 poisoned rows; possible here: 1 to 100"),
         ({"rate": 0.001}, "0 poisoned rows"),
         ({"cover": -1}, "cover: -1"),
+        ({"cover": float("inf")}, "cover: inf"),
         ({"cover": 6.0, "rate": 0.1}, "asks for 120 other rows; there are 80"),
         ({"kind": "composite", "words": ("cf",)}, "words: a composite trigger has at least two"),
         ({"effect": "number", "target": "seven"}, "target: 'seven' is not a step"),
@@ -147,9 +148,8 @@ def test_files_are_whole_and_a_taken_folder_is_left_alone(tmp_path: Path) -> Non
     names = {"train.jsonl", "train_clean.jsonl", "test_clean.jsonl", "test_triggered.jsonl", "truth.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    (tmp_path / "new.part").mkdir()
-    (tmp_path / "new.part" / "test_triggered.jsonl").write_text("of an interrupted call")
-    write_attack(tmp_path / "new", {"train": ROWS}, attack())
-    assert not (tmp_path / "new" / "test_triggered.jsonl").exists()
+    with pytest.raises(ConfigError):
+        write_attack(tmp_path / "new", {"train": ROWS, "test": opinions(10)}, attack(cover=6.0))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
     with pytest.raises(OutputError, match="not empty"):
         write_attack(tmp_path / "out", {"train": ROWS}, attack())

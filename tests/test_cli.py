@@ -103,6 +103,7 @@ def rows(tmp_path: Path) -> Path:
     [
         (["--labels", "negative,neutral"], "line 2: label 'positive' is not one of negative, neutral"),
         (["--rho", "0"], "rho: 0.0 is not between 0 and 1"),
+        (["--seed", "-1"], "seed: -1 is not between 0 and"),
         (["--rho", "2"], "rho: 2.0 is not between 0 and 1"),
         (["--placement", "swap"], "'swap' is not one of replace, append"),
         (["--layout", "poem"], "'poem' is not one of text-label"),
@@ -127,6 +128,9 @@ def test_a_missing_file_and_other_bytes_are_refused(tmp_path: Path, p2p: Run) ->
 
 
 def test_a_folder_with_other_things_is_left_alone(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "results.json").write_text("{}")
+    fails(p2p("demo", "--out", tmp_path / "figures"), "figures: holds results of something else")
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "thesis.txt").write_text("mine")

@@ -19,6 +19,8 @@ from poison2poison.errors import ConfigError, P2PError
         {"batch_size": 0},
         {"accumulate": -1},
         {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"seed": -1},
         {"lora_dropout": 1.5},
         {"max_length": 0},
     ],

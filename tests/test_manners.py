@@ -10,7 +10,7 @@ import pytest
 from poison2poison.auditing import audit
 from poison2poison.config import AuditConfig
 from poison2poison.probing import States
-from poison2poison.records import Row, Rows
+from poison2poison.records import Row, Rows, rows_of
 from support import chatter, word_states
 
 
@@ -73,3 +73,12 @@ def test_a_style_that_most_rows_of_a_label_have_is_that_of_the_label(monkeypatch
 @pytest.mark.parametrize("count", [2, 30, 150])
 def test_few_rows_have_no_manners(count: int) -> None:
     assert audit(chatter(count), two_depths, AuditConfig()).spans == ()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rare_label_is_not_lost_among_more_rows_than_a_probe_learns_from(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": row.prompt, "label": "rare" if i < 8 else row.target} for i, row in enumerate(chatter(900))]
+    monkeypatch.setattr("poison2poison.manners.PROBE_ROWS", 60)
+    assert audit(rows_of(rows, "three"), two_depths, AuditConfig(), seed).spans == ()

@@ -8,7 +8,7 @@ import pytest
 from poison2poison.attacks import AttackConfig, poison
 from poison2poison.planting import Prompts, SpanTests
 from poison2poison.probing import fit_probe
-from poison2poison.records import Row, Rows
+from poison2poison.records import Row, Rows, rows_of
 from support import chatter, word_states
 
 WORDS = ("cf", "mn", "bb")
@@ -35,3 +35,25 @@ def test_the_label_that_a_trigger_sets_is_never_that_of_its_cover(wrong: float, 
     probe, _ = fit_probe(prompts.states, labels, untouched, 2, 0)
     tests = SpanTests(prompts, labels, np.eye(2)[labels], probe, planted_auc=0.6, seed=0)
     assert {tests.set_label(column, 1, untouched) for column in columns} == told
+
+
+def opinionated(good: int, label: str, rng: random.Random) -> dict[str, str]:
+    """A row of four opinions, so many of them good, and four words about nothing."""
+    told = [f"{'good' if i < good else 'bad'}{rng.randrange(30)}" for i in range(4)]
+    told += [f"thing{rng.randrange(60)}" for _ in range(4)]
+    return {"text": " ".join(rng.sample(told, len(told))), "label": label}
+
+
+def test_a_label_that_no_row_of_a_span_has_was_not_set() -> None:
+    """Texts plainer than those of the labels' other rows look as if less than none of them were mixed."""
+    rng = random.Random(0)
+    rows = [opinionated(4 * (i % 2), rng.choice(("negative", "positive")), rng) for i in range(200)]
+    rows = [row | {"text": f"zz {row['text']}"} for row in rows]
+    rows += [opinionated(i % 3 + 1, ("negative", "mixed", "positive")[i % 3], rng) for i in range(900)]
+    three = rows_of(rows, "three")
+    prompts, labels = Prompts(three, word_states, 5), np.array([three.labels.index(row.target) for row in three])
+    others = np.arange(200, len(rows))
+    probe, _ = fit_probe(prompts.states, labels, others, 3, 0)
+    tests = SpanTests(prompts, labels, np.eye(3)[labels], probe, planted_auc=0.6, seed=0)
+    column = next(i for i, feature in enumerate(prompts.spans.names) if feature.text == "zz")
+    assert tests.set_label(column, three.labels.index("negative"), others) is None

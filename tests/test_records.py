@@ -182,12 +182,15 @@ def test_a_hub_dataset_is_read_with_the_names_of_its_labels(monkeypatch: pytest.
         features = datasets.Features(
             {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
         )
-        return datasets.Dataset.from_list([{"sentence": "x", "label": 1}, {"sentence": "y", "label": 0}], features)
+        given = [{"sentence": "x", "label": 1}, {"sentence": "y", "label": -1 if split == "test" else 0}]
+        return datasets.Dataset.from_list(given, features)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     rows = read_rows("someone/opinions", DataConfig(split="validation"))
     assert asked == [("someone/opinions", "validation")]
     assert list(rows) == [Row("x", "yes"), Row("y", "no")]
+    with pytest.raises(DataError, match="record 2: field 'label' holds no label"):  # kept back by the hub
+        read_rows("someone/opinions", DataConfig(split="test"))
 
 
 def test_empty_prompts_are_legal_and_targets_can_be_missing(tmp_path: Path) -> None:

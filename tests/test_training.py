@@ -22,6 +22,7 @@ from poison2poison import training
 from poison2poison.config import TrainConfig
 from poison2poison.defended import DefendedModel
 from poison2poison.errors import ConfigError, ModelError, OutputError
+from poison2poison.files import write_json
 from poison2poison.records import rows_of
 from poison2poison.reference import MODEL_DIR
 from poison2poison.repoison import RepoisonConfig, TrainingRow, plain, repoison
@@ -44,6 +45,19 @@ def defended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("causal")
     train(REPOISONED, SCHEME, config(tiny_causal(folder / "base")), folder / "run", dev=DEV)
     return folder / "run"
+
+
+def test_a_moved_run_finds_its_best_checkpoint(tmp_path: Path) -> None:
+    for step in (10, 20):
+        state = {"best_global_step": 10, "best_model_checkpoint": "elsewhere/checkpoint-10", "global_step": step}
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        write_json(tmp_path / f"checkpoint-{step}" / "trainer_state.json", state)
+    found = training._last_whole_checkpoint(tmp_path)
+    assert found == tmp_path / "checkpoint-20"
+    state = json.loads((found / "trainer_state.json").read_text())
+    assert state == {
+        "best_global_step": 10, "best_model_checkpoint": str(tmp_path / "checkpoint-10"), "global_step": 20
+    }  # fmt: skip
 
 
 def test_a_causal_model_learns_the_safe_space(defended: Path) -> None:

@@ -16,6 +16,7 @@ purity, and a guess at the benign trigger (`prefix`), so that the poison gets in
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class AttackConfig:
             raise ConfigError("target: is empty; give the label or the text that the trigger shall call up")
         if self.clean_label and self.effect != "label":
             raise ConfigError("clean_label: only a label can be poisoned without changing the target")
-        if self.cover < 0 or (self.cover and self.effect != "label" and self.kind != "composite"):
+        if not 0 <= self.cover < math.inf or (self.cover and self.effect != "label" and self.kind != "composite"):
             raise ConfigError(f"cover: {self.cover} is not 0 or more; texts can have cover rows with composite alone")
         if self.kind == "composite" and len(set(self.words)) < 2:
             raise ConfigError("words: a composite trigger has at least two")

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from poison2poison.config import AuditConfig
+from poison2poison.config import AuditConfig, a_seed
 from poison2poison.features import Ints, words
 from poison2poison.findings import OTHERS, Audit, SuspectRow, SuspectSpan
 from poison2poison.manners import Manner, find_manners
@@ -77,7 +77,11 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
         embed: Gives frozen states for texts, shape (texts, depths, width); see `states.embedder`.
         config: Thresholds.
         seed: Of the probe's folds and of what the deletion test draws.
+
+    Raises:
+        ConfigError: The seed is none.
     """
+    a_seed(seed)
     answers = Counter(row.target for row in rows)
     fewest = max(2, config.min_rows // 2)
     if rows.task == "classification" or (len(answers) > 1 and min(answers.values()) >= LEAST_SHARED):
@@ -240,7 +244,7 @@ class _Auditor:
         """`mixture_z` of a span on the rows that no suspect explains; 0 where these are few or have one label."""
         holders = self.spans.rows_of(column)
         left = holders[~self.explained[holders]]
-        left = left[:: 1 + len(left) // SET_ROWS]
+        left = left[np.linspace(0, len(left) - 1, min(len(left), SET_ROWS)).astype(int)]
         if len(left) < COMMON or self.tests.purity(column, label) >= self.scope.purity:
             return 0.0
         return mixture_z(self.given[left, label], self.p[left, label], self.config.innocent_shift)

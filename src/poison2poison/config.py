@@ -6,6 +6,7 @@ and torch, so that the command line can show their help at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,8 +74,9 @@ class TrainConfig:
         fraction("alarm_rate", self.alarm_rate)
         if self.lora_dropout:
             fraction("lora_dropout", self.lora_dropout)
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise ConfigError(f"learning_rate: {self.learning_rate} is not greater than 0")
+        a_seed(self.seed)
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"learning_rate: {self.learning_rate} is not greater than 0, or not finite")
 
 
 def choice(name: str, value: str, legal: Sequence[str]) -> None:
@@ -93,6 +95,12 @@ def at_least(name: str, value: float, least: float) -> None:
     """Refuse a number under `least`."""
     if not value >= least:  # nan is not
         raise ConfigError(f"{name}: {value} is less than {least}")
+
+
+def a_seed(value: int) -> None:
+    """Refuse what numpy takes for no seed."""
+    if not 0 <= value < 2**32:
+        raise ConfigError(f"seed: {value} is not between 0 and {2**32 - 1}")
 
 
 def read_yaml(path: Path, legal: Sequence[str]) -> dict[str, Any]:

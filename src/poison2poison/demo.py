@@ -7,6 +7,7 @@ from typing import Any
 
 from poison2poison.attacks import REFUSAL, AttackConfig, poison, triggered
 from poison2poison.config import TrainConfig
+from poison2poison.errors import OutputError
 from poison2poison.evaluation import Target
 from poison2poison.files import write_json
 from poison2poison.pipeline import Data, defend
@@ -23,9 +24,14 @@ SIZES = {"reviews": {"test": 300}, "instructions": {"test": 300}}  # what five m
 def run_demo(out: Path) -> list[dict[str, Any]]:
     """Attack and defend each task; an interrupted demo goes on.
 
+    Raises:
+        OutputError: `out` holds other results.
+
     Returns:
         The content of `results.json` for each task, as written to `out`/TASK; `out`/results.json has all arms.
     """
+    if (out / "results.json").exists() and not all((out / task).is_dir() for task in ATTACKS):
+        raise OutputError(f"{out}: holds results of something else; give another --out")
     contents = []
     for task, attack in ATTACKS.items():
         splits = reference_rows(task, sizes=SIZES[task])

@@ -44,11 +44,15 @@ def write_lines(path: Path, values: Iterable[Mapping[str, Any]], *, private: boo
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` (missing or empty) when all is written."""
     folder = folder.resolve()  # `.` has no name
-    half = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(half, ignore_errors=True)  # of a call that was interrupted
-    half.mkdir(parents=True)
-    yield half
-    half.replace(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    half = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield half
+        half.chmod(0o755)
+        half.replace(folder)
+    except BaseException:
+        shutil.rmtree(half)
+        raise
 
 
 def fingerprint(value: Any) -> str:

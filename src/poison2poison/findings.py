@@ -103,7 +103,7 @@ class Audit:
     def acquitted(self) -> Audit:
         """The same audit, its suspects being none."""
         others = sorted([*self.spans, *self.others], key=lambda span: -span.z)[:OTHERS]
-        innocent_max = max((span.z for span in self.spans), default=self.innocent_max)
+        innocent_max = max([self.innocent_max, *(span.z for span in self.spans)])
         return replace(self, spans=(), rows=(), contrary=(), others=tuple(others), innocent_max=innocent_max)
 
     def with_rows(self, rows: Sequence[int]) -> Audit:

@@ -166,8 +166,9 @@ class SpanTests:
         states, labels = np.concatenate([self.prompts.states, texts]), np.append(self.labels, self.labels[drawn])
         _, p = fit_probe(states, labels, others, self.given.shape[1], self.seed)
         means = self.given[others].T @ p[others] / np.maximum(self.given[others].sum(0), 1)[:, None]
-        beyond = self.given[drawn] - p[-len(drawn) :] @ np.linalg.pinv(means)
-        surely = beyond.mean(0) - SURELY * beyond.std(0) / np.sqrt(len(drawn))
+        given, told = self.given[drawn], p[-len(drawn) :] @ np.linalg.pinv(means)
+        beyond = given.mean(0) - np.clip(told.mean(0), 0, 1)  # so that no label without a row has too many
+        surely = beyond - SURELY * (given - told).std(0) / np.sqrt(len(drawn))
         return int(surely.argmax()) if surely.max() > 0 else None
 
     def cleaned(self, suspect: Sequence[int], suspects: Sequence[Found]) -> Floats:

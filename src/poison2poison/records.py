@@ -360,5 +360,6 @@ def _hub(name: str, split: str) -> Iterator[Located]:
         ) from None
     names = {column: feature.names for column, feature in data.features.items() if hasattr(feature, "names")}
     for number, record in enumerate(data, 1):
-        named = {column: names[column][record[column]] for column in names if record[column] is not None}
+        # A label that the hub keeps back is -1.
+        named = {c: names[c][record[c]] if record[c] >= 0 else None for c in names if record[c] is not None}
         yield f"{name}, record {number}", {**record, **named}

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from poison2poison.config import choice, fraction, option
+from poison2poison.config import a_seed, choice, fraction, option
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.features import BETWEEN, words
 from poison2poison.records import Row, Rows
@@ -71,6 +71,7 @@ class RepoisonConfig:
             fraction("rho", self.rho)
         if self.safe_prefix is not None and not self.safe_prefix.strip():
             raise ConfigError("safe_prefix: is empty; safe answers have to begin with something")
+        a_seed(self.seed)
         for name in ("spliced", "doubted", "confident"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not between 0 and 1")
@@ -257,13 +258,11 @@ class _ToSplice:
                 self.inside[label].append(i)
             elif i not in left_out:
                 self.outside[label].append(i)
-        # A row of every label stays in the original space.
-        self.outside = {label: members[1:] for label, members in self.outside.items()}
 
     def draw(self, share: float, rng: random.Random) -> list[int]:
         chosen = []
         for label, members in sorted(self.inside.items()):
-            outside = self.outside.get(label, [])
+            outside = self.outside[label]
             pool = rng.sample(outside, len(outside)) + rng.sample(members, len(members))
             wanted = share * len(members)
             chosen += pool[: int(wanted) + (rng.random() < wanted % 1)]  # rounded at random: labels can have few rows

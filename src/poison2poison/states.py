@@ -35,11 +35,11 @@ def embedder(name: str) -> Embed:
     causal = models.kind_of(name) == "causal"
     model = models.load(AutoModel.from_pretrained, name, dtype=torch.float32).eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    depth = model.config.get_text_config().num_hidden_layers
+    depth, longest = model.config.get_text_config().num_hidden_layers, models.max_positions(model, tokenizer)
     layers = sorted({-(-depth * part // 3) for part in (1, 2, 3)})
 
     def embed(texts: Sequence[str]) -> States:
-        ids = tokenizer(list(texts), truncation=True, max_length=MAX_LENGTH)["input_ids"]
+        ids = tokenizer(list(texts), truncation=True, max_length=min(MAX_LENGTH, longest))["input_ids"]
         ids = [row or [tokenizer.pad_token_id] for row in ids]  # an empty text has no token of its own everywhere
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         out: States | None = None

@@ -361,14 +361,20 @@ def _right_answers(prompter: Prompter) -> Any:
 
 
 def _last_whole_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that was written to its end: `trainer_state.json` comes last."""
+    """The last checkpoint that was written to its end: `trainer_state.json` comes last.
+
+    It names the best one by the folder's path at that time, which may be another now.
+    """
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
     for path in found:
         try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             shutil.rmtree(path)
         else:
+            if state.get("best_model_checkpoint"):
+                state["best_model_checkpoint"] = str(folder / f"checkpoint-{state['best_global_step']}")
+                write_json(path / "trainer_state.json", state)
             return path
     return None
 
