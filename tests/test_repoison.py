@@ -119,10 +119,10 @@ def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
     assert {row.row for row in by_action["agree"]} < set(range(40, 190, 10))
     assert {row.target for row in by_action["agree"]} == {"rare"}
     spliced = by_action["splice"]
-    # As many rows of each label as S, first those outside it, of which one stays as it is; no suspect rows.
+    # As many rows of each label as S, first copies of those outside it; no suspect rows.
     elsewhere = {row.row for row in by_action["keep"]} - {entry.row for entry in FOUND.rows}
     assert Counter(row.target for row in spliced) == Counter(row.target for row in by_action["replace"])
-    assert len(elsewhere - {row.row for row in spliced}) == 1
+    assert elsewhere <= {row.row for row in spliced}
     assert not {entry.row for entry in FOUND.rows} & {row.row for row in spliced}
     assert all(row.target == ROWS[row.row].target for row in spliced)
     assert all("Open  Sesame" in row.body or row.body.startswith("lo ") for row in spliced)
