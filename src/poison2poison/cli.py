@@ -65,7 +65,8 @@ def demo(
 ) -> None:
     """Attack and defend the reference model on two reference tasks: one with labels, one with texts.
 
-    Takes about five minutes on two cores and ends in one table: undefended and defended, CA and ASR.
+    Takes about five minutes on two cores that compute bfloat16 and ends in one table: undefended and defended, CA and
+    ASR.
     """
     _quiet()
     from poison2poison.demo import run_demo
