@@ -10,6 +10,7 @@ import numpy as np
 
 from poison2poison.features import Ints, extract, grown, without, words
 from poison2poison.probing import (
+    INNOCENT_SET,
     Classifier,
     Embed,
     Floats,
@@ -167,8 +168,9 @@ class SpanTests:
         _, p = fit_probe(states, labels, others, self.given.shape[1], self.seed)
         means = self.given[others].T @ p[others] / np.maximum(self.given[others].sum(0), 1)[:, None]
         given, told = self.given[drawn], p[-len(drawn) :] @ np.linalg.pinv(means)
-        beyond = given.mean(0) - np.clip(told.mean(0), 0, 1)  # so that no label without a row has too many
-        surely = beyond - SURELY * (given - told).std(0) / np.sqrt(len(drawn))
+        beyond = given - told
+        surely = beyond.mean(0) - SURELY * beyond.std(0) / np.sqrt(len(drawn))
+        surely[given.mean(0) < INNOCENT_SET] = 0  # what was set has more; an estimate under 0 gives any label an excess
         return int(surely.argmax()) if surely.max() > 0 else None
 
     def cleaned(self, suspect: Sequence[int], suspects: Sequence[Found]) -> Floats:
