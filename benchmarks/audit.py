@@ -53,9 +53,8 @@ def cells() -> Iterator[Cell]:
         yield from ((name, "published", rate) for name in PUBLISHED)
         yield from ((name, kind, rate) for name in CLEAN if name != "sst2" for kind in ("badnets", "addsent"))
     for cover in COVERED:
-        enough = [
-            name for name in CLEAN[:4] if name != "cola" or cover < 2
-        ]  # `cola` has too few rows of its other label
+        # `cola` has too few rows of its other label for two.
+        enough = [name for name in CLEAN[:4] if name != "cola" or cover < 2]
         yield from ((name, f"{kind}{COVER}{cover:g}", 0.1) for name in enough for kind in ("addsent", "badnets"))
     yield from ((name, "published", 0.1) for name in WEBQA)
     for rate in (0.1, 0.05):

@@ -35,6 +35,7 @@ def test_the_label_that_a_trigger_sets_is_never_that_of_its_cover(wrong: float, 
     probe, _ = fit_probe(prompts.states, labels, untouched, 2, 0)
     tests = SpanTests(prompts, labels, np.eye(2)[labels], probe, planted_auc=0.6, seed=0)
     assert {tests.set_label(column, 1, untouched) for column in columns} == told
+    assert tests.set_label(columns[0], 1, untouched[:0]) is None  # where every row holds a word of the attack
 
 
 def opinionated(good: int, label: str, rng: random.Random) -> dict[str, str]:

@@ -162,6 +162,8 @@ class SpanTests:
         2010). So a probe that hardly knows the labels cannot tell, and a label of which the attack left few rows is not
         taken for a rare one.
         """
+        if not len(others):
+            return None
         drawn, span = self._draw(self.spans.rows_of(column), DELETED_ROWS), [words(self.grown(column, label))]
         texts = self.prompts.embed([without(self.prompts.texts[i], span) for i in drawn])
         states, labels = np.concatenate([self.prompts.states, texts]), np.append(self.labels, self.labels[drawn])
@@ -170,7 +172,8 @@ class SpanTests:
         given, told = self.given[drawn], p[-len(drawn) :] @ np.linalg.pinv(means)
         beyond = given - told
         surely = beyond.mean(0) - SURELY * beyond.std(0) / np.sqrt(len(drawn))
-        surely[given.mean(0) < INNOCENT_SET] = 0  # what was set has more; an estimate under 0 gives any label an excess
+        # What was set has a quarter of the rows; any label is in excess of an estimate under 0.
+        surely[given.mean(0) < INNOCENT_SET] = 0
         return int(surely.argmax()) if surely.max() > 0 else None
 
     def cleaned(self, suspect: Sequence[int], suspects: Sequence[Found]) -> Floats:
