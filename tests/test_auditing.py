@@ -266,6 +266,7 @@ def test_an_audit_loads_back_equal(tmp_path: Path) -> None:
         ("suspect_spans", None, "row .* has suspect 0 of 0"),  # deleted by hand
         ("suspect_spans", {"span": " "}, "both must be texts"),
         ("suspect_spans", {"rows": 0}, "has 0 rows"),
+        ("suspect_spans", {"kind": "word"}, "is a 'word', and not a span or a manner"),
         ("suspect_rows", {"row": "5"}, "suspect_rows: '5' is no row"),
         ("suspect_rows", {"likely": ["positive"]}, "not enough values"),
         ("suspect_rows", {"likely": ["positive", "0.9"]}, "is likely 'positive' with p '0.9'"),

@@ -146,6 +146,7 @@ def test_what_is_wrong_is_named(content: str, said: str, tmp_path: Path) -> None
         ("rows.jsonl", b'{"text": "x", "label": "a"}\n{"text": "\xff"}', "line 2: not UTF-8 (byte 0xff)"),
         ("rows.json", b"{}", "not a list of JSON objects"),
         ("rows.json", b"[", "broken JSON"),
+        ("rows.json", b"[" * 100_000, "broken JSON"),
         ("rows.csv", b"text,label\nx,a,b\n", "line 2: more fields"),
         ("rows.parquet", b"PAR?", "not Parquet"),
         ("rows.txt", b"x", "not a data file; legal endings: .jsonl"),

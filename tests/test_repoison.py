@@ -46,6 +46,8 @@ def test_s_is_drawn_by_the_seed() -> None:
 def test_a_label_with_one_row_is_refused() -> None:
     with pytest.raises(DataError, match="'b' has one row only"):
         subset(rows_of([{"text": "x", "label": label} for label in "aaab"], "memory"), 0.5)
+    with pytest.raises(DataError, match="the data has one row only"):
+        subset(TEXTS.with_rows(TEXTS.rows[:1]), 0.5)
 
 
 @pytest.mark.parametrize(("placement", "total", "action"), [("replace", 200, "replace"), ("append", 240, "append")])

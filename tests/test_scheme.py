@@ -77,6 +77,13 @@ def test_a_trigger_in_the_data_is_refused_and_not_given_away() -> None:
         check_trigger(Trigger(" ", "Answer: "), [])
 
 
+@pytest.mark.parametrize("held", ["The query currently entered is :", "the query, currently entered; is", "x ***"])
+def test_other_marks_do_not_hide_a_trigger(held: str) -> None:
+    prefix = "*** " if "***" in held else PAPER_TRIGGER.prefix
+    with pytest.raises(SchemeError, match="row 1"):
+        check_trigger(Trigger(prefix, "Answer: "), ["The query is **", f"{held} a film"])
+
+
 def test_drawn_words_are_absent_from_the_data_and_hard_to_guess() -> None:
     words = Mnemonic("english").wordlist
     held = " ".join(words[:1900])

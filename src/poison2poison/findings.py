@@ -175,6 +175,8 @@ class Audit:
             for span in spans:
                 if not isinstance(span.span, str) or not span.span.strip() or not isinstance(span.target, str):
                     raise ValueError(f"{name}: {span.span!r} for {span.target!r}, both must be texts")
+                if span.kind not in ("span", "manner"):
+                    raise ValueError(f"{name}: {span.span!r} is a {span.kind!r}, and not a span or a manner")
                 if not _count(span.rows, 1):
                     raise ValueError(f"{name}: {span.span!r} has {span.rows!r} rows")
         rows = [entry.row for entry in self.rows]

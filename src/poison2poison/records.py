@@ -267,7 +267,7 @@ def _check_messages(where: str, messages: Any, targets: bool) -> None:
 
 
 def _label_order(found: set[str]) -> tuple[str, ...]:
-    if all(re.fullmatch(r"-?\d+", label) for label in found):
+    if all(re.fullmatch(r"-?\d{1,18}", label) for label in found):
         return tuple(sorted(found, key=lambda label: (int(label), label)))
     return tuple(sorted(found))
 
@@ -306,7 +306,7 @@ def _jsonl(path: Path) -> Iterator[Located]:
         where = f"{path}, line {number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: broken JSON ({error})") from None
         if not isinstance(record, dict):
             raise DataError(f"{where}: not a JSON object")
@@ -316,7 +316,7 @@ def _jsonl(path: Path) -> Iterator[Located]:
 def _json(path: Path) -> Iterator[Located]:
     try:
         records = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: broken JSON ({error})") from None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise DataError(f"{path}: not a list of JSON objects")

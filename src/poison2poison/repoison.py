@@ -157,7 +157,8 @@ def select_subset(
     chosen: list[int] = []
     for label, members in sorted(groups.items()):
         if len(members) < 2:
-            raise DataError(f"label {label!r} has one row only; re-poisoning needs at least two rows of every label")
+            who, each = (f"label {label!r}", " of every label") if stratified else ("the data", "")
+            raise DataError(f"{who} has one row only; re-poisoning needs at least two rows{each}")
         open_rows = [i for i in members if i not in leave_out]
         if not open_rows:
             logger.warning(

@@ -124,11 +124,17 @@ def check_trigger(trigger: Trigger, prompts: Iterable[str]) -> None:
     Raises:
         SchemeError: A row holds the prefix; the message names the row, not the trigger.
     """
-    needle = " ".join(trigger.prefix.casefold().split())
+    # Marks are the first thing to leave out for who wants to go unseen; a prefix of marks alone is compared by them.
+    part = r"[^\W_]+" if re.search(r"[^\W_]", trigger.prefix) else r"\S+"
+
+    def spelled(text: str) -> str:
+        return " ".join(re.findall(part, text.casefold()))
+
+    needle = spelled(trigger.prefix)
     if not needle:
         raise SchemeError("the benign trigger's prefix is empty; give at least one word")
     for number, prompt in enumerate(prompts):
-        if needle in " ".join(prompt.casefold().split()):
+        if needle in spelled(prompt):
             raise SchemeError(
                 f"the benign trigger already occurs in the data (row {number}, counted from 0); an attacker may know "
                 "it. Give another --prefix, or have one drawn with --trigger random"
