@@ -289,7 +289,10 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
     # A given trigger, so that every run is alike: so small a model depends on it. Drawn ones gave 0.02 to 0.50 ASR.
     options = [*model, "--epochs", "12", "--batch-size", "32", "--max-length", "128", "--prefix", "mirror: "]
     command = ["defend", tmp_path / "data", "--baseline", "--drop-suspects", *options, "--out", tmp_path / "run"]
-    assert p2p(*command)[0] == 0
+    code, text, _ = p2p(*command)
+    assert code == 0
+    assert "100 of 1000 rows are suspect" in " ".join(text.split())
+    assert (tmp_path / "run" / "audit.png").exists()
     arms = {arm["name"]: arm for arm in json.loads((tmp_path / "run" / "results.json").read_text())["arms"]}
     assert list(arms) == ["undefended", "p2p-hardened", "drop-suspects"]
     assert arms["undefended"]["asr"]["value"] > 0.9
@@ -384,6 +387,9 @@ def test_what_the_attacker_wants_is_from_options_or_from_the_truth_beside(tmp_pa
     texts = replace(texts, task="generation", labels=())
     truth = tmp_path / "truth.json"
     truth.write_text('{"target": "See here.", "effect": "append"}')
+    assert cli._target(None, None, None, texts) is None
+    with pytest.raises(ConfigError, match="effect: is of triggered rows"):
+        cli._target(None, None, "append", texts)
     assert cli._target(triggered, None, None, texts) == evaluation.Target("See here.", "append")
     assert cli._target(triggered, "Look.", None, texts) == evaluation.Target("Look.", "append")
     assert cli._target(triggered, None, "fixed", texts) == evaluation.Target("See here.", "fixed")

@@ -18,6 +18,7 @@ from poison2poison.repoison import RepoisonConfig
 
 if TYPE_CHECKING:
     from poison2poison.evaluation import Target
+    from poison2poison.findings import Audit
 
 app = typer.Typer(
     name="p2p",
@@ -159,17 +160,13 @@ def audit(
     rows = read_rows(source, data)
     check_trainable(rows)
     _quiet()
-    from rich.console import Console
-
     from poison2poison.auditing import audit as run
     from poison2poison.files import write_json
-    from poison2poison.report import audit_table, draw_audit
     from poison2poison.states import embedder
 
     found = run(rows, embedder(model), config, seed)
     write_json(out / "audit.json", found.as_dict())
-    draw_audit(found, out / "audit.png")
-    Console().print(audit_table(found, len(rows)))
+    _show_audit(found, len(rows), out)
     _say(f"{out}: audit.json, audit.png")
 
 
@@ -289,7 +286,7 @@ def evaluate(
     labels = Scheme.load(folder / "scheme.json").labels
     clean = read_rows(test, data, labels=labels)
     attacked = read_rows(triggered, data, labels=labels) if triggered else None
-    wanted = _target(triggered, target, effect, clean) if triggered else None
+    wanted = _target(triggered, target, effect, clean)
     _quiet()
     from poison2poison import evaluation
     from poison2poison.defended import DefendedModel
@@ -338,7 +335,8 @@ def defend(
 ) -> None:
     """Audit, re-poison, fine-tune and measure in one go. Run it again to go on where it was interrupted.
 
-    The model to serve is in the folder p2p-RECIPE of --out; results.json and rows.jsonl stand beside it.
+    The model to serve is in the folder p2p-RECIPE of --out; results.json and rows.jsonl stand beside it, and what the
+    audit found: audit.json and audit.png.
     """
     folder = Path(source) if Path(source).is_dir() else None
     if folder:
@@ -351,10 +349,11 @@ def defend(
     check_trainable(rows)
     clean = read_rows(test, data, labels=rows.labels)
     attacked = read_rows(triggered, data, labels=rows.labels) if triggered else None
-    wanted = _target(triggered, target, effect, clean) if triggered else None
+    wanted = _target(triggered, target, effect, clean)
     checks = read_rows(dev, data, labels=rows.labels) if dev else None
     _quiet()
     from poison2poison import evaluation, pipeline
+    from poison2poison.findings import Audit
 
     harmless = None
     if floor:
@@ -372,6 +371,8 @@ def defend(
     content = pipeline.defend(
         given, recipe, training, out, audit=audit_config, baseline=baseline, drop_suspects=drop_suspects
     )
+    if (out / pipeline.AUDIT).exists():  # the paper's recipe needs none
+        _show_audit(Audit.load(out / pipeline.AUDIT), len(rows), out)
     _print_results([content])
     _say(f"the model to serve: {out / ('p2p-' + recipe.recipe)}; all figures: {out / 'results.json'}")
 
@@ -381,6 +382,16 @@ def defend(
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def _show_audit(found: Audit, rows: int, out: Path) -> None:
+    """Print what the audit found, and draw it into audit.png."""
+    from rich.console import Console
+
+    from poison2poison.report import audit_table, draw_audit
+
+    draw_audit(found, out / "audit.png")
+    Console().print(audit_table(found, rows))
 
 
 def _quiet() -> None:
@@ -405,7 +416,11 @@ def _beside(folder: Path, *names: str) -> str | None:
     return next((str(folder / name) for name in names if (folder / name).is_file()), None)
 
 
-def _target(triggered: str, target: str | None, effect: str | None, rows: Rows) -> Target:
+def _target(triggered: str | None, target: str | None, effect: str | None, rows: Rows) -> Target | None:
+    if not triggered:
+        if target is not None or effect is not None:
+            raise ConfigError(f"{'effect' if target is None else 'target'}: is of triggered rows; give --triggered")
+        return None
     from poison2poison.attacks import EFFECTS
     from poison2poison.evaluation import Target, read_target
 
