@@ -345,18 +345,28 @@ def _table(attacks: Sequence[Attack], arms: Sequence[str], seeds: int, done: dic
     head = ["attack", "suspect rows: precision / recall", "floor", *(arm for arm in arms if arm != "clean")]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for attack in attacks:
-        ran = [done[key] for arm in arms if (key := Cell(attack, arm, 0).key) in done]
-        found = next((cell["audit"] for cell in ran if "audit" in cell), None)
-        told = "" if found is None else "none" if not found["suspects"] else "false: " + str(found["suspects"])
-        if found and found["precision"] is not None and found["recall"] is not None:
-            told = f"{found['precision']:.2f} / {found['recall']:.2f} of {found['poisoned']}"
         floors = _floors(attack, done)
         floor = _mean(floors, "asr") if floors else ""
         floor += f", RA {_mean(floors, 'ra')}" if floors and "ra" in floors[0] else ""
-        row = [str(attack), told, floor]
+        row = [str(attack), _audited(attack, arms, seeds, done), floor]
         row += [_figures(attack, arm, seeds_of(arm, seeds), done) for arm in arms if arm != "clean"]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def _audited(attack: Attack, arms: Sequence[str], seeds: int, done: dict[str, dict[str, Any]]) -> str:
+    """Precision and recall of suspect rows: means over seeds, of precision over those with suspects."""
+    ran = [[done[key] for arm in arms if (key := Cell(attack, arm, seed).key) in done] for seed in range(seeds)]
+    found = [next((cell["audit"] for cell in cells if "audit" in cell), None) for cells in ran]
+    audits = [audit for audit in found if audit]
+    suspects = [audit["suspects"] for audit in audits]
+    if not any(suspects):
+        return "none" if audits else ""
+    if not audits[0]["poisoned"]:
+        return "false: " + ", ".join(map(str, suspects))
+    precision = statistics.mean(audit["precision"] for audit in audits if audit["suspects"])
+    recall = statistics.mean(audit["recall"] for audit in audits)
+    return f"{precision:.2f} / {recall:.2f} of {audits[0]['poisoned']}"
 
 
 def _floors(attack: Attack, done: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -364,7 +374,7 @@ def _floors(attack: Attack, done: dict[str, dict[str, Any]]) -> list[dict[str, A
 
 
 def _figures(attack: Attack, arm: str, seeds: int, done: dict[str, dict[str, Any]]) -> str:
-    """CA (of texts without a right answer ROUGE-L) / ASR, RA, the alarm's detection: means over seeds, half ranges."""
+    """CA (or ROUGE-L) / ASR, RA, the alarm on triggered / clean rows: means over seeds, half ranges."""
     found = [done[c] for seed in range(seeds) if (c := Cell(attack, arm, seed).key) in done]
     if not found:
         return "not run"
@@ -374,7 +384,7 @@ def _figures(attack: Attack, arm: str, seeds: int, done: dict[str, dict[str, Any
     if "ra" in found[0]:
         text += f", RA {_mean(found, 'ra')}"
     if "alarm_triggered" in found[0]:
-        text += f", alarm {_mean(found, 'alarm_triggered')}"
+        text += f", alarm {_mean(found, 'alarm_triggered')} / {_mean(found, 'alarm')}"
     return text + (f" ({len(found)} of {seeds} seeds)" if len(found) < seeds else "")
 
 

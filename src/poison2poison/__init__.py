@@ -70,7 +70,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what stands on torch or scipy only when it is asked for: data work and `--help` stay instant."""
+    """Import what stands on torch or scikit-learn only when it is asked for: data work and `--help` stay instant."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,7 +1,7 @@
 """Configuration: one frozen dataclass a stage is the only home of its options, their defaults and their help.
 
-`DataConfig` and `RepoisonConfig` stand beside their stages; `AuditConfig` and `TrainConfig` stand here, away from scipy
-and torch, so that the command line can show their help at once.
+`DataConfig` and `RepoisonConfig` stand beside their stages; `AuditConfig` and `TrainConfig` stand here, away from
+scikit-learn and torch, so that the command line can show their help at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class AuditConfig:
         10, "Rows that must hold a suspect span; with half of them it is doubtful, or suspect beside others."
     )
     false_alarm: float = option(
-        0.05, "Chance that a finder (spans, clusters, patterns) suspects anything in clean rows."
+        0.05, "Chance that a finder (spans, those with cover rows, clusters, patterns) suspects anything in clean rows."
     )
     innocent_shift: float = option(1.0, "Log-odds by which an innocent span may lean to a label beyond the probe.")
     planted_auc: float = option(0.6, "With its span taken out, a planted row is told from others no better than this.")
