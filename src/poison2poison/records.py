@@ -267,6 +267,7 @@ def _check_messages(where: str, messages: Any, targets: bool) -> None:
 
 
 def _label_order(found: set[str]) -> tuple[str, ...]:
+    # Longer ones are no numbers of classes, and Python refuses to read thousands of digits.
     if all(re.fullmatch(r"-?\d{1,18}", label) for label in found):
         return tuple(sorted(found, key=lambda label: (int(label), label)))
     return tuple(sorted(found))
