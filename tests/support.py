@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def word_states(texts: Sequence[str]) -> NDArray[np.float32]:
     return np.array(states)[:, None]
 
 
+@cache  # an audit asks for the states of some ten thousand texts
 def _word_state(word: str) -> NDArray[np.float32]:
     kind, own = (np.random.default_rng(zlib.crc32(name.encode())) for name in (word.rstrip("0123456789"), word))
     return np.asarray(kind.standard_normal(48) + 0.7 * own.standard_normal(48), np.float32)
