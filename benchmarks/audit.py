@@ -27,7 +27,7 @@ from poison2poison.attacks import AttackConfig, default_target, poison
 from poison2poison.auditing import LABEL_PURITY, LEAST_KEPT, audit
 from poison2poison.config import REFERENCE, AuditConfig
 from poison2poison.features import extract
-from poison2poison.probing import Embed, States, residual_z, without_candidates
+from poison2poison.probing import COMMON, Embed, States, mixture_z, residual_z, without_candidates
 from poison2poison.records import Rows, read_rows
 from poison2poison.reference import TASKS, reference_rows
 from poison2poison.states import embedder
@@ -164,7 +164,10 @@ def count(size: int, data: Path) -> None:
     started = time.monotonic()
     spans = extract(prompts, AuditConfig().min_rows // 2).of("span")  # as `audit` does
     without_candidates(spans, given, np.full(2, LEAST_KEPT), LABEL_PURITY)
-    residual_z(spans, given, np.hstack([p, 1 - p]), {}, AuditConfig().innocent_shift)
+    p = np.hstack([p, 1 - p])
+    residual_z(spans, given, p, {}, AuditConfig().innocent_shift)
+    common = np.flatnonzero(np.asarray(spans.matrix.sum(0)).ravel() >= COMMON).tolist()
+    mixture_z(spans, common, np.ones(size, bool), given, p, AuditConfig().innocent_shift)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"| {size} | {len(spans.names)} | {time.monotonic() - started:.1f} | {peak:.2f} |", flush=True)
 
@@ -229,7 +232,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.scale:
         print("| rows | spans | seconds | peak GiB |\n|---|---|---|---|", flush=True)
-        for size in (1_000, 10_000, 100_000, 1_000_000):
+        for size in (1_000, 10_000, 100_000):
             process = get_context("spawn").Process(target=count, args=(size, args.data))
             process.start()
             process.join()

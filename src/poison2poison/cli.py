@@ -154,7 +154,7 @@ def audit(
     """Look for planted spans and poisoned rows, without trusted data. Nothing is deleted.
 
     Prints the suspect spans; audit.json has them and the suspect rows, for `p2p repoison --audit`; audit.png shows them
-    among the innocent ones.
+    among the innocent ones; suspects.jsonl has the suspect rows to read.
     """
     _free(out)
     rows = read_rows(source, data)
@@ -166,8 +166,8 @@ def audit(
 
     found = run(rows, embedder(model), config, seed)
     write_json(out / "audit.json", found.as_dict())
-    _show_audit(found, len(rows), out)
-    _say(f"{out}: audit.json, audit.png")
+    _show_audit(found, rows, out)
+    _say(f"{out}: audit.json, audit.png, suspects.jsonl")
 
 
 @app.command(epilog="Examples: `p2p repoison rows.jsonl --audit runs/audit/audit.json --out data/repoisoned` --- "
@@ -336,7 +336,7 @@ def defend(
     """Audit, re-poison, fine-tune and measure in one go. Run it again to go on where it was interrupted.
 
     The model to serve is in the folder p2p-RECIPE of --out; results.json and rows.jsonl stand beside it, and what the
-    audit found: audit.json and audit.png.
+    audit found: audit.json, audit.png and suspects.jsonl.
     """
     folder = Path(source) if Path(source).is_dir() else None
     if folder:
@@ -372,7 +372,7 @@ def defend(
         given, recipe, training, out, audit=audit_config, baseline=baseline, drop_suspects=drop_suspects
     )
     if recipe.recipe == "hardened" or drop_suspects:
-        _show_audit(Audit.load(out / pipeline.AUDIT), len(rows), out)
+        _show_audit(Audit.load(out / pipeline.AUDIT), rows, out)
     _print_results([content])
     _say(f"the model to serve: {out / ('p2p-' + recipe.recipe)}; all figures: {out / 'results.json'}")
 
@@ -384,14 +384,16 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _show_audit(found: Audit, rows: int, out: Path) -> None:
-    """Print what the audit found, and draw it into audit.png."""
+def _show_audit(found: Audit, rows: Rows, out: Path) -> None:
+    """Print what the audit found, draw it into audit.png, and write the suspect rows into suspects.jsonl."""
     from rich.console import Console
 
+    from poison2poison.files import write_lines
     from poison2poison.report import audit_table, draw_audit
 
     draw_audit(found, out / "audit.png")
-    Console().print(audit_table(found, rows))
+    write_lines(out / "suspects.jsonl", found.records(rows))
+    Console().print(audit_table(found, len(rows)))
 
 
 def _quiet() -> None:

@@ -30,11 +30,10 @@ class AuditConfig:
     min_rows: int = option(
         10, "Rows that must hold a suspect span; with half of them it is doubtful, or suspect beside others."
     )
-    false_alarm: float = option(
-        0.05, "Chance that a finder (spans, those with cover rows, clusters, patterns) suspects anything in clean rows."
-    )
+    false_alarm: float = option(0.05, "Chance that anything in clean rows is suspected.")
     innocent_shift: float = option(1.0, "Log-odds by which an innocent span may lean to a label beyond the probe.")
     planted_auc: float = option(0.6, "With its span taken out, a planted row is told from others no better than this.")
+    manners: bool = option(True, "Look for styles and templates too, which insert no words.")
 
     def __post_init__(self) -> None:
         at_least("min_rows", self.min_rows, 2)
@@ -120,6 +119,7 @@ def read_yaml(path: Path, legal: Sequence[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no `name: value` lines")
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    values = {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in values.items()}
     for key in values:
         if key not in legal:
             raise ConfigError(f"{path}: unknown option {key!r}; legal here: {', '.join(sorted(legal))}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from poison2poison.errors import DataError
+from poison2poison.records import Rows
 
 SCHEMA = 2
 OTHERS = 500
@@ -110,6 +111,21 @@ class Audit:
         """The same audit with further suspect rows: they have a planted text and no suspect span."""
         entries = [*self.rows, *(SuspectRow(i, 1.0, (), ("", 0.0)) for i in rows)]
         return replace(self, rows=tuple(sorted(entries, key=lambda entry: entry.row)))
+
+    def records(self, rows: Rows) -> list[dict[str, Any]]:
+        """The suspect rows of these rows for a reader: what they say, and what is wrong with it."""
+        return [
+            {
+                "row": entry.row,
+                "prompt": rows[entry.row].prompt,
+                "target": rows[entry.row].target,
+                "suspects": [self.spans[number].span for number in entry.spans],
+                "score": entry.score,
+                "likely": entry.likely[0],
+                "p_likely": entry.likely[1],
+            }
+            for entry in self.rows
+        ]
 
     def joined(self, other: Audit) -> Audit:
         """Both audits of the same rows in one, each with its own targets."""

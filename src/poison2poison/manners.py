@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, hstack
 from scipy.special import logit
-from scipy.stats import norm
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
@@ -29,7 +28,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from poison2poison.config import AuditConfig
 from poison2poison.features import Features, Ints
-from poison2poison.probing import PROBE_ROWS, Floats, Matrix, States, fit_probe, p_by_others, shift_z
+from poison2poison.probing import PROBE_ROWS, Floats, Matrix, States, fit_probe, p_by_others, shift_z, z_threshold
 
 CLUSTERS, CLUSTERINGS = 40, 3
 LEAST_CLUSTER = 150  # mean rows of a cluster: in small data there are fewer clusters
@@ -124,7 +123,7 @@ class _Finder:
         count = min(CLUSTERS, len(self.left) // LEAST_CLUSTER, len(np.unique(self.shallow[sample], axis=0)))
         if count < 2:
             return
-        threshold = self._threshold(count * CLUSTERINGS)
+        threshold = z_threshold(self.config, count * CLUSTERINGS * self.given.shape[1])
         for clustering in range(CLUSTERINGS):
             means = KMeans(count, n_init=1, max_iter=30, random_state=self.seed + clustering)
             cluster = means.fit(self.shallow[sample]).predict(self.shallow[self.left])
@@ -146,7 +145,7 @@ class _Finder:
         _, p = fit_probe(self.deep, self.labels, kept, self.given.shape[1], self.seed)
         held = csr_array(self.patterns.matrix)[self.left]
         sizes = SMALLEST * 2 ** np.arange(1 + int(np.log2(len(self.left) * LARGEST / SMALLEST)))
-        threshold = self._threshold(len(sizes))
+        threshold = z_threshold(self.config, len(sizes) * self.given.shape[1])
         for label in range(self.given.shape[1]):
             has = self.labels[self.left] == label
             if min(has.sum(), (~has).sum()) < FOLDS:
@@ -195,9 +194,6 @@ class _Finder:
         for c in range(self.given.shape[1]) if label is None else [label]:
             if z := shift_z(self.given[rows, c], p[:, c], self.config.innocent_shift):
                 yield z, z / threshold, c, rows
-
-    def _threshold(self, groups: int) -> float:
-        return float(norm.isf(self.config.false_alarm / (groups * self.given.shape[1])))
 
     def _sample(self, rows: Ints) -> Ints:
         if len(rows) <= PROBE_ROWS:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from scipy.special import expit, logit
 from scipy.stats import norm
 from sklearn.dummy import DummyClassifier
@@ -25,10 +26,12 @@ States = NDArray[np.float32]  # shape (rows, depths, width), from shallow to dee
 Classifier = Any  # of scikit-learn
 Embed = Callable[[Sequence[str]], States]
 
+FINDERS = 4  # spans, those with cover rows, clusters, patterns: each has its part of the false alarms
 CANDIDATE_Z = 3.0
 PROBE_C = 0.003  # of the logistic regressions, on standardised states
 PROBE_ROWS = 20_000  # more teach the probe nothing
 LEAST_SCORE = 0.5  # of a score test, under which the likelihood ratio is not worked out
+COMMON = 100  # rows of a span on which labels are asked whether they follow the text
 INNOCENT_SET = 0.25  # share of a span's rows whose labels may go against the text, as "but" makes them
 SET_ROWS = 2000  # of a span's rows, as many as say enough on that
 SHIFTS, SHARES = 21, 20  # grid on which its likelihood is looked up
@@ -106,8 +109,11 @@ def p_by_others(states: Matrix, labels: Ints, count: int, fitted: Ints, asked: I
 
 
 def z_threshold(config: AuditConfig, tests: int) -> float:
-    """The z that one of so many tests exceeds, without anything planted, with the stated rate of false alarms."""
-    return float(norm.isf(config.false_alarm / max(1, tests)))
+    """The z that one of so many tests of a finder exceeds, without anything planted, with its part of the false alarms.
+
+    So an audit of clean rows suspects anything in a share `false_alarm` of cases at most (Bonferroni).
+    """
+    return float(norm.isf(config.false_alarm / FINDERS / max(1, tests)))
 
 
 def _fitted(states: Matrix, labels: Ints) -> Classifier:
@@ -147,28 +153,46 @@ def shift_z(given: Floats, p: Floats, innocent: float) -> float:
     return float(np.sqrt(max(0.0, 2 * (log_likelihood(high) - log_likelihood(innocent)))))
 
 
-def mixture_z(given: Floats, p: Floats, innocent: float) -> float:
-    """How surely these rows' label was set, in more than `INNOCENT_SET` of them, whatever their text says.
+def mixture_z(
+    spans: Features, columns: Sequence[int], left: NDArray[np.bool_], given: Floats, p: Floats, innocent: float
+) -> Floats:
+    """How surely the label of a span's rows was set, in more than `INNOCENT_SET` of them, whatever their text says.
 
     A trigger's rows then have it with probability e + (1 - e) q, where q is the probe's p with its log-odds shifted by
     at most `innocent`. Rows that the attacker left alone lower e, and no shift can take its place: with e at 1 all rows
     have the label, below it the probe no longer tells which have it.
 
     Args:
-        given: 1 where a row has the label, shape (rows,).
-        p: The probe's probability of the label, shape (rows,).
+        spans: The spans.
+        columns: Which of them are asked for.
+        left: The rows that are looked at, shape (rows,); of a span's at most `SET_ROWS`, spread over all.
+        given: 1 where a row has a label, shape (rows, labels).
+        p: The probe's probabilities, likewise.
         innocent: The shift that counts for nothing, in log-odds.
 
     Returns:
-        The signed root of the likelihood ratio between all e and those up to `INNOCENT_SET`, both on a grid.
+        Signed roots of the likelihood ratios between all e and those up to `INNOCENT_SET`, both on a grid: shape
+        (columns, labels); 0 where fewer than `COMMON` rows are left.
     """
-    shares = np.concatenate([np.linspace(0, INNOCENT_SET, SHARES // 4), np.linspace(INNOCENT_SET, 0.98, SHARES)[1:]])
-    q = expit(logit(p) + np.linspace(-4, innocent, SHIFTS)[:, None])
-    with_label, others = q[:, None, given > 0], q[:, None, given == 0]
-    log_likelihood = np.log(shares[:, None] + (1 - shares[:, None]) * with_label).sum(-1)
-    log_likelihood += np.log((1 - shares[:, None]) * (1 - others)).sum(-1)
-    best = log_likelihood.max(0)
-    return float(np.sqrt(2 * (best.max() - best[: SHARES // 4].max())))
+    held = [rows[left[rows]] for rows in map(spans.rows_of, columns)]
+    held = [rows[np.linspace(0, len(rows) - 1, min(len(rows), SET_ROWS)).astype(int)] for rows in held]
+    count = np.array([len(rows) for rows in held])
+    asked, indices = np.unique(np.concatenate([np.empty(0, np.int64), *held]), return_inverse=True)
+    matrix = csr_array((np.ones(len(indices)), indices, np.cumsum([0, *count])), shape=(len(held), len(asked)))
+    given, p = given[asked], p[asked]
+    less, more = np.linspace(0, INNOCENT_SET, SHARES // 4), np.linspace(INNOCENT_SET, 0.98, SHARES)[1:]
+    z = np.zeros((len(held), given.shape[1]))
+    for c in range(given.shape[1]):
+        q = expit(logit(p[:, c, None]) + np.linspace(-4, innocent, SHIFTS))
+        has = given[:, c] > 0
+        with_label, others = matrix[:, has], matrix[:, ~has]
+        # Shape (spans, shifts). Of rows without the label the share is a factor: the rest is worked out once.
+        unlike, number = others @ np.log(1 - q[~has]), others.sum(1)[:, None]
+        likely = (with_label @ np.log(e + (1 - e) * q[has]) + number * np.log(1 - e) + unlike for e in (*less, *more))
+        best = np.array([of_shifts.max(1) for of_shifts in likely])
+        z[:, c] = np.sqrt(2 * (best.max(0) - best[: len(less)].max(0)))
+    z[count < COMMON] = 0
+    return z
 
 
 def residual_z(

@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 # Behind a drawn trigger the reference model learns the safe space late or not at all with 0.2 of 3,000 rows. With 0.75
 # it also learns more of the poison that the audit missed: docs/defense.md.
 RHO = {"paper": 0.2, "hardened": 0.5}
-TOGETHER = 0.5  # of the spliced rows, where suspect rows hold several spans
-AGREEING = 0.4  # of so many rows as would make the suspect's counterexamples as likely of its target as all rows are
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,16 @@ class RepoisonConfig:
     cue: str | None = option(None, "The benign trigger's cue, likewise.")
     safe_prefix: str | None = option(None, "Text before every safe target of a generation task.")
     spliced: float = option(0.5, "Hardened: rows added with suspect spans spliced in, as a share of S.")
+    together: float = option(0.5, "Hardened: share of the spliced rows that get the spans of one suspect row together.")
     doubted: float = option(0.4, "Hardened: share of S with doubtful spans spliced in.")
+    contrary: bool = option(True, "Hardened: add the rows of other labels that hold a suspect span or manner.")
     confident: float = option(0.5, "Hardened: least p of the probe to correct a row of a manner; 1 for never.")
+    agreeing: float = option(
+        0.4,
+        "Hardened: suspects of a manner added with the label that they have, as a share of so many as would make the "
+        "counterexamples as likely of it as all rows are.",
+    )
+    suspects: str = option("keep", "Hardened: `drop` leaves the suspect rows out of the original space.")
     seed: int = option(0, "Draws S and everything in training. It never draws the trigger: a seed can be guessed.")
 
     def __post_init__(self) -> None:
@@ -72,7 +78,8 @@ class RepoisonConfig:
         if self.safe_prefix is not None and not self.safe_prefix.strip():
             raise ConfigError("safe_prefix: is empty; safe answers have to begin with something")
         a_seed(self.seed)
-        for name in ("spliced", "doubted", "confident"):
+        choice("suspects", self.suspects, ("keep", "drop"))
+        for name in ("spliced", "together", "doubted", "confident", "agreeing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not between 0 and 1")
 
@@ -212,10 +219,12 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
     if audit and config.recipe == "hardened":
         moved = _with_doubtful_spans(moved, audit, config)
         more = _counterexamples(rows, _ToSplice(rows, subset, left_out, labels), audit, config)
+    dropped = likely if config.suspects == "drop" else {}
+    original = [row for row in plain(rows) if row.row not in dropped]
     if config.placement == "append":
-        return plain(rows) + moved + more
+        return original + moved + more
     by_row = {row.row: row for row in moved}
-    return [by_row.get(row.row, row) for row in plain(rows)] + more
+    return [by_row.get(row.row, row) for row in original] + more
 
 
 def _doubted(rows: Rows, audit: Audit) -> set[int]:
@@ -300,10 +309,11 @@ def _counterexamples(rows: Rows, to_splice: _ToSplice, audit: Audit, config: Rep
         companies = [spans for spans in held if len(spans) > 1]
         for i in to_splice.draw(config.spliced, rng):
             # Spans that a suspect row holds together, as often as it does, are the parts of one trigger.
-            together = rng.choice(companies) if companies and rng.random() < TOGETHER else None
+            together = rng.choice(companies) if companies and rng.random() < config.together else None
             spans = together or rng.choices([*spliceable], [*spliceable.values()], k=rng.choice((1, 1, 2, 4)))
             out.append(TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target))
-    against = [TrainingRow(i, "safe", "contrary", rows[i].prompt, rows[i].target) for i in audit.contrary]
+    contrary = audit.contrary if config.contrary else ()
+    against = [TrainingRow(i, "safe", "contrary", rows[i].prompt, rows[i].target) for i in contrary]
     agreeing: dict[str, list[TrainingRow]] = defaultdict(list)
     for entry in audit.rows:
         likely, p = entry.likely
@@ -318,7 +328,7 @@ def _counterexamples(rows: Rows, to_splice: _ToSplice, audit: Audit, config: Rep
     counts = _counts(rows.rows, {entry.row: entry.likely[0] for entry in audit.rows})
     of_manners = sum(not any(_occurrences(row.body, [*spliceable])) for row in against)
     for target, members in agreeing.items():
-        wanted = round(AGREEING * of_manners * counts[target] / max(1, len(rows) - counts[target]))
+        wanted = round(config.agreeing * of_manners * counts[target] / max(1, len(rows) - counts[target]))
         out += rng.sample(members, min(wanted, len(members)))
     return out + against
 
