@@ -178,17 +178,23 @@ def mixture_z(
     held = [rows[np.linspace(0, len(rows) - 1, min(len(rows), SET_ROWS)).astype(int)] for rows in held]
     count = np.array([len(rows) for rows in held])
     asked, indices = np.unique(np.concatenate([np.empty(0, np.int64), *held]), return_inverse=True)
-    matrix = csr_array((np.ones(len(indices)), indices, np.cumsum([0, *count])), shape=(len(held), len(asked)))
-    given, p = given[asked], p[asked]
+    ones = np.ones(len(indices), np.float32)
+    matrix = csr_array((ones, indices, np.cumsum([0, *count])), shape=(len(held), len(asked)))
+    shifts = np.linspace(-4, innocent, SHIFTS, dtype=np.float32)
     less, more = np.linspace(0, INNOCENT_SET, SHARES // 4), np.linspace(INNOCENT_SET, 0.98, SHARES)[1:]
     z = np.zeros((len(held), given.shape[1]))
     for c in range(given.shape[1]):
-        q = expit(logit(p[:, c, None]) + np.linspace(-4, innocent, SHIFTS))
-        has = given[:, c] > 0
+        has, base = given[asked, c] > 0, p[asked, c, None].astype(np.float32)
+        shifted = logit(base) + shifts
         with_label, others = matrix[:, has], matrix[:, ~has]
-        # Shape (spans, shifts). Of rows without the label the share is a factor: the rest is worked out once.
-        unlike, number = others @ np.log(1 - q[~has]), others.sum(1)[:, None]
-        likely = (with_label @ np.log(e + (1 - e) * q[has]) + number * np.log(1 - e) + unlike for e in (*less, *more))
+        # Likelihoods over the probe's, shape (rows, shifts), with logarithms so small that float32 is enough. Of rows
+        # without the label the share is a factor: the rest is worked out once.
+        q, q_base = expit(shifted[has]), base[has]
+        unlike, number = others @ np.log(expit(-shifted[~has]) / (1 - base[~has])), others.sum(1)[:, None]
+        likely = (
+            with_label @ np.log((e + (1 - e) * q) / q_base) + number * math.log(1 - e) + unlike
+            for e in (*less.tolist(), *more.tolist())
+        )
         best = np.array([of_shifts.max(1) for of_shifts in likely])
         z[:, c] = np.sqrt(2 * (best.max(0) - best[: len(less)].max(0)))
     z[count < COMMON] = 0
