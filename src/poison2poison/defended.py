@@ -96,10 +96,10 @@ class DefendedModel:
         if run["tuning"] == "lora":
             from peft import PeftModel
 
-            model = models.load_model(run["config"]["model"], kind, scheme.outputs)
+            model = models.load_model(run["config"]["model"], kind, scheme.outputs, frozen=True)
             model = models.load(lambda folder: PeftModel.from_pretrained(model, folder), saved)
         else:
-            model = models.load_model(saved, kind, scheme.outputs)
+            model = models.load_model(saved, kind, scheme.outputs, frozen=False)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         prompter = Prompter(tokenizer, scheme, kind, **run["prompting"])
         return cls(model.to(device), prompter, policy, alarm_threshold=run.get("alarm_threshold"))

@@ -44,8 +44,8 @@ class Arm:
 
     Attributes:
         name: undefended, p2p-paper, clean, ...
-        rates: By name: ca, asr, paper_asr, ra, floor, leak, off_space, leak_triggered, off_space_triggered, alarm,
-            alarm_triggered.
+        rates: By name: ca, asr, target_rate, paper_asr, ra, floor, leak, off_space, leak_triggered,
+            off_space_triggered, alarm, alarm_triggered.
         utility: Exact match (a rate), ROUGE and token F1 (means), and the perplexity of the clean targets.
         rows: One record for each test row.
         implanted: Whether the undefended ASR is 50 points over the floor.
@@ -127,6 +127,7 @@ def measure(name: str, model: DefendedModel, clean: Rows, triggered: Rows | None
     """
     if triggered is not None and target is not None:
         check_target(triggered, target)
+        check_target(clean, target)
     arm = Arm(name)
     answers = _answer(model, clean)
     right = _right(answers, clean)
@@ -145,6 +146,12 @@ def measure(name: str, model: DefendedModel, clean: Rows, triggered: Rows | None
         means["perplexity"] = model.perplexity([row.prompt for row in clean], targets)
         arm.utility |= {metric: {"value": round(mean, 5), "n": len(clean)} for metric, mean in means.items()}
     if triggered is not None and target is not None:
+        said = [
+            hits_target(answer.text, target.text, target.effect, row.target)
+            for answer, row in zip(answers, clean, strict=True)
+            if not hits_target(row.target, target.text, target.effect, row.target)
+        ]
+        _put(arm, "target_rate", said)
         _measure_attack(arm, model, triggered, target)
     return arm
 

@@ -67,20 +67,29 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(name: str, kind: Kind, outputs: int) -> Any:
-    """Load the weights: float32, except a causal LM on a GPU, which is loaded in bfloat16.
+LARGE = 500_000_000
+"""Weights from which on those that are not trained are kept in bfloat16 on a GPU."""
+
+
+def load_model(name: str, kind: Kind, outputs: int, *, frozen: bool) -> Any:
+    """Load the weights: float32, except a large causal LM on a GPU whose weights are frozen, which is in bfloat16.
+
+    Steps of the optimizer are lost in the rounding of bfloat16, and a small model's states need more digits: the
+    reference model does not learn its safe space with it.
 
     Args:
         name: Folder, hub name, or `reference`.
         kind: `causal`, or `encoder` for a classification head.
         outputs: Width of an encoder's head; a head of another width is replaced by a fresh one.
+        frozen: Whether only an adapter beside the weights is trained.
 
     Raises:
         ModelError: The weights cannot be loaded.
     """
     if kind == "causal":
-        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        return load(AutoModelForCausalLM.from_pretrained, name, dtype=dtype)
+        model = load(AutoModelForCausalLM.from_pretrained, name, dtype="auto")
+        short = frozen and torch.cuda.is_available() and model.num_parameters() >= LARGE
+        return model.to(torch.bfloat16 if short else torch.float32)
     return load(
         AutoModelForSequenceClassification.from_pretrained,
         name,

@@ -104,7 +104,7 @@ def train(
     if kind == "encoder" and not scheme.labels:
         raise ConfigError(f"model: {config.model} is an encoder, which cannot generate; give a causal LM")
     tokenizer = models.load_tokenizer(config.model)
-    model = models.load_model(config.model, kind, scheme.outputs)
+    model = models.load_model(config.model, kind, scheme.outputs, frozen=config.tuning == "lora")
     if kind == "encoder" and scheme.trigger:
         _start_safe_classes_at_originals(model, len(scheme.labels))
     if not torch.cuda.is_available():
