@@ -455,7 +455,7 @@ def _judged(attack: Attack, seeds: int, done: Done) -> str:
     beyond = {name: a - b for name, (a, b) in pairs.items() if a is not None and b is not None}
     if "CA" not in beyond or ("ASR" not in beyond and attack.name != "clean"):
         return "not yet"
-    missed = [f"{name} {value:.1f}" for name, value in beyond.items() if value > attack.limits[name]]
+    missed = [f"{name} {value:.1f}" for name, value in beyond.items() if round(value, 1) > attack.limits[name]]
     implanted = undefended is None or floor is None or undefended - floor >= IMPLANTED
     return ", ".join([*([] if implanted else ["not implanted"]), "missed: " + ", ".join(missed) if missed else "met"])
 
@@ -472,8 +472,9 @@ def _figures(found: Sequence[Run], seeds: int) -> str:
     if "alarm_triggered" in found[0]:
         text += f", alarm {_mean(found, 'alarm_triggered')} / {_mean(found, 'alarm')}"
     ran = len({run["seed"] for run in found})
-    missing = f" ({ran} of {seeds} seeds)" if ran < seeds else ""
-    return text + (f" ({len(found)} runs)" if len(found) > seeds else missing)
+    about = [f"{len(found)} runs"] if len(found) > ran else []
+    about += [f"{ran} of {seeds} seeds"] if ran < seeds else []
+    return text + (f" ({', '.join(about)})" if about else "")
 
 
 def _mean(found: Iterable[Run], name: str) -> str:
