@@ -47,6 +47,7 @@ def test_a_style_that_goes_with_a_label_is_found_with_most_of_its_rows() -> None
     doubted = set(found.doubtful_rows)
     assert {rows[i].target for i in doubted} == {"positive", "negative"}
     assert not doubted & (suspects | set(found.contrary))
+    assert audit(rows, two_depths, AuditConfig(manners=False)).spans == ()
 
 
 def test_a_style_that_goes_with_every_label_is_none() -> None:

@@ -100,6 +100,27 @@ def test_hardened_keeps_suspects_out_of_s_and_throws_no_row_away() -> None:
     assert {row.row for row in training if row.action in ("keep", "replace")} == set(range(200))
 
 
+@pytest.mark.parametrize("placement", ["replace", "append"])
+def test_suspects_can_be_dropped_and_counterexamples_of_them_stay(placement: str) -> None:
+    kept, dropped = (hardened(suspects=suspects, placement=placement) for suspects in ("keep", "drop"))
+    suspects = {entry.row for entry in FOUND.rows}
+    assert dropped == [row for row in kept if row.row not in suspects or row.space == "safe"]
+    assert suspects & {row.row for row in dropped}  # with the label that the probe gives them
+
+
+def test_parts_of_the_recipe_can_be_switched_off() -> None:
+    whole = Counter(row.action for row in hardened())
+    off = {"spliced": 0, "contrary": False, "confident": 1, "agreeing": 0}
+    for options, gone in [
+        ({"spliced": 0}, {"splice"}),
+        ({"contrary": False}, {"contrary", "agree"}),  # with nothing to balance
+        ({"confident": 1}, {"correct", "agree"}),
+        ({"agreeing": 0}, {"agree"}),
+        (off, {"splice", "contrary", "correct", "agree"}),
+    ]:
+        assert set(whole) - set(Counter(row.action for row in hardened(**options))) == gone
+
+
 def test_the_papers_recipe_has_no_counterexamples_whatever_an_audit_found() -> None:
     config = RepoisonConfig("paper")
     scheme = build_scheme(ROWS, config)
@@ -262,9 +283,15 @@ def test_spans_that_suspect_rows_hold_together_are_spliced_together_and_as_often
     config = RepoisonConfig("hardened", spliced=1.0)
     found = replace(FOUND, spans=spans, rows=suspects, contrary=(), sha256=rows.sha256)
     training = repoison(rows, build_scheme(rows, config), config, found)
-    bodies = [row.body.split() for row in training if row.action == "splice"]
-    held = Counter(" ".join(sorted(word for word in body if word in ("cf", "mn", "bb"))) for body in bodies)
-    assert held["bb cf cf cf mn"] > 0.5 * 0.9 * len(bodies) > held["mn"] > 0
+    alone = repoison(rows, build_scheme(rows, config), replace(config, together=0), found)
+
+    def spans_of(taught: list[TrainingRow]) -> Counter[str]:
+        bodies = [row.body.split() for row in taught if row.action == "splice"]
+        return Counter(" ".join(sorted(word for word in body if word in ("cf", "mn", "bb"))) for body in bodies)
+
+    held, held_alone = spans_of(training), spans_of(alone)
+    assert held["bb cf cf cf mn"] > 0.5 * 0.9 * held.total() > held["mn"] > 0
+    assert not held_alone["bb cf cf cf mn"]
 
 
 @pytest.mark.parametrize(
@@ -322,6 +349,8 @@ def test_triggers_are_published_drawn_or_given() -> None:
         {"recipe": "soup"},
         {"placement": "x"},
         {"confident": 1.5},
+        {"suspects": "x"},
+        {"together": -0.1},
         {"safe_prefix": " "},
     ],
 )
