@@ -74,8 +74,7 @@ LARGE = 500_000_000
 def load_model(name: str, kind: Kind, outputs: int, *, frozen: bool) -> Any:
     """Load the weights: float32, except a large causal LM on a GPU whose weights are frozen, which is in bfloat16.
 
-    Steps of the optimizer are lost in the rounding of bfloat16, and a small model's states need more digits: the
-    reference model does not learn its safe space with it.
+    An optimizer's steps are lost in the rounding of bfloat16, and of a small model the memory is not worth the digits.
 
     Args:
         name: Folder, hub name, or `reference`.
