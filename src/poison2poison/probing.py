@@ -26,7 +26,6 @@ States = NDArray[np.float32]  # shape (rows, depths, width), from shallow to dee
 Classifier = Any  # of scikit-learn
 Embed = Callable[[Sequence[str]], States]
 
-FINDERS = 4  # spans, those with cover rows, clusters, patterns: each has its part of the false alarms
 CANDIDATE_Z = 3.0
 PROBE_C = 0.003  # of the logistic regressions, on standardised states
 PROBE_ROWS = 20_000  # more teach the probe nothing
@@ -109,11 +108,8 @@ def p_by_others(states: Matrix, labels: Ints, count: int, fitted: Ints, asked: I
 
 
 def z_threshold(config: AuditConfig, tests: int) -> float:
-    """The z that one of so many tests of a finder exceeds, without anything planted, with its part of the false alarms.
-
-    So an audit of clean rows suspects anything in a share `false_alarm` of cases at most (Bonferroni).
-    """
-    return float(norm.isf(config.false_alarm / FINDERS / max(1, tests)))
+    """The z that one of a finder's tests exceeds, without anything planted, with the stated rate (Bonferroni)."""
+    return float(norm.isf(config.false_alarm / max(1, tests)))
 
 
 def _fitted(states: Matrix, labels: Ints) -> Classifier:
