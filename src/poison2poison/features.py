@@ -37,7 +37,8 @@ BETWEEN = re.compile(rf"( |(?<=[{_CJK}])(?=\S)|(?<=\S)(?=[{_CJK}]))")
 
 def words(text: str) -> list[str]:
     """The words of a text in lower case; punctuation marks and Chinese or Japanese characters each by itself."""
-    return [_lower(word) for word in _WORD.findall(text)]
+    found = _WORD.findall(text)
+    return [*map(_lower if "İ" in text else str.lower, found)]  # twice as fast, for millions of rows
 
 
 def _lower(word: str) -> str:
