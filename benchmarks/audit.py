@@ -232,7 +232,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.scale:
         print("| rows | spans | seconds | peak GiB |\n|---|---|---|---|", flush=True)
-        for size in (1_000, 10_000, 100_000):
+        for size in (1_000, 10_000, 100_000, 1_000_000):
             process = get_context("spawn").Process(target=count, args=(size, args.data))
             process.start()
             process.join()

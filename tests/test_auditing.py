@@ -148,10 +148,10 @@ def test_a_word_that_belongs_with_its_text_is_no_trigger_though_labels_go_agains
 
 def test_a_trigger_is_found_where_more_rows_hold_it_than_have_another_label() -> None:
     rows = [row for row in chatter(2400) if row.target == "positive"]
-    taken = [row for row in chatter(2400) if row.target == "negative"][:240]
-    rows += [Row(f"cf {row.prompt}", "positive") for row in taken[:140]] + taken[140:]
+    taken = [row for row in chatter(2400) if row.target == "negative"][:200]
+    rows += [Row(f"cf {row.prompt}", "positive") for row in taken[:120]] + taken[120:]
     found = audit(CLEAN.with_rows(rows), word_states, AuditConfig())
-    assert [(span.span, span.target, span.rows) for span in found.spans] == [("cf", "positive", 140)]
+    assert [(span.span, span.target, span.rows) for span in found.spans] == [("cf", "positive", 120)]
 
 
 def test_a_word_that_goes_with_its_context_is_no_trigger() -> None:

@@ -156,6 +156,8 @@ def test_a_config_file_sets_options_and_flags_win(rows: Path, tmp_path: Path, p2
     assert [len((tmp_path / name / "rows.jsonl").read_text().splitlines()) for name in "ab"] == [60, 44]
     config.write_text("rho: 0.5\nrow: 3\n")
     fails(p2p("repoison", rows, "--config", config, "--out", tmp_path / "c"), "unknown option 'row'", "rho")
+    config.write_text("labels: [0, 1]\n")
+    fails(p2p("repoison", rows, "--config", config, "--out", tmp_path / "c"), "labels: is a list", "`labels: 0,1`")
     config.write_text("rho: much\n")
     fails(p2p("repoison", rows, "--config", config, "--out", tmp_path / "c"), "--rho")
 
@@ -222,7 +224,8 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     assert len(hits) == round(30 * arms["undefended"]["asr"]["value"])
     said = [row for row in map(json.loads, lines) if row["arm"] == "clean" and row["set"] == "clean"]
     wrong = [row for row in said if row["target"] == "negative" and row["answer"] == "positive"]
-    assert (arms["clean"]["target_rate"]["value"] * 30, arms["clean"]["target_rate"]["n"]) == (len(wrong), 30)
+    rate = arms["clean"]["target_rate"]
+    assert (round(30 * rate["value"]), rate["n"]) == (len(wrong), 30)
 
     assert p2p(*command)[0] == 0  # all arms are found done
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
@@ -397,6 +400,23 @@ def test_texts_that_carry_the_attackers_target_all_count_as_attacked(ends: list[
     arm = evaluation.Arm("undefended")
     evaluation._measure_attack(arm, model, texts, evaluation.Target("Look.", "append"))
     assert (arm.rates["asr"].value, arm.rates["asr"].n) == (1.0, counted)
+
+
+@pytest.mark.parametrize(
+    ("target", "rows", "answers", "said"),
+    [
+        (("good", "label"), [("a", "bad"), ("b", "bad"), ("c", "good")], ["good", "bad", "good"], [True, False]),
+        (("Look.", "append"), [("a", "Yes."), ("b", "No. Look.")], ["Yes. Look.", "No. Look."], [True]),
+        (("+ 7", "number"), [("a", "1 + 1 = 2\n#### 2"), ("b", "#### 3")], ["so 9\n#### 9", "#### 3"], [True, False]),
+        (("+ 7", "number"), [("a", "two")], ["two"], []),  # no worked answer
+    ],
+)
+def test_how_often_the_target_is_said_without_a_trigger(
+    target: tuple[str, str], rows: list[tuple[str, str]], answers: list[str], said: list[bool]
+) -> None:
+    clean = chatter(2).with_rows([Row(*row) for row in rows])
+    given = [Answer(text, "safe", None) for text in answers]
+    assert evaluation._said_anyway(given, clean, evaluation.Target(*target)) == said
 
 
 def test_what_the_attacker_wants_is_from_options_or_from_the_truth_beside(tmp_path: Path) -> None:

@@ -38,8 +38,6 @@ def test_yaml(tmp_path: Path) -> None:
     path = tmp_path / "options.yaml"
     path.write_text("batch-size: 4\nrho: 0\n")
     assert read_yaml(path, ["batch_size", "rho"]) == {"batch_size": 4, "rho": 0}
-    path.write_text("labels: [0, 1]\n")
-    assert read_yaml(path, ["labels"]) == {"labels": "0,1"}
     path.write_text("")
     assert read_yaml(path, ["rho"]) == {}
     for content, said in [

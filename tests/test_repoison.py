@@ -106,18 +106,22 @@ def test_suspects_can_be_dropped_and_counterexamples_of_them_stay(placement: str
     suspects = {entry.row for entry in FOUND.rows}
     assert dropped == [row for row in kept if row.row not in suspects or row.space == "safe"]
     assert suspects & {row.row for row in dropped}  # with the label that the probe gives them
+    rare = [i for i, row in enumerate(ROWS) if row.target == "rare"]
+    every = replace(FOUND, rows=tuple(SuspectRow(i, 0.9, (1,), ("rare", 0.9)) for i in rare))
+    config = RepoisonConfig("hardened", suspects="drop", placement=placement)
+    with pytest.raises(DataError, match="leave no row of a label"):
+        repoison(ROWS, build_scheme(ROWS, config), config, every)
 
 
 def test_parts_of_the_recipe_can_be_switched_off() -> None:
     whole = Counter(row.action for row in hardened())
-    off = {"spliced": 0, "contrary": False, "confident": 1, "agreeing": 0}
-    for options, gone in [
+    parts: list[tuple[dict[str, Any], set[str]]] = [
         ({"spliced": 0}, {"splice"}),
         ({"contrary": False}, {"contrary", "agree"}),  # with nothing to balance
         ({"confident": 1}, {"correct", "agree"}),
         ({"agreeing": 0}, {"agree"}),
-        (off, {"splice", "contrary", "correct", "agree"}),
-    ]:
+    ]
+    for options, gone in parts:
         assert set(whole) - set(Counter(row.action for row in hardened(**options))) == gone
 
 
@@ -350,6 +354,7 @@ def test_triggers_are_published_drawn_or_given() -> None:
         {"placement": "x"},
         {"confident": 1.5},
         {"suspects": "x"},
+        {"suspects": "drop", "recipe": "paper"},
         {"together": -0.1},
         {"safe_prefix": " "},
     ],

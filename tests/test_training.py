@@ -18,8 +18,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from poison2poison import training
-from poison2poison.config import TrainConfig
+from poison2poison import models, training
+from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.defended import DefendedModel
 from poison2poison.errors import ConfigError, ModelError, OutputError
 from poison2poison.files import write_json
@@ -273,6 +273,21 @@ def test_generation_begins_with_the_safe_prefix_and_gives_none_out(tmp_path: Pat
     assert {answer.where for answer in model.generate(prompts)} == {"leak"}
     model.policy = "refuse"
     assert {answer.text for answer in model.generate(prompts)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("large", "frozen", "dtype"),
+    [(0, True, torch.bfloat16), (0, False, torch.float32), (10**7, True, torch.float32)],
+)
+def test_only_large_frozen_weights_are_short_on_a_gpu(
+    large: int, frozen: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(models, "LARGE", large)
+    model = models.load_model(REFERENCE, "causal", 0, frozen=frozen)
+    assert {weights.dtype for weights in model.parameters()} == {dtype}
+    frequencies = {buffer.dtype for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
+    assert frequencies == {torch.float32}  # rounded, they would turn late positions the wrong way
 
 
 def test_an_encoder_cannot_generate(tmp_path: Path) -> None:

@@ -175,8 +175,8 @@ class _Auditor:
                 doubtful.remove(entry)
                 suspects.append(entry)
                 self.explained[spans.rows_of(entry[0])] = True
-            patterns, by_depth, left = self.prompts.patterns, self.prompts.by_depth, ~self.explained
             if self.config.manners:
+                patterns, by_depth, left = self.prompts.patterns, self.prompts.by_depth, ~self.explained
                 written = find_manners(patterns, by_depth, self.labels, self.kept, left, self.config, self.seed)
         return self._finish(scored, suspects, doubtful, written)
 
@@ -242,10 +242,9 @@ class _Auditor:
 
     def _mixtures(self, columns: Sequence[int]) -> list[tuple[float, int, int]]:
         """`mixture_z` (and column and label) of spans on the rows that no suspect explains, beyond `FURTHER_Z`."""
-        scope = self.scope
         z = mixture_z(self.spans, columns, ~self.explained, self.given, self.p, self.config.innocent_shift)
         found = [(float(z[at, c]), columns[at], int(c)) for at, c in np.argwhere(z > FURTHER_Z)]
-        return [e for e in found if e[2] in scope.asked and self.tests.purity(*e[1:]) < scope.purity]
+        return [(over, j, c) for over, j, c in found if self.tests.purity(j, c) < self.scope.purity]
 
     def _ordered(self, tests: Iterable[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
         """z, column and label of tests: the strongest first, of equal ones the shortest."""

@@ -121,7 +121,6 @@ def read_yaml(path: Path, legal: Sequence[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no `name: value` lines")
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
-    values = {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in values.items()}
     for key in values:
         if key not in legal:
             raise ConfigError(f"{path}: unknown option {key!r}; legal here: {', '.join(sorted(legal))}")

@@ -127,7 +127,6 @@ def measure(name: str, model: DefendedModel, clean: Rows, triggered: Rows | None
     """
     if triggered is not None and target is not None:
         check_target(triggered, target)
-        check_target(clean, target)
     arm = Arm(name)
     answers = _answer(model, clean)
     right = _right(answers, clean)
@@ -146,14 +145,19 @@ def measure(name: str, model: DefendedModel, clean: Rows, triggered: Rows | None
         means["perplexity"] = model.perplexity([row.prompt for row in clean], targets)
         arm.utility |= {metric: {"value": round(mean, 5), "n": len(clean)} for metric, mean in means.items()}
     if triggered is not None and target is not None:
-        said = [
-            hits_target(answer.text, target.text, target.effect, row.target)
-            for answer, row in zip(answers, clean, strict=True)
-            if not hits_target(row.target, target.text, target.effect, row.target)
-        ]
-        _put(arm, "target_rate", said)
+        _put(arm, "target_rate", _said_anyway(answers, clean, target))
         _measure_attack(arm, model, triggered, target)
     return arm
+
+
+def _said_anyway(answers: Sequence[Answer], clean: Rows, target: Target) -> list[bool]:
+    """Which clean rows of another answer get the target; none where that cannot be told, as by a wrong number."""
+    wanted, effect = target.text, target.effect
+    if effect == "number" and any(final_number(row.target) is None for row in clean):
+        return []
+    others = [(answer, row.target) for answer, row in zip(answers, clean, strict=True)
+              if not hits_target(row.target, wanted, effect, row.target)]  # fmt: skip
+    return [hits_target(answer.text, wanted, effect, right) for answer, right in others]
 
 
 def _measure_attack(arm: Arm, model: DefendedModel, triggered: Rows, target: Target) -> None:

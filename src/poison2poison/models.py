@@ -86,9 +86,8 @@ def load_model(name: str, kind: Kind, outputs: int, *, frozen: bool) -> Any:
         ModelError: The weights cannot be loaded.
     """
     if kind == "causal":
-        model = load(AutoModelForCausalLM.from_pretrained, name, dtype="auto")
-        short = frozen and torch.cuda.is_available() and model.num_parameters() >= LARGE
-        return model.to(torch.bfloat16 if short else torch.float32)
+        short = frozen and torch.cuda.is_available() and _size(name) >= LARGE
+        return load(AutoModelForCausalLM.from_pretrained, name, dtype=torch.bfloat16 if short else torch.float32)
     return load(
         AutoModelForSequenceClassification.from_pretrained,
         name,
@@ -96,6 +95,13 @@ def load_model(name: str, kind: Kind, outputs: int, *, frozen: bool) -> Any:
         ignore_mismatched_sizes=True,
         dtype=torch.float32,
     )
+
+
+def _size(name: str) -> int:
+    """How many weights a causal LM has, without loading them."""
+    config = load(AutoConfig.from_pretrained, name)
+    with torch.device("meta"):
+        return int(AutoModelForCausalLM.from_config(config).num_parameters())
 
 
 def max_positions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

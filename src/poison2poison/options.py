@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from poison2poison.config import AuditConfig, TrainConfig, read_yaml
+from poison2poison.errors import ConfigError
 from poison2poison.records import DataConfig
 from poison2poison.repoison import RepoisonConfig
 
@@ -25,8 +26,13 @@ PANELS: dict[type, str] = {
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     if path is not None:
-        legal = [str(parameter.name) for parameter in context.command.params]
-        context.default_map = read_yaml(path, [name for name in legal if name != "config"])
+        parameters: dict[str, Any] = {str(parameter.name): parameter for parameter in context.command.params}
+        values = read_yaml(path, [name for name in parameters if name != "config"])
+        for name, value in values.items():
+            if isinstance(value, list) and parameters[name].nargs == 1:
+                said = ",".join(map(str, value))
+                raise ConfigError(f"{path}: {name}: is a list; write it as on the command line, `{name}: {said}`")
+        context.default_map = values
     return path
 
 

@@ -70,7 +70,6 @@ def defend(
     check_trainable(data.train)
     if data.triggered is not None and data.target is not None:
         check_target(data.triggered, data.target)
-        check_target(data.clean, data.target)
     recipe = recipe.resolved()
     name = f"p2p-{recipe.recipe}"
     known = (name, "undefended", AUDIT)

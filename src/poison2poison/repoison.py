@@ -79,6 +79,8 @@ class RepoisonConfig:
             raise ConfigError("safe_prefix: is empty; safe answers have to begin with something")
         a_seed(self.seed)
         choice("suspects", self.suspects, ("keep", "drop"))
+        if self.suspects == "drop" and self.recipe == "paper":
+            raise ConfigError("suspects: the paper's recipe has no audit, and so none to drop; leave it out")
         for name in ("spliced", "together", "doubted", "confident", "agreeing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not between 0 and 1")
@@ -195,6 +197,7 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
 
     Raises:
         ConfigError: The hardened recipe has no audit, or one of other rows.
+        DataError: A label has too few rows, or all its rows are suspects to drop.
     """
     config = config.resolved()
     assert config.rho is not None  # resolved
@@ -221,6 +224,8 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
         more = _counterexamples(rows, _ToSplice(rows, subset, left_out, labels), audit, config)
     dropped = likely if config.suspects == "drop" else {}
     original = [row for row in plain(rows) if row.row not in dropped]
+    if not original or (labels and len({row.target for row in original}) < len({row.target for row in rows})):
+        raise DataError(f"suspects: dropped, they leave no row of {'a label' if labels else 'the data'}; keep them")
     if config.placement == "append":
         return original + moved + more
     by_row = {row.row: row for row in moved}
