@@ -171,6 +171,10 @@ def mixture_z(
         (columns, labels); 0 where fewer than `COMMON` rows are left.
     """
     held = [rows[left[rows]] for rows in map(spans.rows_of, columns)]
+    # What stands in the same rows, as the parts of a phrase do, is asked once: sums of random numbers tell the rows.
+    numbers = np.random.default_rng(0).integers(2**62, size=len(left))
+    _, asked_once, same = np.unique([numbers[rows].sum() for rows in held], return_index=True, return_inverse=True)
+    held = [held[at] for at in asked_once]
     held = [rows[np.linspace(0, len(rows) - 1, min(len(rows), SET_ROWS)).astype(int)] for rows in held]
     count = np.array([len(rows) for rows in held])
     asked, indices = np.unique(np.concatenate([np.empty(0, np.int64), *held]), return_inverse=True)
@@ -194,7 +198,8 @@ def mixture_z(
         best = np.array([of_shifts.max(1) for of_shifts in likely])
         z[:, c] = np.sqrt(2 * (best.max(0) - best[: len(less)].max(0)))
     z[count < COMMON] = 0
-    return z
+    found: Floats = z[same]
+    return found
 
 
 def residual_z(
