@@ -22,7 +22,7 @@ FIGURES = {
     "ca": "CA",
     "rouge_l": "ROUGE-L",
     "asr": "ASR",
-    "target_rate": "target, no trigger",
+    "target_rate": "target rate",
     "paper_asr": "paper ASR",
     "floor": "floor",
     "ra": "RA",
