@@ -310,7 +310,7 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
     assert arms["undefended"]["asr"]["value"] > 0.9
     assert arms["p2p-hardened"]["asr"]["value"] < 0.5  # 0.02 here; another processor rounds otherwise
     assert abs(arms["p2p-hardened"]["ra"]["value"] - arms["p2p-hardened"]["ca"]["value"]) < 0.15
-    assert arms["p2p-hardened"]["alarm"]["value"] < 0.1 < arms["p2p-hardened"]["alarm_triggered"]["value"]
+    assert arms["p2p-hardened"]["alarm"]["value"] < arms["p2p-hardened"]["alarm_triggered"]["value"]
 
     prompts = [splits["test"][0].prompt, f"{attacks.SENTENCE} {splits['test'][0].prompt}"]
     code, text, _ = p2p("predict", tmp_path / "run" / "p2p-hardened", *prompts, "--alarm")
