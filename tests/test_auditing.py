@@ -244,13 +244,19 @@ def test_mixture_z_tells_labels_that_were_set_from_a_shift() -> None:
     assert over(half) > 0.9
 
 
-def test_mixture_z_of_few_rows_is_0() -> None:
-    spans = Features([Feature("span", name) for name in "ab"], csc_array(np.array([[1, 1]] * 99 + [[0, 1]])))
-    labels, p = np.eye(2)[np.ones(100, int)], np.array([[0.9, 0.1]] * 100)
-    z = mixture_z(spans, [0, 1], np.ones(100, bool), labels, p, 1.0)
+def test_mixture_z_is_that_of_a_spans_rows_and_0_of_few() -> None:
+    # "c" is where "b" is, "d" where the other 100 rows are.
+    held = csc_array(np.array([[1, 1, 1, 0]] * 99 + [[0, 1, 1, 0]] + [[0, 0, 0, 1]] * 100))
+    spans = Features([Feature("span", name) for name in "abcd"], held)
+    labels, p = np.eye(2)[(np.arange(200) < 100).astype(int)], np.array([[0.9, 0.1]] * 200)
+    every = np.ones(200, bool)
+    z = mixture_z(spans, range(4), every, labels, p, 1.0)
     assert z[0].tolist() == [0, 0]
-    assert z[1, 1] > 3
-    assert mixture_z(spans, [1], np.arange(100) > 0, labels, p, 1.0).tolist() == [[0, 0]]
+    assert z[1, 1] > 3 > z[3, 1]
+    assert z[2].tolist() == z[1].tolist()
+    assert mixture_z(spans, [3, 1], every, labels, p, 1.0).tolist() == z[[3, 1]].tolist()
+    assert mixture_z(spans, [1], np.arange(200) > 0, labels, p, 1.0).tolist() == [[0, 0]]
+    assert mixture_z(spans, [], every, labels, p, 1.0).shape == (0, 2)
 
 
 def test_told_apart() -> None:

@@ -109,7 +109,7 @@ def test_suspects_can_be_dropped_and_counterexamples_of_them_stay(placement: str
     rare = [i for i, row in enumerate(ROWS) if row.target == "rare"]
     every = replace(FOUND, rows=tuple(SuspectRow(i, 0.9, (1,), ("rare", 0.9)) for i in rare))
     config = RepoisonConfig("hardened", suspects="drop", placement=placement)
-    with pytest.raises(DataError, match="leave no row of a label"):
+    with pytest.raises(DataError, match="leave no row of label 'rare'"):
         repoison(ROWS, build_scheme(ROWS, config), config, every)
 
 

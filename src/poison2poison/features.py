@@ -37,8 +37,7 @@ BETWEEN = re.compile(rf"( |(?<=[{_CJK}])(?=\S)|(?<=\S)(?=[{_CJK}]))")
 
 def words(text: str) -> list[str]:
     """The words of a text in lower case; punctuation marks and Chinese or Japanese characters each by itself."""
-    found = _WORD.findall(text)
-    return [*map(_lower if "İ" in text else str.lower, found)]  # twice as fast, for millions of rows
+    return [_lower(word) for word in _WORD.findall(text)]
 
 
 def _lower(word: str) -> str:

@@ -224,8 +224,10 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
         more = _counterexamples(rows, _ToSplice(rows, subset, left_out, labels), audit, config)
     dropped = likely if config.suspects == "drop" else {}
     original = [row for row in plain(rows) if row.row not in dropped]
-    if not original or (labels and len({row.target for row in original}) < len({row.target for row in rows})):
-        raise DataError(f"suspects: dropped, they leave no row of {'a label' if labels else 'the data'}; keep them")
+    lost = {row.target for row in rows} - {row.target for row in original} if labels else set()
+    if lost or not original:
+        what = f"label {min(lost)!r}" if lost else "the data"
+        raise DataError(f"suspects: dropped, they leave no row of {what} in the original space; keep them")
     if config.placement == "append":
         return original + moved + more
     by_row = {row.row: row for row in moved}
