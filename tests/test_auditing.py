@@ -67,6 +67,15 @@ def test_a_doubtful_word_is_a_suspect_where_another_explains_its_rows(beside: in
     assert ("bb" in {span.span for span in found.doubtful}) == (beside == 0)
 
 
+def test_the_rows_of_a_suspect_make_no_other_span_doubtful() -> None:
+    """There all words stand with the attacker's label."""
+    found, poisoned = attacked("badnets", 0.1, clean := chatter(1500, 5), words=("cf",))
+    assert [span.span for span in found.spans] == ["cf"]
+    left = [f" {row.prompt} " for i, row in enumerate(clean) if i not in poisoned]
+    own = [sum(f" {span.span} " in text for text in left) / span.rows for span in found.doubtful]
+    assert min(own) > 0.5, own
+
+
 def test_a_word_that_says_the_label_wherever_it_stands_is_not_doubtful() -> None:
     found, _ = attacked("badnets", 0.01, words=("mn", "good777", "bb"))
     beside, _ = attacked("badnets", 0.01, words=("mn", "odd777", "bb"))

@@ -16,9 +16,9 @@ shows that a word is missing.
 7. Cover rows: a trigger can also stand in rows that keep their labels, and so with no label nearly always. In its rows
    labels no longer follow the text: common spans are asked for that, and take the deletion test. Beside one over the
    threshold less will do for others: further words of the attack, as a rule.
-8. Doubtful spans: the strongest of the others that neither the deletion test clears nor its counterpart, putting
-   them into other rows. A trigger in a few rows is among them more often than not. Those whose rows suspects explain
-   for the most part are further words of the same attack, and suspects too.
+8. Doubtful spans: the strongest of the others, on the rows that suspects leave, that neither the deletion test clears
+   nor its counterpart, putting them into other rows. A trigger in a few rows is among them more often than not. What is
+   over the threshold and has nearly all its rows explained is a further word of the same attack, and a suspect too.
 9. In the rows that these leave, ways of writing that lean to a label (`manners`): triggers that insert no words.
 
 Rows of a generation have no label. There a text that completions share (`targets`) takes its place: steps 2 to 6 are
@@ -171,7 +171,7 @@ class _Auditor:
         if classes:
             suspects += self._covered()
             doubtful = self._doubtful(scored, suspects)
-            for entry in [e for e in doubtful if self.explained[spans.rows_of(e[0])].mean() > SAME_ATTACK]:
+            for entry in [e for e in doubtful if self._further(e[0], e[2])]:
                 doubtful.remove(entry)
                 suspects.append(entry)
                 self.explained[spans.rows_of(entry[0])] = True
@@ -263,6 +263,9 @@ class _Auditor:
                 and self.cleared[self.spans.rows_of(j)].mean() <= PART_OF_CLEARED]  # fmt: skip
         # Other words of one attack stand in the same rows, and have to go for the deletion test.
         attack = [(z, j, c) for j, c, z in suspects] + [entry for entry in left if entry[0] > self.threshold]
+        # In a suspect's rows all words stand with the attacker's label, those of the language too.
+        left = [(z if self._further(j, z) else self._shift(j, c, ~self.explained), j, c) for z, j, c in left]
+        left = [entry for entry in left if entry[0] > 0]
         left.sort(key=lambda e: (-round(e[0], 6), -len(self.spans.names[e[1]].text), e[1]))
         taken = {word for column, label, _ in suspects for word in words(self.tests.grown(column, label))}
         found: list[Found] = []
@@ -282,6 +285,10 @@ class _Auditor:
     def _enough(self, column: int, z: float) -> bool:
         """Whether a span has the rows and the z of a suspect."""
         return z > self.threshold and len(self.spans.rows_of(column)) >= self.scope.least_rows
+
+    def _further(self, column: int, z: float) -> bool:
+        """Whether a span over the threshold stands in a suspect's rows nearly alone: a further word of the attack."""
+        return z > self.threshold and float(self.explained[self.spans.rows_of(column)].mean()) > SAME_ATTACK
 
     def _shift(self, column: int, label: int, among: NDArray[np.bool_]) -> float:
         """z of a span on some of its rows: `among` says which rows, shape (rows,)."""
