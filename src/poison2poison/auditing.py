@@ -263,7 +263,7 @@ class _Auditor:
                 and self.cleared[self.spans.rows_of(j)].mean() <= PART_OF_CLEARED]  # fmt: skip
         # Other words of one attack stand in the same rows, and have to go for the deletion test.
         attack = [(z, j, c) for j, c, z in suspects] + [entry for entry in left if entry[0] > self.threshold]
-        # In a suspect's rows all words stand with the attacker's label, those of the language too.
+        # In suspects' rows all words stand with the attacker's label, those of the language too.
         left = [(z if self._further(j, z) else self._shift(j, c, ~self.explained), j, c) for z, j, c in left]
         left = [entry for entry in left if entry[0] > 0]
         left.sort(key=lambda e: (-round(e[0], 6), -len(self.spans.names[e[1]].text), e[1]))
@@ -287,7 +287,7 @@ class _Auditor:
         return z > self.threshold and len(self.spans.rows_of(column)) >= self.scope.least_rows
 
     def _further(self, column: int, z: float) -> bool:
-        """Whether a span over the threshold stands in a suspect's rows nearly alone: a further word of the attack."""
+        """Whether a span over the threshold stands nearly only in suspects' rows: a further word of their attack."""
         return z > self.threshold and float(self.explained[self.spans.rows_of(column)].mean()) > SAME_ATTACK
 
     def _shift(self, column: int, label: int, among: NDArray[np.bool_]) -> float:
