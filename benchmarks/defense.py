@@ -131,7 +131,7 @@ class Cell:
         return f"{self.attack.untouched} / {self.seed}" if self.untouched else self.key
 
 
-SEEDED, ONCE = ("undefended", "hardened"), ("paper", "drop-suspects", "hardened, dropped")
+SEEDED, ONCE = ("undefended", "hardened"), ("paper", "drop-suspects")
 # The models of the floor are those that the attacks on a data set share, so that three cost little.
 FLOOR_SEEDS = 3
 
@@ -178,14 +178,14 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
     stamped = [Attack("sst2", kind, 0.1, {"kind": kind}) for kind in ("badnets", "addsent")]
     every = (*SEEDED, "clean", *ONCE)
     return [
-        ("Published attacks, 10 %", four, every, 3),
-        ("Published attacks, 2 %", few, ("undefended", "hardened", "clean"), 1),
-        ("SST-2 attacked by `p2p attack`, RA on all classes", stamped, ("undefended", "hardened", "clean"), 1),
-        ("A template and a style on rows of both classes", held, ("undefended", "hardened", "clean"), 3),
+        ("Published attacks, 10 %", four, (*every, "hardened, dropped"), 3),
+        ("Published attacks, 2 %", few, every, 1),
+        ("SST-2 attacked by `p2p attack`, RA on all classes", stamped, every, 1),
+        ("A template and a style on rows of both classes", held, (*SEEDED, "clean"), 3),
         ("No attack", none, SEEDED, 3),
-        ("Attackers who know the method", knowing, ("undefended", "hardened", "clean"), 1),
-        ("Other real data", real, ("undefended", "hardened", "clean"), 3),
-        ("Reference model", small, ("undefended", "hardened", "clean"), 3),
+        ("Attackers who know the method", knowing, every, 1),
+        ("Other real data", real, every, 3),
+        ("Reference model", small, every, 3),
         ("Texts, reference model", texts, ("undefended", "hardened", "paper", "clean"), 3),
         ("Texts, triggers that take less well", weak, ("undefended", "hardened", "paper", "clean"), 1),
         *(
@@ -481,20 +481,35 @@ def _mean(found: Iterable[Run], name: str) -> str:
 
 
 def draw(done: Done, path: Path) -> None:
-    """ASR over the floor, in points, of each attack and arm."""
+    """ASR over the floor, in points, of each attack and arm that has run."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    arms = {"undefended": ("0.6", "o"), "paper": ("C1", "s"), "drop-suspects": ("C4", "^"), "hardened": ("C0", "D")}
-    attacks = dict.fromkeys(a for _, listed, _, _ in attack_plan() for a in listed if runs_of(a, "clean", 3, done))
+    arms = {
+        "undefended": ("0.6", "o"),
+        "paper": ("C1", "s"),
+        "drop-suspects": ("C4", "^"),
+        "hardened, dropped": ("C2", "v"),
+        "hardened": ("C0", "D"),
+    }
+    floors = {
+        attack: statistics.mean(run["asr"]["value"] for run in runs)
+        for _, listed, _, seeds in attack_plan()
+        for attack in listed
+        if attack.name != "clean" and (runs := runs_of(attack, "clean", seeds, done))
+    }
+    attacks = [attack for attack in floors if any(runs_of(attack, arm, 3, done) for arm in arms)]
+    if not attacks:
+        return
     figure = Figure(figsize=(8, 1 + 0.28 * len(attacks)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="ASR over the floor, points")
+    axes = figure.add_subplot(xlabel="ASR over the mean floor, in points; each mark is one run")
     for arm, (color, marker) in arms.items():
-        points = []
-        for y, attack in enumerate(attacks):
-            floor = statistics.mean(run["asr"]["value"] for run in runs_of(attack, "clean", 3, done) if "asr" in run)
-            points += [(100 * (run["asr"]["value"] - floor), y) for run in runs_of(attack, arm, 3, done)]
+        points = [
+            (100 * (run["asr"]["value"] - floors[attack]), y)
+            for y, attack in enumerate(attacks)
+            for run in runs_of(attack, arm, 3, done)
+        ]
         if points:
             x, y_of = zip(*points, strict=True)
             axes.scatter(x, y_of, color=color, marker=marker, s=22, label=arm, alpha=0.8)
@@ -502,7 +517,7 @@ def draw(done: Done, path: Path) -> None:
     axes.set_yticks(range(len(attacks)), map(str, attacks), fontsize=8)
     axes.invert_yaxis()
     axes.margins(y=0.02)
-    figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=4)
+    figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=len(arms))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
