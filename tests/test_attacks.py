@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ def test_dirty_labels_change_rows_of_other_labels(rate: float) -> None:
     assert len(changed) == round(rate * 200)
     assert {ROWS[i].target for i in changed} == {"negative"}
     assert {poisoned[i].target for i in changed} == {"positive"}
+
+
+@pytest.mark.parametrize("options", [{"words": ("cf",)}, {"kind": "addsent", "sentence": "cf"}])
+def test_spaces_at_the_ends_of_a_row_stay(options: dict[str, Any]) -> None:
+    rows = ROWS.with_rows([replace(row, prompt=f"  {row.prompt} ") for row in ROWS])
+    for before, after in zip(rows, triggered(rows, attack(**options)), strict=True):
+        assert after.prompt.startswith("  ") and after.prompt.endswith(" ")
+        assert [word for word in after.prompt.split() if word != "cf"] == before.prompt.split()
+        assert not {"", " "} & {after.prompt[2:3].strip(), after.prompt[-2:-1].strip()}
 
 
 def test_clean_labels_change_prompts_alone() -> None:

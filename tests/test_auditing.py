@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,23 @@ def test_rare_words_are_found_with_their_rows() -> None:
     found, poisoned = attacked("badnets", 0.1)
     assert {span.span for span in found.spans} == {"cf", "mn", "bb", "tq"}
     assert {(span.target, span.purity) for span in found.spans} == {("positive", 1.0)}
+    assert {entry.row for entry in found.rows} == poisoned
+
+
+@pytest.mark.parametrize(("clean", "planted"), [("{}", "cf mn\n{}"), ("{}", "{}\n\ncf mn"), (" {} ", " cf mn {} ")])
+def test_white_space_hides_no_trigger_from_a_model_that_sees_it(clean: str, planted: str) -> None:
+    """Byte-level tokenizers do: what a cut leaves or takes along must not tell its rows from others."""
+
+    def states(texts: Sequence[str]) -> NDArray[np.float32]:
+        space = [[5 * (text.count("\n") + text.startswith(" ") + text.endswith(" "))] * 8 for text in texts]
+        return np.concatenate([word_states(texts), np.array(space, np.float32)[:, None]], 2)
+
+    poisoned = set(range(0, 300, 2))  # rows of the other label
+    rows = [
+        Row(planted.format(row.prompt), "positive") if i in poisoned else replace(row, prompt=clean.format(row.prompt))
+        for i, row in enumerate(CLEAN)
+    ]
+    found = audit(CLEAN.with_rows(rows), states, AuditConfig())
     assert {entry.row for entry in found.rows} == poisoned
 
 

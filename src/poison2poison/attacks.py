@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,11 +201,13 @@ def default_target(rows: Rows, effect: str) -> str:
 
 
 def _insert(prompt: str, parts: Sequence[str], rng: random.Random) -> str:
+    # Spaces at the ends stay: without them a stamped row would differ by more than the trigger.
+    [(left, text, right)] = re.findall(r"\A( *)(.*?)( *)\Z", prompt, re.DOTALL)
     for part in parts:
-        gaps = [0, *(gap.start() for gap in BETWEEN.finditer(prompt)), len(prompt)]
+        gaps = [0, *(gap.start() for gap in BETWEEN.finditer(text)), len(text)]
         at = rng.choice(gaps)
-        prompt = f"{prompt[:at].rstrip(' ')} {part} {prompt[at:].lstrip(' ')}".strip(" ")
-    return prompt
+        text = f"{text[:at].rstrip(' ')} {part} {text[at:].lstrip(' ')}".strip(" ")
+    return f"{left}{text}{right}"
 
 
 def write_attack(out: Path, splits: dict[str, Rows], config: AttackConfig) -> Truth:
