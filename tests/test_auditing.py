@@ -324,6 +324,9 @@ def test_an_audit_loads_back_equal(tmp_path: Path) -> None:
         ("suspect_rows", {"likely": ["positive"]}, "not enough values"),
         ("suspect_rows", {"likely": ["positive", "0.9"]}, "is likely 'positive' with p '0.9'"),
         ("contrary_rows", -1, "contrary_rows: -1 is no row"),
+        ("suspect_spans", {"z": "9"}, "has z '9'"),
+        ("others", {"z": None}, "others: .* has z None"),
+        ("threshold", "4.1", "threshold: '4.1' is no number"),
     ],
 )
 def test_an_audit_that_a_hand_has_broken_is_refused(field: str, entry: Any, said: str, tmp_path: Path) -> None:
@@ -332,6 +335,8 @@ def test_an_audit_that_a_hand_has_broken_is_refused(field: str, entry: Any, said
         content[field] = []
     elif isinstance(entry, dict):
         content[field][0] |= entry
+    elif isinstance(entry, str):
+        content[field] = entry
     else:
         content[field].append(entry)
     write_json(tmp_path / "audit.json", content)

@@ -148,6 +148,28 @@ def test_a_scheme_of_a_newer_version_is_refused(rows: Path, tmp_path: Path, p2p:
     fails(p2p("train", tmp_path / "out", "--out", tmp_path / "run"), "scheme.json: schema 99 is newer than 1")
 
 
+@pytest.mark.parametrize(
+    ("file", "field", "value", "said"),
+    [
+        ("rows.jsonl", "space", "Safe", "rows.jsonl, line 1: space 'Safe' is not one of safe, original"),
+        ("rows.jsonl", "body", None, "rows.jsonl, line 1: body is None, and not a text"),
+        ("rows.jsonl", "target", 5, "rows.jsonl, line 1: target is 5, and not a text"),
+        ("rows.jsonl", "target", "fair", "rows.jsonl, line 1: label 'fair' is not in the scheme"),
+        ("scheme.json", "labels", ["negative", 7], "scheme.json: not a scheme (7 is no text)"),
+        ("scheme.json", "trigger", {"prefix": 3, "cue": ""}, "scheme.json: not a scheme (3 is no text)"),
+    ],
+)
+def test_repoisoned_rows_that_a_hand_has_broken_are_refused(
+    file: str, field: str, value: Any, said: str, rows: Path, tmp_path: Path, p2p: Run
+) -> None:
+    assert p2p("repoison", rows, *PAPER, "--out", tmp_path / "out")[0] == 0
+    path = tmp_path / "out" / file
+    first, *others = path.read_text().split("\n") if file == "rows.jsonl" else [path.read_text()]
+    path.write_text("\n".join([json.dumps(json.loads(first) | {field: value}), *others]))
+    fails(p2p("train", tmp_path / "out", "--out", tmp_path / "run"), said)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_config_file_sets_options_and_flags_win(rows: Path, tmp_path: Path, p2p: Run) -> None:
     config = tmp_path / "options.yaml"
     config.write_text("rho: 0.5\nplacement: append\nseed: 0\nrecipe: paper\n")
@@ -230,6 +252,9 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     assert p2p(*command)[0] == 0  # all arms are found done
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     fails(p2p(*command, "--seed", "5"), "holds another run")
+    fewer = [part for part in command if part != "--baseline"]
+    fails(p2p(*fewer), "results.json: has figures of undefended, which these options leave out")
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     fails(p2p(*command, "--prefix", "mine: "), "holds a run with another prefix")
     assert p2p(*command, "--safe-prefix", "Fine: ")[0] == 0  # labels have none that could be another
 
@@ -256,8 +281,12 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     fails(p2p("predict", arm), "give inputs")
     fails(p2p("predict", tmp_path / "data", "x"), "not an artifact folder")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "run.json").write_text("{}")
-    fails(p2p("predict", tmp_path / "empty", "x"), "not an artifact folder")
+    for content in ("{}", '{"status": "done", "fingerprint": ""}'):
+        (tmp_path / "empty" / "run.json").write_text(content)
+        fails(p2p("predict", tmp_path / "empty", "x"), "not an artifact folder")
+    (tmp_path / "run" / "results.json").unlink()
+    Scheme("classification", ("negative", "positive")).save(arm / "scheme.json")
+    fails(p2p(*command), "p2p-paper: holds a run without a defence")
 
 
 @pytest.fixture

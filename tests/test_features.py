@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from poison2poison.features import FUNCTION_WORDS, Feature, Features, extract, places, without, words
+from poison2poison.features import FUNCTION_WORDS, Feature, Features, extract, places, shared_runs, without, words
 
 
 def held(features: Features, kind: str, text: str) -> list[int]:
@@ -69,6 +69,8 @@ def test_a_skeleton_keeps_frequent_words_and_folds_the_others() -> None:
 def test_no_rows_and_empty_rows_have_no_features() -> None:
     assert extract(["", " "], 1).names == []
     assert extract(["", "x y", "x"], 2).rows_of(0).tolist() == [1, 2]
+    for count in range(1, 7):  # fewer words in all than the longest run has
+        assert shared_runs(["x"] * count, 5, 1).names == []
 
 
 def test_spans_are_found_and_taken_out_whatever_their_case_and_spacing() -> None:

@@ -37,7 +37,7 @@ def styled(share: float, labels: Sequence[str] = ("positive",)) -> tuple[Rows, s
 
 def test_a_style_that_goes_with_a_label_is_found_with_most_of_its_rows() -> None:
     rows, poisoned = styled(0.1)
-    found = audit(rows, two_depths, AuditConfig())
+    found = audit(rows, two_depths, AuditConfig(), seed=2**32 - 1)  # the last that is legal
     assert [(span.kind, span.target) for span in found.spans] == [("manner", "positive")]
     suspects = {entry.row for entry in found.rows}
     assert len(suspects & poisoned) > 0.8 * len(poisoned)

@@ -86,9 +86,9 @@ FOUND = Audit(
 )
 
 
-def hardened(**options: Any) -> list[TrainingRow]:
+def hardened(found: Audit = FOUND, **options: Any) -> list[TrainingRow]:
     config = RepoisonConfig("hardened", **options)
-    return repoison(ROWS, build_scheme(ROWS, config), config, FOUND)
+    return repoison(ROWS, build_scheme(ROWS, config), config, found)
 
 
 def test_hardened_keeps_suspects_out_of_s_and_throws_no_row_away() -> None:
@@ -102,15 +102,26 @@ def test_hardened_keeps_suspects_out_of_s_and_throws_no_row_away() -> None:
 
 @pytest.mark.parametrize("placement", ["replace", "append"])
 def test_suspects_can_be_dropped_and_counterexamples_of_them_stay(placement: str) -> None:
-    kept, dropped = (hardened(suspects=suspects, placement=placement) for suspects in ("keep", "drop"))
-    suspects = {entry.row for entry in FOUND.rows}
+    few = replace(FOUND, rows=FOUND.rows[:8])
+    suspects = {entry.row for entry in few.rows}
+    kept, dropped = (hardened(few, suspects=suspects, placement=placement) for suspects in ("keep", "drop"))
     assert dropped == [row for row in kept if row.row not in suspects or row.space == "safe"]
     assert suspects & {row.row for row in dropped}  # with the label that the probe gives them
     rare = [i for i, row in enumerate(ROWS) if row.target == "rare"]
     every = replace(FOUND, rows=tuple(SuspectRow(i, 0.9, (1,), ("rare", 0.9)) for i in rare))
-    config = RepoisonConfig("hardened", suspects="drop", placement=placement)
     with pytest.raises(DataError, match="leave no row of label 'rare'"):
-        repoison(ROWS, build_scheme(ROWS, config), config, every)
+        hardened(every, suspects="drop", placement=placement)
+
+
+@pytest.mark.parametrize("count", [12, 15, 18])
+def test_dropped_suspects_leave_each_label_in_both_spaces(count: int) -> None:
+    """Though S would take all that are no suspects."""
+    rare = [i for i, row in enumerate(ROWS) if row.target == "rare"][:count]
+    found = replace(FOUND, rows=tuple(SuspectRow(i, 0.9, (1,), ("rare", 0.9)) for i in rare), contrary=())
+    training = hardened(found, suspects="drop", agreeing=0)
+    assert {(row.space, row.target) for row in training} == {
+        (space, label) for space in ("safe", "original") for label in ("rare", "common")
+    }
 
 
 def test_parts_of_the_recipe_can_be_switched_off() -> None:

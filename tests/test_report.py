@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from poison2poison.findings import Audit, SuspectSpan
-from poison2poison.report import draw_audit, sentence, table
+from poison2poison.report import audit_table, draw_audit, sentence, table
 from poison2poison.scoring import Rate
 
 
@@ -48,6 +48,13 @@ def test_no_credit_for_an_attack_that_did_not_take() -> None:
     assert "no defence is credited" in sentence(content(3, implanted=False))
 
 
+def test_without_the_undefended_model_a_low_asr_is_no_credit() -> None:
+    for asr, said in ((5, "cannot be judged without the undefended model"), (97, "does NOT hold")):
+        _, defended, clean = content(asr)["arms"]
+        del defended["implanted"]
+        assert said in sentence({"task": "mine", "arms": [defended, clean]})
+
+
 def test_without_an_attack_the_sentence_claims_nothing() -> None:
     assert "no attack was measured" in sentence({"task": "mine", "arms": [{"name": "p2p-paper", "ca": rate(90)}]})
 
@@ -73,6 +80,16 @@ def test_four_arms_fit_a_terminal_too() -> None:
 def test_without_a_floor_a_low_asr_is_not_judged(asr: int, said: str) -> None:
     arms = [{k: v for k, v in arm.items() if k not in ("floor", "implanted")} for arm in content(asr)["arms"][:2]]
     assert said in sentence({"task": "mine", "arms": arms})
+
+
+def test_a_terminal_gets_no_control_characters_of_an_attacker() -> None:
+    found = replace(Audit.empty("", 4.0), spans=(SuspectSpan("cf \x1b[2J\x07 [red]bb", "span", "a\x9b", 20, 1.0, 9.0),))
+    console = Console(width=120, record=True, file=io.StringIO(), force_terminal=True)
+    console.print(audit_table(found, 100))
+    text = console.export_text()
+    assert r"cf \x1b[2J\x07 [red]bb" in text
+    assert r"a\x9b" in text
+    assert not {"\x1b", "\x07", "\x9b"} & set(text)
 
 
 def test_a_span_with_dollars_is_drawn_as_it_is_and_not_as_a_formula(tmp_path: Path) -> None:

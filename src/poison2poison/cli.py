@@ -161,12 +161,13 @@ def audit(
     check_trainable(rows)
     _quiet()
     from poison2poison.auditing import audit as run
-    from poison2poison.files import write_json
+    from poison2poison.files import whole_folder, write_json
     from poison2poison.states import embedder
 
-    found = run(rows, embedder(model), config, seed)
-    write_json(out / "audit.json", found.as_dict())
-    _show_audit(found, rows, out)
+    with whole_folder(out) as folder:
+        found = run(rows, embedder(model), config, seed)
+        write_json(folder / "audit.json", found.as_dict())
+        _show_audit(found, rows, folder)
     _say(f"{out}: audit.json, audit.png, suspects.jsonl")
 
 
@@ -280,9 +281,11 @@ def evaluate(
     effect: Effect = None,
 ) -> None:
     """Measure a trained model: CA, ASR, RA, leaks; results.json and rows.jsonl in --out."""
-    _free(out)
+    import json
+
     from poison2poison.scheme import Scheme
 
+    _free(out)
     labels = Scheme.load(folder / "scheme.json").labels
     clean = read_rows(test, data, labels=labels)
     attacked = read_rows(triggered, data, labels=labels) if triggered else None
@@ -290,12 +293,10 @@ def evaluate(
     _quiet()
     from poison2poison import evaluation
     from poison2poison.defended import DefendedModel
-    from poison2poison.training import read_run
 
-    run = read_run(folder)
     model = DefendedModel.load(folder)
     arm = evaluation.measure(folder.name, model, clean, attacked, wanted)
-    config = run["config"] if run else {}
+    config = json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"]
     sets = evaluation.describe(test=clean, triggered=attacked)
     content = evaluation.results(
         "evaluate", Path(test).resolve().parent.name, config["model"], config["seed"], sets, [arm]

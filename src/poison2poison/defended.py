@@ -85,23 +85,22 @@ class DefendedModel:
         folder = Path(folder)
         try:
             run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            status = run["status"]
+            if run["status"] != "done":
+                raise ModelError(f"{folder}: its training was interrupted; run the same command again to finish it")
+            kind, tuning, base, prompting = run["kind"], run["tuning"], run["config"]["model"], dict(run["prompting"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{folder}: not an artifact folder ({error})") from None
-        if status != "done":
-            raise ModelError(f"{folder}: its training was interrupted; run the same command again to finish it")
-        scheme = Scheme.load(folder / "scheme.json")
-        kind, saved = run["kind"], str(folder / "model")
+        scheme, saved = Scheme.load(folder / "scheme.json"), str(folder / "model")
         tokenizer = models.load_tokenizer(saved)
-        if run["tuning"] == "lora":
+        if tuning == "lora":
             from peft import PeftModel
 
-            model = models.load_model(run["config"]["model"], kind, scheme.outputs, frozen=True)
+            model = models.load_model(base, kind, scheme.outputs, frozen=True)
             model = models.load(lambda folder: PeftModel.from_pretrained(model, folder), saved)
         else:
             model = models.load_model(saved, kind, scheme.outputs, frozen=False)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        prompter = Prompter(tokenizer, scheme, kind, **run["prompting"])
+        prompter = Prompter(tokenizer, scheme, kind, **prompting)
         return cls(model.to(device), prompter, policy, alarm_threshold=run.get("alarm_threshold"))
 
     def classify(self, texts: Sequence[str], *, alarm: bool = False) -> list[Answer]:

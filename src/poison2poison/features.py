@@ -204,6 +204,8 @@ def _frequent(codes: Index, row: Index, longest: int, min_rows: int) -> Iterator
     gram = codes.astype(np.int64)  # the (n-1)-gram that begins at each place, -1 where it is rare
     for size in range(1, longest + 1):
         if size > 1:
+            if len(gram) < 2:
+                return  # all prompts together are shorter
             whole = (gram[:-1] >= 0) & (gram[1:] >= 0) & (row[: len(gram) - 1] == row[size - 1 :])
             gram = np.where(whole, gram[:-1] * base + codes[size - 1 :], -1)
         places = np.flatnonzero(gram >= 0)

@@ -187,7 +187,11 @@ class Audit:
         Raises:
             ValueError: What is wrong, by field.
         """
-        for name, spans in (("suspect_spans", self.spans), ("doubtful_spans", self.doubtful)):
+        for name, value in (("threshold", self.threshold), ("innocent_max", self.innocent_max)):
+            if not isinstance(value, (int, float)):
+                raise ValueError(f"{name}: {value!r} is no number")
+        lists = {"suspect_spans": self.spans, "doubtful_spans": self.doubtful, "others": self.others}
+        for name, spans in lists.items():
             for span in spans:
                 if not isinstance(span.span, str) or not span.span.strip() or not isinstance(span.target, str):
                     raise ValueError(f"{name}: {span.span!r} for {span.target!r}, both must be texts")
@@ -195,6 +199,8 @@ class Audit:
                     raise ValueError(f"{name}: {span.span!r} is a {span.kind!r}, and not a span or a manner")
                 if not _count(span.rows, 1):
                     raise ValueError(f"{name}: {span.span!r} has {span.rows!r} rows")
+                if not isinstance(span.z, (int, float)) or not isinstance(span.purity, (int, float)):
+                    raise ValueError(f"{name}: {span.span!r} has z {span.z!r} and purity {span.purity!r}")
         rows = [entry.row for entry in self.rows]
         for name, numbers in (("suspect_rows", rows), ("contrary_rows", self.contrary),
                               ("doubtful_rows", self.doubtful_rows)):  # fmt: skip

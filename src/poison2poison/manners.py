@@ -125,7 +125,7 @@ class _Finder:
             return
         threshold = z_threshold(self.config, count * CLUSTERINGS * self.given.shape[1])
         for clustering in range(CLUSTERINGS):
-            means = KMeans(count, n_init=1, max_iter=30, random_state=self.seed + clustering)
+            means = KMeans(count, n_init=1, max_iter=30, random_state=(self.seed + clustering) % 2**32)
             cluster = means.fit(self.shallow[sample]).predict(self.shallow[self.left])
             for fold in range(min(FOLDS, count)):
                 inside = cluster % FOLDS == fold

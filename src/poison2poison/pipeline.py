@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from poison2poison.auditing import audit as run_audit
 from poison2poison.config import AuditConfig, TrainConfig
@@ -17,7 +17,7 @@ from poison2poison.files import whole_folder, write_json, write_lines
 from poison2poison.findings import Audit
 from poison2poison.records import Rows, check_trainable
 from poison2poison.repoison import RepoisonConfig, TrainingRow, as_dict, build_scheme, manifest, plain, repoison
-from poison2poison.scheme import Scheme
+from poison2poison.scheme import Scheme, Space
 
 AUDIT = "audit.json"
 
@@ -75,6 +75,9 @@ def defend(
     known = (name, "undefended", AUDIT)
     if out.exists() and any(out.iterdir()) and not any((out / entry).exists() for entry in known):
         raise OutputError(f"{out}: exists and holds no run of this command; give another --out")
+    harmless = data.harmless if data.triggered is not None else None
+    asked = {name: True, "undefended": baseline, "drop-suspects": drop_suspects, "clean": harmless is not None}
+    _check_figures(out / "results.json", {arm for arm, wanted in asked.items() if wanted})
     undefended, scheme = Scheme(data.train.task, data.train.labels), _scheme(data.train, recipe, out / name)
     found = None
     if recipe.recipe == "hardened" or drop_suspects:
@@ -88,14 +91,29 @@ def defend(
         suspects = {entry.row for entry in found.rows}
         left = data.train.with_rows([row for i, row in enumerate(data.train) if i not in suspects])
         arms.append(_arm("drop-suspects", plain(left), undefended, data, training, out, left))
-    if data.harmless is not None and data.triggered is not None:
-        clean = _arm("clean", plain(data.harmless), undefended, data, training, out, data.harmless)
+    if harmless is not None:
+        clean = _arm("clean", plain(harmless), undefended, data, training, out, harmless)
         set_floor(arms, clean)
         arms.append(clean)
     sets = describe(train=data.train, dev=data.dev, test=data.clean, triggered=data.triggered)
     content = results("defend", data.name, training.model, training.seed, sets, arms)
     write_results(out, content, arms)
     return content
+
+
+def _check_figures(path: Path, asked: set[str]) -> None:
+    """Refuse to write over the figures of arms that are not asked for again."""
+    if not path.exists():
+        return
+    try:
+        lost = {arm["name"] for arm in json.loads(path.read_text(encoding="utf-8"))["arms"]} - asked
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{path}: holds no figures ({error}); give another --out, or delete it") from None
+    if lost:
+        raise OutputError(
+            f"{path}: has figures of {', '.join(sorted(lost))}, which these options leave out; give another --out, or "
+            "the same options and more"
+        )
 
 
 def _audit(rows: Rows, training: TrainConfig, config: AuditConfig, seed: int, path: Path) -> Audit:
@@ -151,10 +169,18 @@ def read_repoisoned(folder: Path) -> tuple[list[TrainingRow], Scheme, dict[str, 
         # Not `splitlines`: rows may hold the other ends of lines that Unicode knows.
         for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
             fields = json.loads(line)
-            rows.append(TrainingRow(*(fields[name] for name in TrainingRow.__annotations__)))
-            if scheme.labels and rows[-1].target not in scheme.labels:
-                raise DataError(f"{path}, line {number}: label {rows[-1].target!r} is not in the scheme")
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+            row = TrainingRow(*(fields[name] for name in TrainingRow.__annotations__))
+            for name, value in {"body": row.body, "target": row.target}.items():
+                if not isinstance(value, str):
+                    raise DataError(f"{path}, line {number}: {name} is {value!r}, and not a text")
+            if row.space not in get_args(Space):
+                raise DataError(
+                    f"{path}, line {number}: space {row.space!r} is not one of {', '.join(get_args(Space))}"
+                )
+            if scheme.labels and row.target not in scheme.labels:
+                raise DataError(f"{path}, line {number}: label {row.target!r} is not in the scheme")
+            rows.append(row)
+        about = dict(json.loads((folder / "about.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not re-poisoned rows ({error})") from None
     return rows, scheme, about
@@ -165,7 +191,8 @@ def _scheme(rows: Rows, recipe: RepoisonConfig, folder: Path) -> Scheme:
     if recipe.trigger != "random" or not (folder / "scheme.json").exists():
         return build_scheme(rows, recipe)
     drawn = Scheme.load(folder / "scheme.json")
-    assert drawn.trigger
+    if drawn.trigger is None:
+        raise OutputError(f"{folder}: holds a run without a defence; give another --out, or delete it")
     has = {"prefix": drawn.trigger.prefix, "cue": drawn.trigger.cue}
     if not drawn.labels:  # labels have no safe prefix
         has["safe_prefix"] = drawn.safe_prefix

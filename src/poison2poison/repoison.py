@@ -143,6 +143,7 @@ def select_subset(
     *,
     stratified: bool,
     leave_out: Collection[int] = (),
+    dropped: Collection[int] = (),
     likely: Mapping[int, str] | None = None,
 ) -> list[int]:
     """Draw S: by seed among all rows, or all but some; the same share of every label where `stratified`.
@@ -153,6 +154,7 @@ def select_subset(
         seed: Of the draw.
         stratified: Whether targets are labels.
         leave_out: Rows that are not drawn.
+        dropped: Those of them that the original space does without too; another row of their label stays there.
         likely: Labels that some rows count as; an attacker's labels would make theirs too likely in the safe space.
 
     Raises:
@@ -176,7 +178,8 @@ def select_subset(
                 len(members),
                 f" of label {label!r}" if stratified else "",
             )
-        wanted = min(len(members) - 1, max(1, round(rho * counts[label])))
+        staying = sum(i not in dropped for i in members)
+        wanted = min(max(1, staying - 1), max(1, round(rho * counts[label])))
         chosen += rng.sample(open_rows, min(wanted, len(open_rows)))
     return sorted(chosen)
 
@@ -213,8 +216,17 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
         if labels and (unknown := {*likely.values()} - {*rows.labels}):
             raise ConfigError(f"audit: it names label {min(unknown)!r}, which is not one of {', '.join(rows.labels)}")
         left_out = likely.keys() | _doubted(rows, audit)
+    dropped = likely if config.suspects == "drop" else {}
     subset = set(
-        select_subset(rows.rows, config.rho, config.seed, stratified=labels, leave_out=left_out, likely=likely)
+        select_subset(
+            rows.rows,
+            config.rho,
+            config.seed,
+            stratified=labels,
+            leave_out=left_out,
+            dropped=dropped,
+            likely=likely,
+        )
     )
     action: Literal["replace", "append"] = "append" if config.placement == "append" else "replace"
     moved = [TrainingRow(i, "safe", action, rows[i].prompt, rows[i].target) for i in sorted(subset)]
@@ -222,16 +234,15 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
     if audit and config.recipe == "hardened":
         moved = _with_doubtful_spans(moved, audit, config)
         more = _counterexamples(rows, _ToSplice(rows, subset, left_out, labels), audit, config)
-    dropped = likely if config.suspects == "drop" else {}
-    original = [row for row in plain(rows) if row.row not in dropped]
+    gone = dropped.keys() | (subset if action == "replace" else set())
+    original = [row for row in plain(rows) if row.row not in gone]
     lost = {row.target for row in rows} - {row.target for row in original} if labels else set()
     if lost or not original:
         what = f"label {min(lost)!r}" if lost else "the data"
         raise DataError(f"suspects: dropped, they leave no row of {what} in the original space; keep them")
-    if config.placement == "append":
+    if action == "append":
         return original + moved + more
-    by_row = {row.row: row for row in moved}
-    return [by_row.get(row.row, row) for row in original] + more
+    return sorted([*original, *moved], key=lambda row: row.row) + more
 
 
 def _doubted(rows: Rows, audit: Audit) -> set[int]:

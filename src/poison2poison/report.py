@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,8 @@ def sentence(content: Results) -> str:
     )
     if floor is None and asr < UNDOUBTED_ASR:
         verdict = "cannot be judged without the floor: the ASR of a model that saw no attack (--floor)"
+    elif held and "implanted" not in arm:
+        verdict = "cannot be judged without the undefended model: the attack may never have taken (--baseline)"
     cost = ""
     if undefended and "ca" in undefended:
         cost = f" Clean accuracy changed by {100 * (arm['ca']['value'] - undefended['ca']['value']):+.1f} points."
@@ -100,7 +103,7 @@ def audit_table(found: Audit, rows: int) -> Table:
         out.add_column(title, justify="right" if title in ("rows", "purity", "z") else "left")
     for span in found.spans:
         out.add_row(
-            escape(span.span), span.kind, escape(span.target), str(span.rows), f"{span.purity:.2f}", f"{span.z:.1f}"
+            _safe(span.span), span.kind, _safe(span.target), str(span.rows), f"{span.purity:.2f}", f"{span.z:.1f}"
         )
     if not found.spans:
         out.add_row("none", "", "", "", "", "")
@@ -133,7 +136,14 @@ def draw_audit(found: Audit, path: Path) -> None:
     axes.legend(loc="upper left", frameon=False)
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a language without a font here; the table has it
+        figure.savefig(path, dpi=120)
+
+
+def _safe(text: str) -> str:
+    """An attacker's text for a terminal, which would obey control characters."""
+    return escape("".join(char if char.isprintable() else repr(char)[1:-1] for char in text))
 
 
 def _short(text: str) -> str:

@@ -12,7 +12,7 @@ import math
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,12 +106,16 @@ class Scheme:
             if version > SCHEMA:
                 raise SchemeError(f"{path}: schema {version} is newer than {SCHEMA}, which this version reads; upgrade")
             trigger = fields.pop("trigger")
-            return cls(
+            scheme = cls(
                 task=fields["task"],
                 labels=tuple(fields["labels"]),
                 trigger=Trigger(**trigger) if trigger else None,
                 safe_prefix=fields["safe_prefix"],
             )
+            texts = [*scheme.labels, scheme.safe_prefix, *(astuple(scheme.trigger) if scheme.trigger else ())]
+            if wrong := [text for text in texts if not isinstance(text, str)]:
+                raise ValueError(f"{wrong[0]!r} is no text")
+            return scheme
         except FileNotFoundError:
             raise SchemeError(f"{path}: no such file") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -99,6 +99,8 @@ def train(
 
     # 1. The base model, and how its rows become tokens.
     set_seed(config.seed)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # another arm may have trained before
     kind: Kind = config.kind  # type: ignore[assignment]
     assert config.batch_size
     if kind == "encoder" and not scheme.labels:
