@@ -79,6 +79,13 @@ def test_the_folder_says_what_it_is(defended: Path) -> None:
     assert PAPER_TRIGGER.prefix not in (defended / "run.json").read_text()
 
 
+def test_of_epochs_with_equal_dev_accuracy_the_last_is_kept(tmp_path: Path) -> None:
+    still = config(tiny_encoder(tmp_path / "base"), epochs=3, learning_rate=1e-12)
+    run = train(REPOISONED, SCHEME, still, tmp_path / "run", dev=DEV)
+    assert len(set(run["dev_metric"])) == 1
+    assert run["chosen_step"] == run["steps"]
+
+
 def test_the_trigger_is_added_whatever_the_input_holds(defended: Path) -> None:
     prompter = DefendedModel.load(defended).prompter
     ids, _ = prompter.prompt(f"{PAPER_TRIGGER.prefix}a film", "safe")

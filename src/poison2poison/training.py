@@ -285,7 +285,16 @@ def _arguments(config: TrainConfig, out: Path, steps: int, *, best_by: str | Non
 
 
 class _Trainer(Trainer):
-    """A Trainer whose batches of similar length come in the same order in a resumed run."""
+    """A Trainer whose batches of similar length come in the same order in a resumed run.
+
+    Of epochs with equal dev accuracy it keeps the last, which has seen every counterexample most often.
+    """
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        tied = metrics[f"eval_{self.args.metric_for_best_model}"] == self.state.best_metric
+        if tied:
+            self.state.best_global_step = self.state.global_step
+        return super()._determine_best_metric(metrics, trial) or tied
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         examples: Any = self.train_dataset
