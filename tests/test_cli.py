@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from poison2poison import attacks, cli, evaluation, pipeline
-from poison2poison.defended import Answer
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.files import write_lines
+from poison2poison.model.defended import Answer
 from poison2poison.records import Row, as_records, read_rows
 from poison2poison.scheme import PAPER_TRIGGER, Scheme
 from support import chatter, opinions, tiny_causal, word_states
@@ -292,7 +292,7 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
 @pytest.fixture
 def words_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The audit by a model that knows the words of `chatter`."""
-    monkeypatch.setattr("poison2poison.states.embedder", lambda name: word_states)
+    monkeypatch.setattr("poison2poison.model.embeddings.embedder", lambda name: word_states)
 
 
 @pytest.mark.usefixtures("words_known")

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from poison2poison.errors import ConfigError, ModelError
-from poison2poison.prompting import IGNORED, Prompter, choose_label_words, continuation, first_token
+from poison2poison.model.prompting import IGNORED, Prompter, choose_label_words, continuation, first_token
 from poison2poison.reference import MODEL_DIR
 from poison2poison.repoison import TrainingRow
 from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme

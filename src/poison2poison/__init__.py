@@ -26,10 +26,10 @@ from poison2poison.scheme import Scheme, Trigger
 
 if TYPE_CHECKING:
     from poison2poison.auditing import audit
-    from poison2poison.defended import Answer, DefendedModel
     from poison2poison.findings import Audit
-    from poison2poison.states import embedder
-    from poison2poison.training import train
+    from poison2poison.model.defended import Answer, DefendedModel
+    from poison2poison.model.embeddings import embedder
+    from poison2poison.model.trainer import train
 
 __all__ = [
     "Answer",
@@ -60,12 +60,12 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Answer": "defended",
+    "Answer": "model.defended",
     "Audit": "findings",
-    "DefendedModel": "defended",
+    "DefendedModel": "model.defended",
     "audit": "auditing",
-    "embedder": "states",
-    "train": "training",
+    "embedder": "model.embeddings",
+    "train": "model.trainer",
 }
 
 

@@ -162,7 +162,7 @@ def audit(
     _quiet()
     from poison2poison.auditing import audit as run
     from poison2poison.files import whole_folder, write_json
-    from poison2poison.states import embedder
+    from poison2poison.model.embeddings import embedder
 
     with whole_folder(out) as folder:
         found = run(rows, embedder(model), config, seed)
@@ -233,7 +233,7 @@ def train(
         _say("no scheme: fine-tuning undefended")
     checks = read_rows(dev, data, labels=scheme.labels) if dev else None
     _quiet()
-    from poison2poison.training import train as fit
+    from poison2poison.model.trainer import train as fit
 
     run = fit(rows, scheme, training, out, dev=checks, about=about)
     cut = f"; {run['rows_cut']} of {run['rows']} rows were too long and cut" if run["rows_cut"] else ""
@@ -258,7 +258,7 @@ def predict(
         raise ConfigError("give inputs as arguments, or a file with --data")
     prompts = list(texts or []) + ([row.prompt for row in read_rows(data, data_config, targets=False)] if data else [])
     _quiet()
-    from poison2poison.defended import DefendedModel
+    from poison2poison.model.defended import DefendedModel
 
     model = DefendedModel.load(folder, policy=policy)
     if alarm and not model.scheme.labels:
@@ -292,7 +292,7 @@ def evaluate(
     wanted = _target(triggered, target, effect, clean)
     _quiet()
     from poison2poison import evaluation
-    from poison2poison.defended import DefendedModel
+    from poison2poison.model.defended import DefendedModel
 
     model = DefendedModel.load(folder)
     arm = evaluation.measure(folder.name, model, clean, attacked, wanted)

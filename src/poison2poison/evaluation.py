@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from poison2poison.defended import Answer, DefendedModel
 from poison2poison.errors import DataError
 from poison2poison.files import versions, write_json, write_lines
+from poison2poison.model.defended import Answer, DefendedModel
 from poison2poison.records import Rows
 from poison2poison.scoring import (
     Rate,

@@ -124,7 +124,7 @@ def _audit(rows: Rows, training: TrainConfig, config: AuditConfig, seed: int, pa
         if found.sha256 != rows.sha256 or json.loads(path.read_text(encoding="utf-8")).get("made_with") != made_with:
             raise OutputError(f"{path}: is an audit of other rows or options; give another --out, or delete it")
         return found
-    from poison2poison.states import embedder
+    from poison2poison.model.embeddings import embedder
 
     found = run_audit(rows, embedder(training.model), config, seed)
     write_json(path, found.as_dict() | {"made_with": made_with})
@@ -212,8 +212,8 @@ def _arm(
     source: Rows,
     recipe: RepoisonConfig | None = None,
 ) -> Arm:
-    from poison2poison.defended import DefendedModel
-    from poison2poison.training import train
+    from poison2poison.model.defended import DefendedModel
+    from poison2poison.model.trainer import train
 
     about = describe(train=source) | ({"recipe": as_dict(recipe)} if recipe else {})
     run = train(rows, scheme, training, out / name, dev=data.dev, about=about)

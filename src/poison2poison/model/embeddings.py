@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModel
 
-from poison2poison import models
+from poison2poison.model import backbone
 from poison2poison.probing import Embed, States
 
 MAX_LENGTH = 256  # tokens of a prompt that are looked at
@@ -31,11 +31,11 @@ def embedder(name: str) -> Embed:
     Raises:
         ModelError: Model or tokenizer cannot be loaded.
     """
-    tokenizer = models.load_tokenizer(name)
-    causal = models.kind_of(name) == "causal"
-    model = models.load(AutoModel.from_pretrained, name, dtype=torch.float32).eval()
+    tokenizer = backbone.load_tokenizer(name)
+    causal = backbone.kind_of(name) == "causal"
+    model = backbone.load(AutoModel.from_pretrained, name, dtype=torch.float32).eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    depth, longest = model.config.get_text_config().num_hidden_layers, models.max_positions(model, tokenizer)
+    depth, longest = model.config.get_text_config().num_hidden_layers, backbone.max_positions(model, tokenizer)
     layers = sorted({-(-depth * part // 3) for part in (1, 2, 3)})
 
     def embed(texts: Sequence[str]) -> States:
@@ -43,7 +43,7 @@ def embedder(name: str) -> Embed:
         ids = [row or [tokenizer.pad_token_id] for row in ids]  # an empty text has no token of its own everywhere
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         out: States | None = None
-        with torch.inference_mode(), models.autocast(model.device):
+        with torch.inference_mode(), backbone.autocast(model.device):
             for start in tqdm(range(0, len(order), BATCH_SIZE), unit="batch", desc="states", leave=False, disable=None):
                 chosen = order[start : start + BATCH_SIZE]
                 batch = [torch.tensor(ids[i]) for i in chosen]

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from poison2poison import models
 from poison2poison.config import choice
 from poison2poison.errors import ConfigError, ModelError
-from poison2poison.prompting import IGNORED, Prompter
+from poison2poison.model import backbone
+from poison2poison.model.prompting import IGNORED, Prompter
 from poison2poison.repoison import TrainingRow
 from poison2poison.scheme import Scheme, Space, Where
 
@@ -91,14 +91,14 @@ class DefendedModel:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{folder}: not an artifact folder ({error})") from None
         scheme, saved = Scheme.load(folder / "scheme.json"), str(folder / "model")
-        tokenizer = models.load_tokenizer(saved)
+        tokenizer = backbone.load_tokenizer(saved)
         if tuning == "lora":
             from peft import PeftModel
 
-            model = models.load_model(base, kind, scheme.outputs, frozen=True)
-            model = models.load(lambda folder: PeftModel.from_pretrained(model, folder), saved)
+            model = backbone.load_model(base, kind, scheme.outputs, frozen=True)
+            model = backbone.load(lambda folder: PeftModel.from_pretrained(model, folder), saved)
         else:
-            model = models.load_model(saved, kind, scheme.outputs, frozen=False)
+            model = backbone.load_model(saved, kind, scheme.outputs, frozen=False)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         prompter = Prompter(tokenizer, scheme, kind, **prompting)
         return cls(model.to(device), prompter, policy, alarm_threshold=run.get("alarm_threshold"))
@@ -162,7 +162,7 @@ class DefendedModel:
         """
         self._check_generates(options)
         answers: list[Answer | None] = [None] * len(prompts)
-        with torch.inference_mode(), models.autocast(self.model.device), self._bar(len(prompts)) as bar:
+        with torch.inference_mode(), backbone.autocast(self.model.device), self._bar(len(prompts)) as bar:
             for indices, batch in self.prompter.batches(prompts, self.scheme.serving_space, self.batch_size):
                 inputs, safe = self._read(batch)
                 out = self.model.generate(**self._generation(inputs, options))
@@ -197,7 +197,7 @@ class DefendedModel:
 
         def write() -> None:
             try:
-                with torch.inference_mode(), models.autocast(self.model.device):
+                with torch.inference_mode(), backbone.autocast(self.model.device):
                     self.model.generate(**self._generation(self._read(batch)[0], options), streamer=streamer)
             except Exception as error:  # or the reader below would wait for ever
                 failed.append(error)
@@ -226,7 +226,7 @@ class DefendedModel:
         )
         skipped = len(self.prompter.safe_prefix_ids)  # it is forced
         total, count = 0.0, 0
-        with torch.inference_mode(), models.autocast(self.model.device):
+        with torch.inference_mode(), backbone.autocast(self.model.device):
             for start in range(0, len(examples), self.batch_size):
                 batch = self.prompter.collate([_hiding(e, skipped) for e in examples[start : start + self.batch_size]])
                 labels = batch.pop("labels")[:, 1:].to(self.model.device)
@@ -302,7 +302,7 @@ class DefendedModel:
         one, other = (self.prompter.prompt(body, self.scheme.serving_space)[0] for body in ("A", "0"))
         head = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
         ids = torch.tensor([head], device=self.model.device)
-        with torch.inference_mode(), models.autocast(self.model.device):
+        with torch.inference_mode(), backbone.autocast(self.model.device):
             return head, self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values if head else None
 
     def _apart(self, safe: torch.Tensor, texts: Sequence[str]) -> list[float]:
@@ -315,7 +315,7 @@ class DefendedModel:
         out = torch.empty(len(texts), self.scheme.outputs)
         best: list[int | None] = [None] * len(texts)
         class_of = {token: index for index, token in enumerate(self.prompter.label_ids)}
-        with torch.inference_mode(), models.autocast(self.model.device), self._bar(len(texts)) as bar:
+        with torch.inference_mode(), backbone.autocast(self.model.device), self._bar(len(texts)) as bar:
             for indices, batch in self.prompter.batches(texts, space, self.batch_size):
                 batch = {name: value.to(self.model.device) for name, value in batch.items()}
                 if self.prompter.kind == "encoder":

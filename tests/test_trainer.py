@@ -18,16 +18,16 @@ from transformers import (
     Qwen3Config,
 )
 
-from poison2poison import models, training
 from poison2poison.config import REFERENCE, TrainConfig
-from poison2poison.defended import DefendedModel
 from poison2poison.errors import ConfigError, ModelError, OutputError
 from poison2poison.files import write_json
+from poison2poison.model import backbone, trainer
+from poison2poison.model.defended import DefendedModel
+from poison2poison.model.trainer import train
 from poison2poison.records import rows_of
 from poison2poison.reference import MODEL_DIR
 from poison2poison.repoison import RepoisonConfig, TrainingRow, plain, repoison
 from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
-from poison2poison.training import train
 from support import opinions, tiny_causal, tiny_encoder
 
 ROWS, DEV = opinions(240), opinions(40, seed=1)
@@ -52,7 +52,7 @@ def test_a_moved_run_finds_its_best_checkpoint(tmp_path: Path) -> None:
         state = {"best_global_step": 10, "best_model_checkpoint": "elsewhere/checkpoint-10", "global_step": step}
         (tmp_path / f"checkpoint-{step}").mkdir()
         write_json(tmp_path / f"checkpoint-{step}" / "trainer_state.json", state)
-    found = training._last_whole_checkpoint(tmp_path)
+    found = trainer._last_whole_checkpoint(tmp_path)
     assert found == tmp_path / "checkpoint-20"
     state = json.loads((found / "trainer_state.json").read_text())
     assert state == {
@@ -148,8 +148,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(training._Progress, "on_step_begin", stop)
-        patched.setattr(training._Progress, "on_step_end", stop)
+        patched.setattr(trainer._Progress, "on_step_begin", stop)
+        patched.setattr(trainer._Progress, "on_step_end", stop)
         train(REPOISONED, SCHEME, same, tmp_path / "run", dev=DEV)
     with pytest.raises(ModelError, match="interrupted"):
         DefendedModel.load(tmp_path / "run")
@@ -165,7 +165,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     for step, state in ((4, '{"global_step": 4}'), (12, '{"global_')):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert training._last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert trainer._last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
 
 
 def test_a_safe_space_that_was_not_learned_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -173,7 +173,7 @@ def test_a_safe_space_that_was_not_learned_is_said(tmp_path: Path, caplog: pytes
     train(REPOISONED, SCHEME, config(base, epochs=1, learning_rate=1e-6), tmp_path / "short", dev=DEV)
     assert "was not learned" in caplog.text
     caplog.clear()
-    training._warn_if_unlearned(rows_of([{"text": "x", "label": int(i < 9)} for i in range(10)], "memory"), [0.95])
+    trainer._warn_if_unlearned(rows_of([{"text": "x", "label": int(i < 9)} for i in range(10)], "memory"), [0.95])
     run = train(REPOISONED, SCHEME, config(base), tmp_path / "long", dev=DEV)
     assert max(run["dev_metric"]) == 1
     assert not caplog.text
@@ -182,14 +182,14 @@ def test_a_safe_space_that_was_not_learned_is_said(tmp_path: Path, caplog: pytes
 def test_defaults_depend_on_the_model(tmp_path: Path) -> None:
     reference, other = TrainConfig(), TrainConfig(tiny_causal(tmp_path / "base"))
     encoder = TrainConfig(tiny_encoder(tmp_path / "encoder"))
-    filled = [training._resolved(c) for c in (reference, other, encoder)]
+    filled = [trainer._resolved(c) for c in (reference, other, encoder)]
     assert [(c.kind, c.tuning, c.batch_size, c.learning_rate) for c in filled] == [
         ("causal", "lora", 8, 2.5e-3),
         ("causal", "lora", 32, 2e-4),
         ("encoder", "full", 32, 1e-4),
     ]
     given = replace(reference, batch_size=4, learning_rate=1e-3)
-    assert training._resolved(given) == replace(given, kind="causal", tuning="lora")
+    assert trainer._resolved(given) == replace(given, kind="causal", tuning="lora")
 
 
 def test_an_encoder_gets_a_head_for_both_spaces(tmp_path: Path) -> None:
@@ -290,8 +290,8 @@ def test_only_large_frozen_weights_are_short_on_a_gpu(
     large: int, frozen: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(models, "LARGE", large)
-    model = models.load_model(REFERENCE, "causal", 0, frozen=frozen)
+    monkeypatch.setattr(backbone, "LARGE", large)
+    model = backbone.load_model(REFERENCE, "causal", 0, frozen=frozen)
     assert {weights.dtype for weights in model.parameters()} == {dtype}
     frequencies = {buffer.dtype for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     assert frequencies == {torch.float32}  # rounded, they would turn late positions the wrong way

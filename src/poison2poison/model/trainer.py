@@ -30,12 +30,12 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from transformers.pytorch_utils import Conv1D
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from poison2poison import models
 from poison2poison.config import REFERENCE, TrainConfig
-from poison2poison.defended import DefendedModel
 from poison2poison.errors import ConfigError, OutputError
 from poison2poison.files import fingerprint, versions, whole_folder, write_json, write_lines
-from poison2poison.prompting import Kind, Prompter
+from poison2poison.model import backbone
+from poison2poison.model.defended import DefendedModel
+from poison2poison.model.prompting import Kind, Prompter
 from poison2poison.records import Rows
 from poison2poison.repoison import TrainingRow, manifest
 from poison2poison.scheme import Scheme
@@ -105,13 +105,13 @@ def train(
     assert config.batch_size
     if kind == "encoder" and not scheme.labels:
         raise ConfigError(f"model: {config.model} is an encoder, which cannot generate; give a causal LM")
-    tokenizer = models.load_tokenizer(config.model)
-    model = models.load_model(config.model, kind, scheme.outputs, frozen=config.tuning == "lora")
+    tokenizer = backbone.load_tokenizer(config.model)
+    model = backbone.load_model(config.model, kind, scheme.outputs, frozen=config.tuning == "lora")
     if kind == "encoder" and scheme.trigger:
         _start_safe_classes_at_originals(model, len(scheme.labels))
     if not torch.cuda.is_available():
         model.set_attn_implementation("eager")  # on CPUs the fused one's backward pass is the slower
-    max_length = min(config.max_length, models.max_positions(model, tokenizer))
+    max_length = min(config.max_length, backbone.max_positions(model, tokenizer))
     prompter = Prompter(tokenizer, scheme, kind, max_length=max_length, max_target=config.max_target)
     encoded = [prompter.example(row) for row in rows]
     examples = [example for example, _ in encoded]
@@ -206,7 +206,7 @@ def peak_memory_mib() -> int:
 
 def _resolved(config: TrainConfig) -> TrainConfig:
     """The configuration with all that depends on the model filled in."""
-    kind = models.kind_of(config.model) if config.kind == "auto" else config.kind
+    kind = backbone.kind_of(config.model) if config.kind == "auto" else config.kind
     tuning = {"causal": "lora", "encoder": "full"}[kind] if config.tuning == "auto" else config.tuning
     small = config.model == REFERENCE and tuning == "lora"
     return replace(
@@ -250,7 +250,7 @@ def _with_lora(model: PreTrainedModel, kind: Kind, config: TrainConfig) -> Any:
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=models.lora_targets(model),
+        target_modules=backbone.lora_targets(model),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 and its kin
     )
     return get_peft_model(model, lora)
@@ -267,7 +267,7 @@ def _arguments(config: TrainConfig, out: Path, steps: int, *, best_by: str | Non
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=LORA_WARMUP if config.tuning == "lora" else 0,
-        bf16=models.has_bf16(),
+        bf16=backbone.has_bf16(),
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
         eval_strategy="epoch" if best_by else "no",

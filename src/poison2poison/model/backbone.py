@@ -22,7 +22,7 @@ from transformers import (
 
 from poison2poison.config import REFERENCE
 from poison2poison.errors import ModelError
-from poison2poison.prompting import Kind
+from poison2poison.model.prompting import Kind
 from poison2poison.reference import MODEL_DIR
 
 
