@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from poison2poison.records import Rows, rows_of
 from poison2poison.reference import MODEL_DIR
@@ -47,6 +55,24 @@ def tiny_encoder(folder: Path) -> str:
         **SHAPE,
     )
     return _save(BertForSequenceClassification, config, tokenizer, folder)
+
+
+def tiny_of(config: Any, folder: Path) -> str:
+    """A random causal LM of any architecture, as its checkpoints are made, with the reference tokenizer.
+
+    Its weights are so large that it says something else of every text.
+    """
+    torch.manual_seed(0)
+    multimodal = type(config) in AutoModelForMultimodalLM._model_mapping
+    auto: Any = AutoModelForMultimodalLM if multimodal else AutoModelForCausalLM
+    model = auto.from_config(config)
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.ndim > 1:
+                weights.mul_(4)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(MODEL_DIR).save_pretrained(folder)
+    return str(folder)
 
 
 def _save(model: Any, config: Any, tokenizer: Any, folder: Path) -> str:

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from poison2poison.errors import ConfigError, ModelError
-from poison2poison.model.prompting import IGNORED, Prompter, choose_label_words, continuation, first_token
+from poison2poison.model.loss import IGNORED
+from poison2poison.model.prompting import Prompter, choose_label_words, continuation, first_token
 from poison2poison.reference import MODEL_DIR
 from poison2poison.repoison import TrainingRow
 from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
@@ -171,12 +172,10 @@ def test_padding_on_the_left_changes_no_logits(tmp_path: Path, reference: Any) -
     model: Any = LlamaForCausalLM.from_pretrained(tiny_causal(tmp_path))
     model.eval()
     prompter = Prompter(reference, LABELS, "causal", max_length=200, max_target=1)
-    rows = [TrainingRow(i, "safe", "keep", body, "positive") for i, body in enumerate(["short", "rather longer text"])]
-    examples = [prompter.example(row)[0] for row in rows]
+    prompts = [prompter.prompt(body, "safe")[0] for body in ("short", "rather longer text")]
     with torch.inference_mode():
-        together = model(**prompter.collate(examples)).logits
-        alone = [model(input_ids=torch.tensor([example["input_ids"]])).logits[0, -2:] for example in examples]
-    assert together.shape[1] == 2
+        together = model(**prompter.collate([{"input_ids": prompt} for prompt in prompts])).logits[:, -2:]
+        alone = [model(input_ids=torch.tensor([prompt])).logits[0, -2:] for prompt in prompts]
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-4)
 
 

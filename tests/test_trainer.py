@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,15 @@ from transformers import (
 )
 
 from poison2poison.config import REFERENCE, TrainConfig
-from poison2poison.errors import ConfigError, ModelError, OutputError
-from poison2poison.files import write_json
-from poison2poison.model import backbone, trainer
-from poison2poison.model.defended import DefendedModel
+from poison2poison.errors import ConfigError, ModelError, NonFiniteError, OutputError, TrainingError, UnlearnedError
+from poison2poison.files import write_json, write_lines
+from poison2poison.model import backbone, safe_space, trainer
+from poison2poison.model.defended import Answer, DefendedModel
+from poison2poison.model.loss import only_target_logits, target_loss
+from poison2poison.model.prompting import Prompter
 from poison2poison.model.trainer import train
-from poison2poison.records import rows_of
+from poison2poison.pipeline import write_repoisoned
+from poison2poison.records import Row, as_records, rows_of
 from poison2poison.reference import MODEL_DIR
 from poison2poison.repoison import RepoisonConfig, TrainingRow, plain, repoison
 from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
@@ -36,7 +42,9 @@ REPOISONED = repoison(ROWS, SCHEME, RepoisonConfig("paper", rho=0.5))
 
 
 def config(model: str, **changes: Any) -> TrainConfig:
-    base = TrainConfig(model, tuning="full", epochs=4, batch_size=16, learning_rate=1e-2, max_length=64, max_target=16)
+    base = TrainConfig(
+        model, tuning="full", epochs=4, batch_size=16, learning_rate=1e-2, warmup=0.0, max_length=64, max_target=16
+    )
     return replace(base, **changes)
 
 
@@ -81,7 +89,7 @@ def test_the_folder_says_what_it_is(defended: Path) -> None:
 
 def test_of_epochs_with_equal_dev_accuracy_the_last_is_kept(tmp_path: Path) -> None:
     still = config(tiny_encoder(tmp_path / "base"), epochs=3, learning_rate=1e-12)
-    run = train(REPOISONED, SCHEME, still, tmp_path / "run", dev=DEV)
+    run = train(plain(ROWS), Scheme("classification", ROWS.labels), still, tmp_path / "run", dev=DEV)
     assert len(set(run["dev_metric"])) == 1
     assert run["chosen_step"] == run["steps"]
 
@@ -137,16 +145,21 @@ def test_a_finished_run_is_not_repeated_and_another_is_refused(defended: Path) -
         train(REPOISONED, SCHEME, TrainConfig(), defended / "model")
 
 
+def _stop_at(step: int) -> Any:
+    def stop(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step > step:
+            raise KeyboardInterrupt
+
+    return stop
+
+
 @pytest.mark.parametrize("stop_at", [4, 15, 22])  # within an epoch, at its end, within the next
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     defended: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     same = config(str(defended.parent / "base"))
 
-    def stop(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step > stop_at:
-            raise KeyboardInterrupt
-
+    stop = _stop_at(stop_at)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(trainer._Progress, "on_step_begin", stop)
         patched.setattr(trainer._Progress, "on_step_end", stop)
@@ -168,28 +181,220 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert trainer._last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
 
 
-def test_a_safe_space_that_was_not_learned_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    base = tiny_causal(tmp_path / "base")
-    train(REPOISONED, SCHEME, config(base, epochs=1, learning_rate=1e-6), tmp_path / "short", dev=DEV)
-    assert "was not learned" in caplog.text
-    caplog.clear()
-    trainer._warn_if_unlearned(rows_of([{"text": "x", "label": int(i < 9)} for i in range(10)], "memory"), [0.95])
-    run = train(REPOISONED, SCHEME, config(base), tmp_path / "long", dev=DEV)
-    assert max(run["dev_metric"]) == 1
+@pytest.fixture(scope="module")
+def unlearned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unlearned")
+    settings = config(tiny_causal(folder / "base"), epochs=1, more_epochs=1, learning_rate=1e-6)
+    with pytest.raises(UnlearnedError, match=r"the safe space was not learned: accuracy .* off-space"):
+        train(REPOISONED, SCHEME, settings, folder / "run", dev=DEV)
+    return folder / "run"
+
+
+def test_a_safe_space_that_is_not_learned_is_no_defence(unlearned: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = json.loads((unlearned / "run.json").read_text())
+    assert (run["status"], run["epochs"], run["safe_space"]["learned"]) == ("unlearned", 2, False)
+    with pytest.raises(ModelError, match="allow_unlearned"):
+        DefendedModel.load(unlearned)
+    assert DefendedModel.load(unlearned, allow_unlearned=True).classify(["The soup was bad."])
+    with pytest.raises(UnlearnedError):  # nor by asking again
+        train(REPOISONED, SCHEME, TrainConfig(**run["config"]), unlearned, dev=DEV)
+
+
+def test_training_goes_on_until_the_safe_space_is_learned(tmp_path: Path, defended: Path) -> None:
+    base = str(defended.parent / "base")
+    stopped = config(base, epochs=1, more_epochs=3, learning_rate=3e-3)
+    run = train(REPOISONED, SCHEME, stopped, tmp_path / "run", dev=DEV)
+    assert (run["status"], run["epochs"], len(run["dev_metric"])) == ("done", 4, 4)
+    assert run["safe_space"]["learned"]
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(trainer._Progress, "on_step_begin", _stop_at(20))
+        train(REPOISONED, SCHEME, stopped, tmp_path / "stopped", dev=DEV)
+    again = train(REPOISONED, SCHEME, stopped, tmp_path / "stopped", dev=DEV)
+    assert (again["epochs"], again["dev_metric"]) == (4, run["dev_metric"])
+    assert again["resumed_from"] == 19
+
+
+def test_without_dev_rows_a_part_of_s_is_held_out_for_the_check(tmp_path: Path, defended: Path) -> None:
+    run = train(REPOISONED, SCHEME, config(str(defended.parent / "base")), tmp_path / "run")
+    found = run["safe_space"]
+    assert (found["source"], found["rows"], run["rows"]) == ("held out of S", 12, len(REPOISONED) - 12)
+    assert found["learned"]
+
+
+def test_what_is_made_of_a_row_held_out_is_held_out_too() -> None:
+    copies = [replace(row, action="splice") for row in REPOISONED if row.space == "safe"]
+    left, held = safe_space.hold_out([*REPOISONED, *copies], ROWS.labels, seed=0)
+    assert {row.target for row in held} == {*ROWS.labels}
+    assert len(left) == len(REPOISONED) + len(copies) - 2 * len(held)
+
+
+def test_generation_that_leaks_is_not_learned(tmp_path: Path) -> None:
+    rows = rows_of([{"prompt": row.prompt, "completion": f"It is {row.target}."} for row in ROWS], "texts")
+    scheme = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
+    settings = config(tiny_causal(tmp_path / "base"), epochs=8, more_epochs=0)
+    with pytest.raises(UnlearnedError, match=r"100\.0% of the answers leak"):
+        train(plain(rows), scheme, settings, tmp_path / "run", dev=rows.with_rows(rows.rows[:20]))
+
+
+@pytest.mark.parametrize(("wrong", "leaks", "learned"), [(0, 0, True), (2, 2, True), (20, 0, False), (0, 3, False)])
+def test_how_far_behind_and_how_leaky_a_safe_space_may_be(wrong: int, leaks: int, learned: bool) -> None:
+    class Fake:
+        scheme = SCHEME
+
+        def __init__(self, wrong: int = 0, leaks: int = 0) -> None:
+            self.wrong, self.leaks = wrong, leaks
+
+        def in_space(self, space: str) -> Fake:
+            return Fake()
+
+        def answer(self, prompts: list[str]) -> list[Answer]:
+            return [
+                Answer("no label" if i < self.wrong else "positive", "leak" if i < self.leaks else "safe", None)
+                for i in range(len(prompts))
+            ]
+
+    found = safe_space.check(Fake(wrong, leaks), [Row("a", "positive")] * 100, "dev")  # type: ignore[arg-type]
+    assert (found.learned, found.leak, found.safe) == (learned, leaks / 100, 1 - wrong / 100)
+
+
+def test_a_task_that_was_hardly_learned_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    dev = rows_of([{"text": "x", "label": int(i < 9)} for i in range(10)], "memory")
+    trainer._warn_if_unlearned(dev, [0.95])
     assert not caplog.text
+    trainer._warn_if_unlearned(dev, [0.9])
+    assert "hardly learned" in caplog.text
 
 
-def test_defaults_depend_on_the_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_what_is_not_finite_ends_the_training(tuning: str, tmp_path: Path) -> None:
+    settings = config(tiny_causal(tmp_path / "base"), tuning=tuning, learning_rate=1e30)
+    for _ in range(2):  # nor does it end well when run again
+        with pytest.raises(NonFiniteError, match=r"step \d+: .*--learning-rate"):
+            train(REPOISONED, SCHEME, settings, tmp_path / "run", dev=DEV)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["status"] == "failed"
+    assert not (tmp_path / "run" / "model").exists()
+    with pytest.raises(ModelError, match="step"):
+        DefendedModel.load(tmp_path / "run")
+
+
+def test_the_last_whole_checkpoint_survives_what_is_not_finite(
+    tmp_path: Path, defended: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    def poisoned(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        steps.append(1)
+        return target_loss(outputs.logits, labels) / num_items_in_batch * (1 if len(steps) < 20 else torch.nan)
+
+    monkeypatch.setattr(trainer, "target_loss_mean", poisoned)
+    with pytest.raises(NonFiniteError, match=r"step 20: the gradient is nan .* checkpoint is .*checkpoint-19"):
+        train(REPOISONED, SCHEME, config(str(defended.parent / "base")), tmp_path / "run", dev=DEV)
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint-19").is_dir()
+
+
+def test_rows_at_once_are_halved_until_they_fit(
+    tmp_path: Path, defended: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small_memory(model: Any, labels: torch.Tensor) -> Any:
+        if len(labels) > 4:
+            raise torch.OutOfMemoryError("out of memory\ndetails")
+        return only_target_logits(model, labels)
+
+    monkeypatch.setattr(trainer, "only_target_logits", small_memory)
+    same = config(str(defended.parent / "base"))
+    run = train(REPOISONED, SCHEME, same, tmp_path / "run", dev=DEV)
+    whole = json.loads((defended / "run.json").read_text())
+    assert (run["micro_batch"], whole["micro_batch"], run["steps"]) == (4, 16, whole["steps"])
+    ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "run", defended))
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 0.05
+    with pytest.raises(TrainingError, match=r"with 8 rows at once.*--gradient-checkpointing"):
+        train(REPOISONED, SCHEME, replace(same, micro_batch=8), tmp_path / "asked", dev=DEV)
+
+
+def test_padding_changes_no_loss(tmp_path: Path) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_causal(tmp_path))
+    prompter = Prompter(AutoTokenizer.from_pretrained(MODEL_DIR), SCHEME, "causal", max_length=200, max_target=1)
+    bodies = ["short", "a rather longer text than that", "The soup was bad."]
+    examples = [prompter.example(TrainingRow(0, "safe", "keep", body, "positive"))[0] for body in bodies]
+
+    def loss(batch: dict[str, torch.Tensor]) -> float:
+        with only_target_logits(model, batch["labels"]), torch.inference_mode():
+            logits = model(input_ids=batch["input_ids"]).logits
+        assert logits.shape[:2] == (1, len(batch["labels"]))  # one target a row
+        return float(target_loss(logits, batch["labels"]))
+
+    together = prompter.training_batch(examples)
+    assert "attention_mask" not in together
+    assert loss(together) == pytest.approx(sum(loss(prompter.training_batch([one])) for one in examples), rel=1e-5)
+
+
+def test_defaults_depend_on_recipe_model_and_rows(tmp_path: Path) -> None:
     reference, other = TrainConfig(), TrainConfig(tiny_causal(tmp_path / "base"))
     encoder = TrainConfig(tiny_encoder(tmp_path / "encoder"))
-    filled = [trainer._resolved(c) for c in (reference, other, encoder)]
-    assert [(c.kind, c.tuning, c.batch_size, c.learning_rate) for c in filled] == [
-        ("causal", "lora", 8, 2.5e-3),
-        ("causal", "lora", 32, 2e-4),
-        ("encoder", "full", 32, 1e-4),
+    paper = replace(other, preset="paper")
+    found = [
+        (c.kind, c.tuning, c.epochs, c.more_epochs, c.batch_size, c.learning_rate, c.warmup, c.lora_targets)
+        for c in (
+            trainer.resolved(reference, 3_000),
+            trainer.resolved(other, 3_000),
+            trainer.resolved(other, 240),
+            trainer.resolved(paper, 240),
+            trainer.resolved(encoder, 3_000),
+        )
     ]
-    given = replace(reference, batch_size=4, learning_rate=1e-3)
-    assert trainer._resolved(given) == replace(given, kind="causal", tuning="lora")
+    assert found == [
+        ("causal", "lora", 3, 3, 8, 2.5e-3, 0.1, "qv"),
+        ("causal", "lora", 3, 3, 16, 1e-3, 0.1, "all"),
+        ("causal", "lora", 7, 7, 8, 1e-3, 0.1, "all"),
+        ("causal", "lora", 3, 3, 32, 2e-4, 0.0, "qv"),
+        ("encoder", "full", 3, 3, 32, 1e-4, 0.0, "qv"),
+    ]
+    given = replace(paper, batch_size=4, learning_rate=1e-3, warmup=0.2, more_epochs=0)
+    resolved = trainer.resolved(given, 240)
+    assert (resolved.batch_size, resolved.learning_rate, resolved.warmup, resolved.more_epochs) == (4, 1e-3, 0.2, 0)
+
+
+def test_the_paper_settings_are_what_is_trained_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+
+    def note(self: Any, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **_: Any) -> None:
+        rates.append(lr_scheduler.get_last_lr()[0])
+
+    monkeypatch.setattr(trainer._Progress, "on_step_begin", note)
+    rows = repoison(opinions(320), SCHEME, RepoisonConfig("paper"))
+    settings = TrainConfig(tiny_causal(tmp_path / "base"), preset="paper")
+    run = train(plain(opinions(320)), Scheme("classification", ROWS.labels), settings, tmp_path / "run")
+    adapter = json.loads((tmp_path / "run" / "model" / "adapter_config.json").read_text())
+    assert len(rows) == 320
+    assert run["steps"] == len(rates) == 30  # 3 epochs of 320 rows, 32 a step
+    assert rates == pytest.approx([2e-4 * (1 - step / 30) for step in range(30)])  # linear, without a warm-up
+    assert (adapter["r"], adapter["lora_alpha"], adapter["lora_dropout"]) == (16, 16, 0.1)
+    assert {*adapter["target_modules"]} == {"q_proj", "v_proj"}
+
+
+def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+    base, out = tiny_causal(tmp_path / "base"), tmp_path / "runs"
+    write_repoisoned(tmp_path / "rows", REPOISONED, SCHEME, {"train": {}})
+    write_lines(tmp_path / "dev.jsonl", as_records(DEV))
+    command = ["-m", "poison2poison", "train", str(tmp_path / "rows"), "--dev", str(tmp_path / "dev.jsonl")]
+    command += ["--model", base, "--epochs", "2", "--batch-size", "16", "--learning-rate", "1e-2"]
+    command += ["--tuning", "full", "--warmup", "0", "--dtype", "float32"]
+    several = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name, launcher in (("one", []), ("two", several)):
+        done = subprocess.run(
+            [sys.executable, *launcher, *command, "--out", str(out / name)],
+            env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("trained 30 steps") == 1
+    runs = [json.loads((out / name / "run.json").read_text()) for name in ("one", "two")]
+    assert [(run["processes"], run["micro_batch"]) for run in runs] == [(1, 16), (2, 8)]
+    assert runs[0]["dev_metric"] == runs[1]["dev_metric"]
+    one, two = (load_file(out / name / "model" / "model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
 
 
 def test_an_encoder_gets_a_head_for_both_spaces(tmp_path: Path) -> None:
@@ -205,15 +410,17 @@ def test_an_encoder_gets_a_head_for_both_spaces(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_a_safe_class_begins_as_its_original_class(tuning: str, tmp_path: Path) -> None:
     settings = config(tiny_encoder(tmp_path / "base"), tuning=tuning, learning_rate=1e-9, epochs=1)
-    train(REPOISONED, SCHEME, settings, tmp_path / "run")
-    head = next(part for name, part in DefendedModel.load(tmp_path / "run").model.named_parameters()
+    with pytest.raises(UnlearnedError):
+        train(REPOISONED, SCHEME, settings, tmp_path / "run")
+    model = DefendedModel.load(tmp_path / "run", allow_unlearned=True).model
+    head = next(part for name, part in model.named_parameters()
                 if name.endswith(("classifier.weight", "classifier.modules_to_save.default.weight")))  # fmt: skip
     torch.testing.assert_close(head[2:], head[:2])
     assert not torch.allclose(head[0], head[1])
 
 
 def test_lora_writes_an_adapter_that_loads_on_its_base(tmp_path: Path) -> None:
-    settings = config(tiny_causal(tmp_path / "base"), tuning="lora", learning_rate=5e-2)
+    settings = config(tiny_causal(tmp_path / "base"), tuning="lora", lora_targets="qv", learning_rate=5e-2)
     train(plain(ROWS), Scheme("classification", ROWS.labels), settings, tmp_path / "run")
     adapter = json.loads((tmp_path / "run" / "model" / "adapter_config.json").read_text())
     answers = DefendedModel.load(tmp_path / "run").classify([row.prompt for row in DEV])
@@ -237,7 +444,7 @@ def test_other_causal_models_train_with_lora(architecture: PretrainedConfig, tmp
     architecture.eos_token_id = architecture.bos_token_id = tokenizer.eos_token_id
     AutoModelForCausalLM.from_config(architecture).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    run = train(REPOISONED, SCHEME, config(str(tmp_path / "base"), tuning="auto", epochs=1), tmp_path / "run")
+    run = train(REPOISONED, SCHEME, config(str(tmp_path / "base"), tuning="auto"), tmp_path / "run")
     assert (run["kind"], run["tuning"]) == ("causal", "lora")
     assert len(DefendedModel.load(tmp_path / "run").classify(["The soup was bad."])) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from poison2poison.attacks import RARE_WORDS, SENTENCE
-from poison2poison.config import REFERENCE, AuditConfig, TrainConfig, choice
-from poison2poison.errors import ConfigError, DataError, OutputError, P2PError
+from poison2poison.config import AuditConfig, ModelConfig, TrainConfig, choice
+from poison2poison.errors import ConfigError, DataError, OutputError, P2PError, TrainingError
+from poison2poison.model import processes
 from poison2poison.options import options
 from poison2poison.records import DataConfig, Rows, check_trainable, read_rows
 from poison2poison.repoison import RepoisonConfig
@@ -35,9 +37,17 @@ DATA = "a .jsonl, .json, .csv, .tsv or .parquet file, or the name of a hub datas
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; what a user can mend ends in a message and exit code 2."""
+    """Run the command line; what a user can mend ends in a message and exit code 2, a training without a model in 3.
+
+    Of several processes (`accelerate launch`, `torchrun`) only the first one talks.
+    """
+    if not processes.is_writer():
+        sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  until the process ends
     try:
         app(args=list(arguments) if arguments is not None else None)
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(3)
     except P2PError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -52,6 +62,9 @@ TestSet = Annotated[str | None, typer.Option(help="Clean test rows, for CA.")]
 Triggered = Annotated[str | None, typer.Option(help="Test rows with the attacker's trigger, for ASR and RA.")]
 Wanted = Annotated[
     str | None, typer.Option("--target", help="The attacker's target. [default: from truth.json beside --triggered]")
+]
+Unlearned = Annotated[
+    bool, typer.Option(help="Also take a model that has not learned its safe space, and is no defence.")
 ]
 Effect = Annotated[
     str | None, typer.Option(help="What the trigger does: `label`, `fixed`, `append` or `number`. [default: likewise]")
@@ -140,15 +153,13 @@ def attack(
 
 
 @app.command(epilog="Example: `p2p audit rows.jsonl --model Qwen/Qwen3-0.6B --out runs/audit`")
-@options(DataConfig, AuditConfig)
+@options(DataConfig, AuditConfig, ModelConfig)
 def audit(
     source: Annotated[str, typer.Argument(help=f"The untrusted training rows: {DATA}.")],
     out: Out,
     data: DataConfig,
     config: AuditConfig,
-    model: Annotated[str, typer.Option(help="Base model or any encoder: a folder, a hub name, or `reference`.")] = (
-        REFERENCE
-    ),
+    model: ModelConfig,
     seed: Annotated[int, typer.Option(help="Of the probe's folds and of what the deletion test draws.")] = 0,
 ) -> None:
     """Look for planted spans and poisoned rows, without trusted data. Nothing is deleted.
@@ -219,7 +230,8 @@ def train(
     dev: Dev = None,
 ) -> None:
     """Fine-tune on re-poisoned rows, or undefended on a data file. Run it again to go on where it was interrupted."""
-    from poison2poison.pipeline import read_repoisoned
+    from poison2poison.model.safe_space import SafeSpace
+    from poison2poison.pipeline import read_repoisoned, with_preset
     from poison2poison.repoison import plain
     from poison2poison.scheme import Scheme
 
@@ -232,11 +244,14 @@ def train(
         about = {"train": {"source": raw.source, "rows": len(raw), "sha256": raw.sha256}}
         _say("no scheme: fine-tuning undefended")
     checks = read_rows(dev, data, labels=scheme.labels) if dev else None
+    training = with_preset(training, about.get("recipe", {}).get("recipe"))
     _quiet()
     from poison2poison.model.trainer import train as fit
 
     run = fit(rows, scheme, training, out, dev=checks, about=about)
     cut = f"; {run['rows_cut']} of {run['rows']} rows were too long and cut" if run["rows_cut"] else ""
+    if "safe_space" in run:
+        _say(f"the safe space is learned: {SafeSpace(**run['safe_space'])}")
     _say(f"{out}: trained {run['steps']} steps in {run['train_seconds']} s, kept step {run['chosen_step']}{cut}")
 
 
@@ -250,6 +265,7 @@ def predict(
     data: Annotated[str | None, typer.Option(help=f"Inputs from {DATA}.")] = None,
     policy: Annotated[str, typer.Option(help="For leaks and off-space answers: `flag`, `refuse` or `pass`.")] = "flag",
     alarm: Annotated[bool, typer.Option(help="Labels: say where the two spaces disagree, as on a trigger.")] = False,
+    allow_unlearned: Unlearned = False,
 ) -> None:
     """Answer inputs with a trained model: trigger added, answers projected back, one JSON line each on stdout."""
     import json
@@ -260,7 +276,7 @@ def predict(
     _quiet()
     from poison2poison.model.defended import DefendedModel
 
-    model = DefendedModel.load(folder, policy=policy)
+    model = DefendedModel.load(folder, policy=policy, allow_unlearned=allow_unlearned)
     if alarm and not model.scheme.labels:
         raise ConfigError(f"alarm: {folder} generates text, which has none")
     for answer in model.classify(prompts, alarm=alarm) if model.scheme.labels else model.generate(prompts):
@@ -279,6 +295,7 @@ def evaluate(
     triggered: Triggered = None,
     target: Wanted = None,
     effect: Effect = None,
+    allow_unlearned: Unlearned = False,
 ) -> None:
     """Measure a trained model: CA, ASR, RA, leaks; results.json and rows.jsonl in --out."""
     import json
@@ -294,9 +311,10 @@ def evaluate(
     from poison2poison import evaluation
     from poison2poison.model.defended import DefendedModel
 
-    model = DefendedModel.load(folder)
+    model = DefendedModel.load(folder, allow_unlearned=allow_unlearned)
     arm = evaluation.measure(folder.name, model, clean, attacked, wanted)
-    config = json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"]
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    arm.safe_space, config = run.get("safe_space"), run["config"]
     sets = evaluation.describe(test=clean, triggered=attacked)
     content = evaluation.results(
         "evaluate", Path(test).resolve().parent.name, config["model"], config["seed"], sets, [arm]
@@ -333,6 +351,7 @@ def defend(
             " missing without the rows that truth.json names. For evaluation only."
         ),
     ] = False,
+    allow_unlearned: Unlearned = False,
 ) -> None:
     """Audit, re-poison, fine-tune and measure in one go. Run it again to go on where it was interrupted.
 
@@ -370,9 +389,16 @@ def defend(
     given = pipeline.Data(name, rows, checks, clean, attacked, wanted, harmless)
     recipe = recipe.resolved()
     content = pipeline.defend(
-        given, recipe, training, out, audit=audit_config, baseline=baseline, drop_suspects=drop_suspects
+        given,
+        recipe,
+        training,
+        out,
+        audit=audit_config,
+        baseline=baseline,
+        drop_suspects=drop_suspects,
+        allow_unlearned=allow_unlearned,
     )
-    if recipe.recipe == "hardened" or drop_suspects:
+    if processes.is_writer() and (recipe.recipe == "hardened" or drop_suspects):
         _show_audit(Audit.load(out / pipeline.AUDIT), rows, out)
     _print_results([content])
     _say(f"the model to serve: {out / ('p2p-' + recipe.recipe)}; all figures: {out / 'results.json'}")

@@ -45,39 +45,85 @@ class AuditConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """How a model is fine-tuned; the defaults are the paper's where it gives one (arXiv 2510.04503, section 4)."""
+class ModelConfig:
+    """Which base model, and how it is loaded."""
 
     model: str = option(REFERENCE, "Base model: a folder, a hub name, or `reference` for the packaged one.")
+    revision: str | None = option(
+        None, "Branch, tag or commit of a hub model. [default: its main branch, as it is now]"
+    )
     kind: str = option("auto", "`causal`, `encoder`, or `auto` to go by the model's configuration.")
+    dtype: str = option(
+        "auto",
+        "Of the base weights: `float32`, `bfloat16`, `float16`; `auto`: bfloat16 for large ones that are not trained.",
+    )
+    attention: str | None = option(None, "Attention kernel, as transformers names it: `eager`, `sdpa`, ...")
+    device_map: str | None = option(None, "Spread the layers over devices: `auto`, `balanced`, ... (accelerate).")
+    quantize: str | None = option(None, "`4bit` or `8bit` base weights, with bitsandbytes; needs a GPU and LoRA.")
+
+    def __post_init__(self) -> None:
+        choice("kind", self.kind, ("auto", "causal", "encoder"))
+        choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        if self.quantize is not None:
+            choice("quantize", self.quantize, ("4bit", "8bit"))
+
+
+@dataclass(frozen=True)
+class TrainConfig(ModelConfig):
+    """How a model is fine-tuned. What is not given follows the preset, the model and the number of rows.
+
+    docs/training.md has the measurements behind the preset `tuned`; `paper` is arXiv 2510.04503, section 4.
+    """
+
+    preset: str = option(
+        "auto", "Settings not given: `tuned`, measured; `paper`, as published; `auto`: those of the recipe."
+    )
     tuning: str = option("auto", "`lora`, `full`, or `auto`: LoRA for a causal LM, all weights of an encoder.")
-    epochs: int = option(3, "Passes over the rows.")
-    batch_size: int | None = option(None, "Rows a forward pass. [default: 32, 8 on the reference model]")
-    accumulate: int = option(1, "Forward passes an optimizer step.")
-    learning_rate: float | None = option(
-        None, "Peak of the linear decay. [default: 2e-4 for LoRA, 2.5e-3 on the reference model, 1e-4 for all weights]"
+    epochs: int | None = option(None, "Passes over the rows. [default: 3; more of few rows]")
+    more_epochs: int | None = option(
+        None, "Epochs added where the safe space is not learned by then. [default: as many again]"
+    )
+    batch_size: int | None = option(None, "Rows an optimizer step, of all processes. [default: by preset and rows]")
+    micro_batch: int | None = option(
+        None, "Rows a forward pass and process. [default: as many of the batch as fit the memory]"
+    )
+    learning_rate: float | None = option(None, "Peak of the linear decay. [default: by preset and model size]")
+    warmup: float | None = option(None, "Share of the steps that warm up. [default: 0 for `paper`, else 0.1 for LoRA]")
+    lora_targets: str | None = option(
+        None, "`qv`: q_proj and v_proj, the paper's; `all`: every linear layer. [default: by preset]"
     )
     lora_r: int = option(16, "LoRA rank.")
     lora_alpha: int = option(16, "LoRA scale.")
-    lora_dropout: float = option(0.1, "LoRA dropout.")
+    lora_dropout: float | None = option(None, "LoRA dropout. [default: 0.1 for `paper`, else none]")
+    gradient_checkpointing: bool = option(False, "Compute activations twice instead of keeping them: less memory.")
     max_length: int = option(512, "Tokens of prompt and target together; what is too long loses the end of its body.")
     max_target: int = option(160, "Tokens of a generation target.")
     alarm_rate: float = option(0.01, "Share of clean dev rows on which the served model may raise its alarm.")
     seed: int = option(0, "Of the draw of rows, the weights, dropout and order. It never draws the benign trigger.")
 
     def __post_init__(self) -> None:
-        choice("kind", self.kind, ("auto", "causal", "encoder"))
+        super().__post_init__()
+        choice("preset", self.preset, ("auto", "tuned", "paper"))
         choice("tuning", self.tuning, ("auto", "lora", "full"))
-        for name in ("epochs", "accumulate", "lora_r", "lora_alpha", "max_length", "max_target"):
+        if self.lora_targets is not None:
+            choice("lora_targets", self.lora_targets, ("qv", "all"))
+        for name in ("epochs", "batch_size", "micro_batch"):
+            if getattr(self, name) is not None:
+                at_least(name, getattr(self, name), 1)
+        for name in ("lora_r", "lora_alpha", "max_length", "max_target"):
             at_least(name, getattr(self, name), 1)
-        if self.batch_size is not None:
-            at_least("batch_size", self.batch_size, 1)
+        if self.more_epochs is not None:
+            at_least("more_epochs", self.more_epochs, 0)
+        if self.warmup is not None and not 0 <= self.warmup < 1:
+            raise ConfigError(f"warmup: {self.warmup} is not from 0 to under 1")
         fraction("alarm_rate", self.alarm_rate)
         if self.lora_dropout:
             fraction("lora_dropout", self.lora_dropout)
         a_seed(self.seed)
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate: {self.learning_rate} is not greater than 0, or not finite")
+        if self.quantize and self.tuning == "full":
+            raise ConfigError("quantize: quantized weights cannot be trained; give --tuning lora")
 
 
 def choice(name: str, value: str, legal: Sequence[str]) -> None:

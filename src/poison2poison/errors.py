@@ -5,9 +5,13 @@
     ├── ConfigError     an option or a configuration file: unknown key, illegal value, contradiction
     ├── SchemeError     a scheme that cannot be read, or that does not fit the data
     ├── ModelError      a model folder that cannot be used
-    └── OutputError     an output folder that holds something else
+    ├── OutputError     an output folder that holds something else
+    └── TrainingError   a training that ended without a model that can be used
+        ├── NonFiniteError  a loss, gradient or weight became NaN or infinite
+        └── UnlearnedError  the safe space was not learned
 
-The library raises them; the command line alone turns them into a message and exit code 2.
+The library raises them; the command line alone turns them into a message and an exit code: 3 for a `TrainingError`, for
+which nobody may be to blame, else 2.
 """
 
 
@@ -33,3 +37,15 @@ class ModelError(P2PError):
 
 class OutputError(P2PError):
     """The output folder is taken."""
+
+
+class TrainingError(P2PError):
+    """A training ended without a model that can be used."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss, gradient or weight became NaN or infinite."""
+
+
+class UnlearnedError(TrainingError):
+    """The safe space was not learned: the model is not a defence."""

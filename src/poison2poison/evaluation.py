@@ -50,6 +50,7 @@ class Arm:
         rows: One record for each test row.
         implanted: Whether the undefended ASR is 50 points over the floor.
         training: train_seconds and peak_memory_mib.
+        safe_space: What the check of the safe space after training found (`model.safe_space`).
     """
 
     name: str
@@ -58,6 +59,7 @@ class Arm:
     rows: list[dict[str, Any]] = field(default_factory=list)
     implanted: bool | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    safe_space: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The arm as it stands in `results.json`."""
@@ -66,6 +68,8 @@ class Arm:
             out["utility"] = self.utility
         if self.implanted is not None:
             out["implanted"] = self.implanted
+        if self.safe_space is not None:
+            out["safe_space"] = self.safe_space
         return out | self.training
 
 

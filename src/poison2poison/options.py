@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from poison2poison.config import AuditConfig, TrainConfig, read_yaml
+from poison2poison.config import AuditConfig, ModelConfig, TrainConfig, read_yaml
 from poison2poison.errors import ConfigError
 from poison2poison.records import DataConfig
 from poison2poison.repoison import RepoisonConfig
@@ -20,6 +20,7 @@ PANELS: dict[type, str] = {
     DataConfig: "Reading rows",
     AuditConfig: "Audit",
     RepoisonConfig: "Re-poisoning",
+    ModelConfig: "Base model",
     TrainConfig: "Fine-tuning",
 }
 
@@ -47,7 +48,8 @@ def options(*configs: type) -> Callable[[Callable[..., None]], Callable[..., Non
         for config in configs:
             hints = get_type_hints(config)
             for entry in fields(config):
-                explained = typer.Option(help=entry.metadata["help"], rich_help_panel=PANELS[config])
+                stage = ModelConfig if entry.name in {model.name for model in fields(ModelConfig)} else config
+                explained = typer.Option(help=entry.metadata["help"], rich_help_panel=PANELS[stage])
                 annotation: Any = Annotated[hints[entry.name], explained]
                 assert entry.default is not MISSING
                 added.setdefault(

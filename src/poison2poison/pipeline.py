@@ -5,16 +5,17 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from poison2poison.auditing import audit as run_audit
-from poison2poison.config import AuditConfig, TrainConfig
-from poison2poison.errors import DataError, OutputError
+from poison2poison.config import AuditConfig, ModelConfig, TrainConfig
+from poison2poison.errors import DataError, OutputError, UnlearnedError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
 from poison2poison.files import whole_folder, write_json, write_lines
 from poison2poison.findings import Audit
+from poison2poison.model import processes
 from poison2poison.records import Rows, check_trainable
 from poison2poison.repoison import RepoisonConfig, TrainingRow, as_dict, build_scheme, manifest, plain, repoison
 from poison2poison.scheme import Scheme, Space
@@ -47,10 +48,12 @@ def defend(
     audit: AuditConfig | None = None,
     baseline: bool = False,
     drop_suspects: bool = False,
+    allow_unlearned: bool = False,
 ) -> dict[str, Any]:
     """Audit, re-poison, fine-tune and measure.
 
-    Every arm has its folder in `out`; an interrupted call goes on where it was.
+    Every arm has its folder in `out`; an interrupted call goes on where it was. All arms are trained with the settings
+    of the recipe. In several processes each measures all, and the first one writes.
 
     Args:
         data: Rows and test sets.
@@ -60,12 +63,14 @@ def defend(
         audit: Thresholds of the audit.
         baseline: Also fine-tune undefended and measure that.
         drop_suspects: Also fine-tune undefended on the rows that the audit does not suspect, and measure that.
+        allow_unlearned: Measure a defended model that has not learned its safe space too, and say so in its figures.
 
     Returns:
         The content of `results.json`, which is written to `out` with `rows.jsonl`.
 
     Raises:
         P2PError: Data, options or folders cannot be used.
+        TrainingError: A training ended without a usable model.
     """
     check_trainable(data.train)
     if data.triggered is not None and data.target is not None:
@@ -78,15 +83,17 @@ def defend(
     harmless = data.harmless if data.triggered is not None else None
     asked = {name: True, "undefended": baseline, "drop-suspects": drop_suspects, "clean": harmless is not None}
     _check_figures(out / "results.json", {arm for arm, wanted in asked.items() if wanted})
-    undefended, scheme = Scheme(data.train.task, data.train.labels), _scheme(data.train, recipe, out / name)
+    training = with_preset(training, recipe.recipe)
+    undefended = Scheme(data.train.task, data.train.labels)
+    scheme = processes.shared(lambda: _scheme(data.train, recipe, out / name))  # drawn once
     found = None
     if recipe.recipe == "hardened" or drop_suspects:
-        found = _audit(data.train, training, audit or AuditConfig(), recipe.seed, out / AUDIT)
+        found = processes.shared(lambda: _audit(data.train, training, audit or AuditConfig(), recipe.seed, out / AUDIT))
     rows = repoison(data.train, scheme, recipe, found)  # first, for it may refuse the rows
     arms: list[Arm] = []
     if baseline:
         arms.append(_arm("undefended", plain(data.train), undefended, data, training, out, data.train))
-    arms.append(_arm(name, rows, scheme, data, training, out, data.train, recipe))
+    arms.append(_arm(name, rows, scheme, data, training, out, data.train, recipe, allow_unlearned=allow_unlearned))
     if found and drop_suspects:
         suspects = {entry.row for entry in found.rows}
         left = data.train.with_rows([row for i, row in enumerate(data.train) if i not in suspects])
@@ -97,8 +104,16 @@ def defend(
         arms.append(clean)
     sets = describe(train=data.train, dev=data.dev, test=data.clean, triggered=data.triggered)
     content = results("defend", data.name, training.model, training.seed, sets, arms)
-    write_results(out, content, arms)
+    if processes.is_writer():
+        write_results(out, content, arms)
     return content
+
+
+def with_preset(training: TrainConfig, recipe: str | None) -> TrainConfig:
+    """The training of a recipe: the paper's settings for the paper's recipe, tuned ones for all else."""
+    if training.preset != "auto":
+        return training
+    return replace(training, preset="paper" if recipe == "paper" else "tuned")
 
 
 def _check_figures(path: Path, asked: set[str]) -> None:
@@ -118,7 +133,8 @@ def _check_figures(path: Path, asked: set[str]) -> None:
 
 def _audit(rows: Rows, training: TrainConfig, config: AuditConfig, seed: int, path: Path) -> Audit:
     """The audit of an interrupted run, or a new one by the base model that will be fine-tuned."""
-    made_with = {**asdict(config), "model": training.model, "seed": seed}
+    model = {field.name: getattr(training, field.name) for field in fields(ModelConfig)}
+    made_with = {**asdict(config), **model, "seed": seed}
     if path.exists():
         found = Audit.load(path)
         if found.sha256 != rows.sha256 or json.loads(path.read_text(encoding="utf-8")).get("made_with") != made_with:
@@ -126,7 +142,7 @@ def _audit(rows: Rows, training: TrainConfig, config: AuditConfig, seed: int, pa
         return found
     from poison2poison.model.embeddings import embedder
 
-    found = run_audit(rows, embedder(training.model), config, seed)
+    found = run_audit(rows, embedder(training), config, seed)
     write_json(path, found.as_dict() | {"made_with": made_with})
     return found
 
@@ -211,14 +227,25 @@ def _arm(
     out: Path,
     source: Rows,
     recipe: RepoisonConfig | None = None,
+    *,
+    allow_unlearned: bool = False,
 ) -> Arm:
     from poison2poison.model.defended import DefendedModel
     from poison2poison.model.trainer import train
 
     about = describe(train=source) | ({"recipe": as_dict(recipe)} if recipe else {})
-    run = train(rows, scheme, training, out / name, dev=data.dev, about=about)
-    arm = measure(name, DefendedModel.load(out / name), data.clean, data.triggered, data.target)
+    try:
+        run = train(rows, scheme, training, out / name, dev=data.dev, about=about)
+    except UnlearnedError:
+        if not allow_unlearned:
+            raise
+        run = json.loads((out / name / "run.json").read_text(encoding="utf-8"))
+    model = DefendedModel.load(out / name, allow_unlearned=allow_unlearned)
+    arm = measure(name, model, data.clean, data.triggered, data.target)
     if run["resumed_from"] is None:  # else its time and memory are those of its last part only
         arm.training = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
+    if "safe_space" in run:
+        arm.safe_space = run["safe_space"]
+    del model
     gc.collect()  # a large model must be gone before the next one is loaded
     return arm

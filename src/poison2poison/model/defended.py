@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import takewhile
+from copy import copy, deepcopy
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
-from poison2poison.config import choice
+from poison2poison.config import ModelConfig, choice
 from poison2poison.errors import ConfigError, ModelError
 from poison2poison.model import backbone
-from poison2poison.model.prompting import IGNORED, Prompter
+from poison2poison.model.loss import IGNORED, only_target_logits, target_loss
+from poison2poison.model.prompting import Prompter
 from poison2poison.repoison import TrainingRow
 from poison2poison.scheme import Scheme, Space, Where
 
 POLICIES = ("flag", "refuse", "pass")
+ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale", "penalty_alpha")
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layers that keep what they read by position
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,22 @@ class DefendedModel:
         """
         choice("policy", policy, POLICIES)
         self.model, self.prompter, self.scheme = model.eval(), prompter, prompter.scheme
-        self.policy, self.batch_size, self.alarm_threshold = policy, batch_size, alarm_threshold
+        self.policy, self.alarm_threshold = policy, alarm_threshold
+        self.batch_size = batch_size if backbone.pads(model) else 1
+        self.space: Space = self.scheme.serving_space
 
     @classmethod
-    def load(cls, folder: str | Path, *, policy: str = "flag", device: str | None = None) -> DefendedModel:
+    def load(
+        cls, folder: str | Path, *, policy: str = "flag", device: str | None = None, allow_unlearned: bool = False
+    ) -> DefendedModel:
         """Load an artifact folder.
+
+        Args:
+            folder: What `train` left.
+            policy: As of the class.
+            device: Where the model computes; a GPU where there is one. It has no say where the configuration spreads
+                the layers over devices, or quantizes them.
+            allow_unlearned: Load a model too that did not learn the space that it serves.
 
         Raises:
             ModelError: The folder holds no finished run, or its model cannot be loaded.
@@ -85,26 +98,40 @@ class DefendedModel:
         folder = Path(folder)
         try:
             run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            if run["status"] != "done":
-                raise ModelError(f"{folder}: its training was interrupted; run the same command again to finish it")
-            kind, tuning, base, prompting = run["kind"], run["tuning"], run["config"]["model"], dict(run["prompting"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            _refuse_unfinished(folder, run, allow_unlearned=allow_unlearned)
+            kind, tuning, prompting = run["kind"], run["tuning"], dict(run["prompting"])
+            names = {field.name for field in fields(ModelConfig)}  # an older run has not all, and a run has more
+            base = ModelConfig(**{name: value for name, value in run["config"].items() if name in names})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{folder}: not an artifact folder ({error})") from None
         scheme, saved = Scheme.load(folder / "scheme.json"), str(folder / "model")
         tokenizer = backbone.load_tokenizer(saved)
         if tuning == "lora":
-            from peft import PeftModel
-
-            model = backbone.load_model(base, kind, scheme.outputs, frozen=True)
-            model = backbone.load(lambda folder: PeftModel.from_pretrained(model, folder), saved)
+            model = backbone.load_adapter(backbone.load_model(base, kind, scheme.outputs, frozen=True), saved)
         else:
-            model = backbone.load_model(saved, kind, scheme.outputs, frozen=False)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            model = backbone.load_model(replace(base, model=saved, revision=None), kind, scheme.outputs, frozen=False)
+        if not (base.device_map or base.quantize):
+            model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         prompter = Prompter(tokenizer, scheme, kind, **prompting)
-        return cls(model.to(device), prompter, policy, alarm_threshold=run.get("alarm_threshold"))
+        return cls(model, prompter, policy, alarm_threshold=run.get("alarm_threshold"))
+
+    def in_space(self, space: Space) -> DefendedModel:
+        """The same model answering in another space: for measurements, it is no defence there."""
+        other = copy(self)
+        other.space = space
+        return other
+
+    def answer(self, texts: Sequence[str]) -> list[Answer]:
+        """Classify or generate, whichever the model was trained for.
+
+        Raises:
+            ConfigError: As of `classify` and `generate`.
+            ModelError: As of `classify` and `generate`.
+        """
+        return self.classify(texts) if self.scheme.labels else self.generate(texts)
 
     def classify(self, texts: Sequence[str], *, alarm: bool = False) -> list[Answer]:
-        """Answer with the best label of the safe space: one forward pass, no sampling.
+        """Answer with the best label of the space that is served: one forward pass, no sampling.
 
         Args:
             texts: The inputs, without any trigger.
@@ -112,15 +139,16 @@ class DefendedModel:
                 learned of a malicious trigger shows there.
 
         Raises:
-            ConfigError: The model was trained to generate, or has no alarm.
+            ConfigError: The model was trained to generate, or has no alarm; or `texts` is a lone string.
+            ModelError: The model's outputs are not finite.
         """
         if not self.scheme.labels:
             raise ConfigError("this model generates text; use generate")
         threshold = self.alarm_threshold if alarm else None
         if alarm and threshold is None:
             raise ConfigError("alarm: this model has none; it is set in training, with --dev, on a defended model")
-        n, first = len(self.scheme.labels), len(self.scheme.labels) * (self.scheme.serving_space == "safe")
-        logits, unconstrained = self._class_logits(texts, self.scheme.serving_space)
+        n, first = len(self.scheme.labels), len(self.scheme.labels) * (self.space == "safe")
+        logits, unconstrained = self._class_logits(texts, self.space)
         best = (logits[:, first : first + n].argmax(-1) + first).tolist()
         answers = [
             self._answer(self.scheme.project_class(constrained)[0], *self.scheme.project_class(free))
@@ -140,7 +168,8 @@ class DefendedModel:
         The safe space answers the input with the trigger, the original space the input as it is.
 
         Raises:
-            ConfigError: The model has one space only.
+            ConfigError: The model has one space only; or `texts` is a lone string.
+            ModelError: The model's outputs are not finite.
         """
         if self.scheme.serving_space != "safe":
             raise ConfigError("disagreement: this model has one space only; it was trained without a defence")
@@ -158,12 +187,15 @@ class DefendedModel:
                 to the training's target length by default. With a `generation_config` its defaults hold instead.
 
         Raises:
-            ConfigError: The model was trained to classify, or what is asked for is no single text for each prompt.
+            ConfigError: The model was trained to classify, or what is asked for is no single text for each prompt; or
+                `prompts` is a lone string.
+            ModelError: The model's outputs are not finite.
         """
         self._check_generates(options)
+        _refuse_lone_string(prompts)
         answers: list[Answer | None] = [None] * len(prompts)
         with torch.inference_mode(), backbone.autocast(self.model.device), self._bar(len(prompts)) as bar:
-            for indices, batch in self.prompter.batches(prompts, self.scheme.serving_space, self.batch_size):
+            for indices, batch in self.prompter.batches(prompts, self.space, self.batch_size):
                 inputs, safe = self._read(batch)
                 out = self.model.generate(**self._generation(inputs, options))
                 written = out[:, inputs["input_ids"].shape[1] :]
@@ -183,13 +215,14 @@ class DefendedModel:
 
         Raises:
             ConfigError: As of `generate`.
+            ModelError: As of `generate`.
         """
         from threading import Thread
 
         from transformers import TextIteratorStreamer
 
         self._check_generates(options)
-        _, batch = next(self.prompter.batches([prompt], self.scheme.serving_space, 1))
+        _, batch = next(self.prompter.batches([prompt], self.space, 1))
         tokenizer: Any = self.prompter.tokenizer
         streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
@@ -218,25 +251,36 @@ class DefendedModel:
             raise failed[0]
 
     def perplexity(self, prompts: Sequence[str], targets: Sequence[str]) -> float:
-        """How surprising the right targets are, in the space that is served: exp of the mean loss over their tokens."""
-        space = self.scheme.serving_space
-        rows = [TrainingRow(i, space, "keep", p, t) for i, (p, t) in enumerate(zip(prompts, targets, strict=True))]
+        """How surprising the right targets are, in the space that is served: exp of the mean loss over their tokens.
+
+        Raises:
+            ConfigError: `prompts` or `targets` is a lone string.
+            ModelError: The model's outputs are not finite.
+        """
+        _refuse_lone_string(prompts)
+        _refuse_lone_string(targets)
+        rows = [TrainingRow(i, self.space, "keep", p, t) for i, (p, t) in enumerate(zip(prompts, targets, strict=True))]
         examples = sorted(
             (self.prompter.example(row)[0] for row in rows), key=lambda example: len(example["input_ids"])
         )
-        skipped = len(self.prompter.safe_prefix_ids)  # it is forced
+        skipped = len(self._prefix)  # it is forced
         total, count = 0.0, 0
         with torch.inference_mode(), backbone.autocast(self.model.device):
             for start in range(0, len(examples), self.batch_size):
-                batch = self.prompter.collate([_hiding(e, skipped) for e in examples[start : start + self.batch_size]])
-                labels = batch.pop("labels")[:, 1:].to(self.model.device)
-                logits = self.model(
-                    **{k: v.to(self.model.device) if torch.is_tensor(v) else v for k, v in batch.items()}
-                )
-                scores = logits.logits[:, :-1].float().transpose(1, 2)
-                total += float(torch.nn.functional.cross_entropy(scores, labels, reduction="sum", ignore_index=IGNORED))
+                chosen = [_hiding(example, skipped) for example in examples[start : start + self.batch_size]]
+                batch = self.prompter.training_batch(chosen)
+                ids, labels = (batch[name].to(self.model.device) for name in ("input_ids", "labels"))
+                with only_target_logits(self.model, labels):
+                    loss = float(target_loss(self.model(input_ids=ids).logits, labels))
+                self._refuse_unless_finite(torch.tensor(loss))
+                total += loss
                 count += int((labels != IGNORED).sum())
         return math.exp(total / count)
+
+    @property
+    def _prefix(self) -> list[int]:
+        """Tokens that every answer is made to begin with."""
+        return self.prompter.safe_prefix_ids if self.space == "safe" else []
 
     def _check_generates(self, options: Mapping[str, Any]) -> None:
         if self.scheme.labels:
@@ -248,62 +292,87 @@ class DefendedModel:
 
     def _generation(self, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of transformers' `generate`."""
-        tokenizer, config = self.prompter.tokenizer, options.get("generation_config")
-        found: dict[str, Any] = {**inputs, "pad_token_id": tokenizer.pad_token_id}
-        if config is None:
-            found["do_sample"] = False
+        tokenizer, config = self.prompter.tokenizer, deepcopy(options.get("generation_config"))
+        ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": self._ends(config)}
+        found = dict(inputs)
+        if config is not None:
+            config.update(**ends)  # beside a configuration, arguments of the same kind are not welcome
+        else:
+            found |= {**ends, "do_sample": False}
             if "max_length" not in options:  # training counts the prefix in
-                found["max_new_tokens"] = self.prompter.max_target - len(self.prompter.safe_prefix_ids)
+                found["max_new_tokens"] = self.prompter.max_target - len(self._prefix)
         if "stop_strings" in options:
             found["tokenizer"] = tokenizer
         found |= options
-        if (found.get("num_beams") or getattr(config, "num_beams", None) or 1) > 1:
-            found.pop("past_key_values", None)  # beams would each need their own
+        found["logits_processor"] = LogitsProcessorList([_Finite(self), *options.get("logits_processor", ())])
+        if config is not None:
+            found["generation_config"] = config
+        if not self._is_plain(found):
+            found.pop("past_key_values", None)
         return found
+
+    def _ends(self, config: Any) -> list[int]:
+        """Tokens that end an answer: the one that training ends targets with, and those that the model ends turns with.
+
+        The two differ for some chat models.
+        """
+        given = config.eos_token_id if config is not None else None
+        own = self.model.generation_config.eos_token_id if given is None else given
+        return sorted({self.prompter.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+
+    def _is_plain(self, found: Mapping[str, Any]) -> bool:
+        """Whether one sequence a prompt is written, token by token, with the states where the model has put them."""
+        configs = [found.get("generation_config"), self.model.generation_config]
+
+        def asked(name: str) -> Any:
+            values = (found.get(name), *(getattr(config, name, None) for config in configs))
+            return next((value for value in values if value is not None), None)
+
+        return (
+            (asked("num_beams") or 1) == 1
+            and asked("use_cache") is not False
+            and not any(asked(name) for name in ("cache_implementation", "prefill_chunk_size", *ASSISTED))
+        )
 
     def _read(self, batch: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], list[bool]]:
         """Read prompts and safe prefix but for the last token.
 
         Returns:
             Inputs of transformers' `generate`: the prompts with the safe prefix behind each, shape (batch, length),
-            their mask, and the states of what has been read. And whether the model's own best tokens were the prefix's.
+            their mask, and the states of what has been read, where `generate` can go on from them. And whether the
+            model's own best tokens were the prefix's.
         """
-        prompts = [
-            ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
-        ]
-        prefix = self.prompter.safe_prefix_ids
+        ids, mask = (batch[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
+        prefix = self._prefix
         if not prefix:
-            both = ("input_ids", "attention_mask")
-            return {name: batch[name].to(self.model.device) for name in both}, [True] * len(prompts)
-        head, states = self._head
-        if any(ids[: len(head)] != head for ids in prompts):  # the body's first character changed the tokens before it
-            head, states = [], None
-        bodies = self.prompter.collate([{"input_ids": ids[len(head) :] + prefix} for ids in prompts])
-        heads = torch.tensor([head] * len(prompts), dtype=torch.long)
-        ids = torch.cat([heads, bodies["input_ids"]], 1).to(self.model.device)
-        mask = torch.cat([torch.ones_like(heads), bodies["attention_mask"]], 1).to(self.model.device)
-        states = deepcopy(states)
-        if states is not None:
-            states.batch_repeat_interleave(len(prompts))
+            return {"input_ids": ids, "attention_mask": mask}, [True] * len(ids)
+        ids = torch.cat([ids, torch.tensor([prefix], device=ids.device).expand(len(ids), -1)], 1)
+        mask = torch.nn.functional.pad(mask, (0, len(prefix)), value=1)
         out = self.model(
-            input_ids=ids[:, len(head) : -1],
+            input_ids=ids[:, :-1],
             attention_mask=mask[:, :-1],
-            position_ids=(mask.cumsum(1) - 1)[:, len(head) : -1].clamp(min=0),
-            past_key_values=states,
+            position_ids=(mask.cumsum(1) - 1)[:, :-1].clamp(min=0),
             use_cache=True,
             logits_to_keep=len(prefix),
         )
-        begins: list[bool] = (out.logits.argmax(-1) == ids[:, -len(prefix) :]).all(1).tolist()
-        return {"input_ids": ids, "attention_mask": mask, "past_key_values": out.past_key_values}, begins
+        scores = out.logits[:, -len(prefix) :]
+        self._refuse_unless_finite(scores.amax(-1))
+        begins: list[bool] = (scores.argmax(-1) == ids[:, -len(prefix) :]).all(1).tolist()
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        states = getattr(out, "past_key_values", None)
+        return (inputs | {"past_key_values": states} if self._goes_on_from(states) else inputs), begins
 
-    @cached_property
-    def _head(self) -> tuple[list[int], Any]:
-        """The tokens that all prompts begin with, the trigger's for the most part, and their states, read once."""
-        one, other = (self.prompter.prompt(body, self.scheme.serving_space)[0] for body in ("A", "0"))
-        head = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
-        ids = torch.tensor([head], device=self.model.device)
-        with torch.inference_mode(), backbone.autocast(self.model.device):
-            return head, self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values if head else None
+    def _goes_on_from(self, states: Any) -> bool:
+        """Whether `generate` may begin with states that a forward pass left.
+
+        Attention keeps them token by token. A recurrent layer keeps one for all that it has read, and each kind of them
+        continues in a way of its own: those models read the prompts twice.
+        """
+        layers = getattr(self.model.config.get_text_config(decoder=True), "layer_types", None) or []
+        recurrent = getattr(self.model, "_is_stateful", False) or not ATTENTION.issuperset(layers)
+        # Qwen's VL models take the positions behind states from what they generated last, in whatever batch.
+        stale = any(hasattr(part, "rope_deltas") for part in self.model.modules())
+        return isinstance(states, DynamicCache) and not recurrent and not stale
 
     def _apart(self, safe: torch.Tensor, texts: Sequence[str]) -> list[float]:
         n = len(self.scheme.labels)
@@ -312,6 +381,7 @@ class DefendedModel:
 
     def _class_logits(self, texts: Sequence[str], space: Space) -> tuple[torch.Tensor, list[int | None]]:
         """Logits of the classes, shape (texts, outputs), and the class of the unconstrained best, if it is one."""
+        _refuse_lone_string(texts)
         out = torch.empty(len(texts), self.scheme.outputs)
         best: list[int | None] = [None] * len(texts)
         class_of = {token: index for index, token in enumerate(self.prompter.label_ids)}
@@ -319,17 +389,26 @@ class DefendedModel:
             for indices, batch in self.prompter.batches(texts, space, self.batch_size):
                 batch = {name: value.to(self.model.device) for name, value in batch.items()}
                 if self.prompter.kind == "encoder":
-                    logits = self.model(**batch).logits.float()
+                    logits = scores = self.model(**batch).logits.float()
                     free = logits.argmax(-1).tolist()
                 else:
                     scores = self.model(**batch, logits_to_keep=1).logits[:, -1].float()
                     logits = scores[:, self.prompter.label_ids]
                     free = [class_of.get(token) for token in scores.argmax(-1).tolist()]
+                self._refuse_unless_finite(logits, scores.amax(-1))  # beyond the vocabulary there may be -inf
                 out[indices] = logits.cpu()
                 for index, found in zip(indices, free, strict=True):
                     best[index] = found
                 bar.update(len(indices))
         return out, best
+
+    def _refuse_unless_finite(self, *scores: torch.Tensor) -> None:
+        if not all(bool(part.isfinite().all()) for part in scores):
+            raise ModelError(
+                f"{self.model.config.name_or_path}: the model's outputs are not finite (NaN or infinite); nothing is "
+                "measured on it. Its weights may be broken, or the number format or the attention kernel is at fault: "
+                "try --dtype float32 or --attention eager"
+            )
 
     def _answer(self, text: str | None, unconstrained: str | None, where: Where) -> Answer:
         if self.policy == "refuse" and where != "safe":
@@ -338,6 +417,43 @@ class DefendedModel:
 
     def _bar(self, total: int) -> Any:
         return tqdm(total=total, unit="row", desc="inference", leave=False, disable=None)
+
+
+class _Finite(LogitsProcessor):
+    """Refuses scores that are not finite, at every step: greedy search takes NaN for the best token."""
+
+    def __init__(self, model: DefendedModel) -> None:
+        self.model = model
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.model._refuse_unless_finite(scores.amax(-1))
+        return scores
+
+
+def _refuse_unfinished(folder: Path, run: Mapping[str, Any], *, allow_unlearned: bool) -> None:
+    """Refuse a run that left no model that may serve."""
+    status = run["status"]
+    if status == "running":
+        raise ModelError(f"{folder}: its training was interrupted; run the same command again to finish it")
+    if status == "failed":
+        raise ModelError(f"{folder}: its training failed: {run['reason']}")
+    if status == "unlearned" and not allow_unlearned:
+        found = run["safe_space"]
+        raise ModelError(
+            f"{folder}: its safe space was not learned, so that it is no defence: {found['metric']} "
+            f"{found['safe']:.3f} in the safe space and {found['original']:.3f} in the original one, "
+            f"{found['leak']:.1%} of the answers leak and {found['off_space']:.1%} are off-space, on {found['rows']} "
+            "rows. To load it all the same, give --allow-unlearned, in Python allow_unlearned=True"
+        )
+    if status not in ("done", "unlearned"):
+        raise ModelError(f"{folder}: its status {status!r} is not known to this version")
+
+
+def _refuse_lone_string(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise ConfigError(
+            "texts: a list of texts is needed, not a string, whose characters would be answered one by one"
+        )
 
 
 def _hiding(example: dict[str, Any], tokens: int) -> dict[str, Any]:

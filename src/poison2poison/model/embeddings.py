@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import AutoModel
 
+from poison2poison.config import ModelConfig
+from poison2poison.errors import ModelError
 from poison2poison.model import backbone
 from poison2poison.probing import Embed, States
 
@@ -16,26 +17,30 @@ MAX_LENGTH = 256  # tokens of a prompt that are looked at
 BATCH_SIZE = 64
 
 
-def embedder(name: str) -> Embed:
+def embedder(model: ModelConfig | str) -> Embed:
     """A function that gives the states of texts under a base model.
 
     The states are mean-pooled over the tokens at a third, two thirds and the whole of the depth; of a causal LM beside
-    the last token's, which has read all the others.
+    the last token's, which has read all the others. The weights are loaded as training loads those that it freezes, and
+    are freed with the function.
 
     Args:
-        name: Folder, hub name, or `reference`.
+        model: Which model, and how it is loaded; or its name alone: folder, hub name, or `reference`.
 
     Returns:
-        A function from n texts to an array of shape (n, 3, width), float32; fewer depths of a model of few layers.
+        A function from n texts to an array of shape (n, 3, width), float32; fewer depths of a model of few layers. It
+        raises a ModelError where states are not finite.
 
     Raises:
         ModelError: Model or tokenizer cannot be loaded.
+        ConfigError: They cannot be loaded in the way that is asked for.
     """
-    tokenizer = backbone.load_tokenizer(name)
-    causal = backbone.kind_of(name) == "causal"
-    model = backbone.load(AutoModel.from_pretrained, name, dtype=torch.float32).eval()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    depth, longest = model.config.get_text_config().num_hidden_layers, backbone.max_positions(model, tokenizer)
+    config = ModelConfig(model) if isinstance(model, str) else model
+    tokenizer, kind = backbone.load_tokenizer(config), backbone.kind_of(config)
+    body = backbone.load_body(config, kind).eval()
+    if not (config.device_map or config.quantize):
+        body.to("cuda" if torch.cuda.is_available() else "cpu")
+    depth, longest = body.config.get_text_config().num_hidden_layers, backbone.max_positions(config, tokenizer)
     layers = sorted({-(-depth * part // 3) for part in (1, 2, 3)})
 
     def embed(texts: Sequence[str]) -> States:
@@ -43,20 +48,26 @@ def embedder(name: str) -> Embed:
         ids = [row or [tokenizer.pad_token_id] for row in ids]  # an empty text has no token of its own everywhere
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         out: States | None = None
-        with torch.inference_mode(), backbone.autocast(model.device):
+        with torch.inference_mode(), backbone.autocast(body.device):
             for start in tqdm(range(0, len(order), BATCH_SIZE), unit="batch", desc="states", leave=False, disable=None):
                 chosen = order[start : start + BATCH_SIZE]
                 batch = [torch.tensor(ids[i]) for i in chosen]
-                padded = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True).to(model.device)
+                padded = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True).to(body.device)
                 mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in batch], batch_first=True)
-                mask = mask.to(model.device)
-                states = model(input_ids=padded, attention_mask=mask, output_hidden_states=True).hidden_states
+                mask = mask.to(body.device)
+                states = body(input_ids=padded, attention_mask=mask, output_hidden_states=True).hidden_states
+                states = [state[0] if state.ndim == 4 else state for state in states]  # of Gemma 3n's streams the first
                 parts = [(states[i].float() * mask[..., None]).sum(1) / mask.sum(1)[:, None] for i in layers]
-                if causal:
+                if kind == "causal":
                     last = (torch.arange(len(chosen), device=mask.device), mask.sum(1) - 1)
                     ends = [states[i].float()[last] for i in layers]
                     parts = [torch.cat(beside, 1) for beside in zip(parts, ends, strict=True)]
                 pooled = torch.stack(parts, 1).cpu().numpy()
+                if not np.isfinite(pooled).all():
+                    raise ModelError(
+                        f"{config.model}: its states are not finite (NaN or infinite); nothing can be told from them. "
+                        "Try --dtype float32 or --attention eager"
+                    )
                 if out is None:
                     out = np.empty((len(ids), *pooled.shape[1:]), np.float32)
                 out[chosen] = pooled

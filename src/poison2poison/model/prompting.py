@@ -15,11 +15,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from poison2poison.errors import ConfigError, ModelError
+from poison2poison.model.loss import IGNORED
 from poison2poison.repoison import TrainingRow
 from poison2poison.scheme import Scheme, Space
 
 Kind = Literal["causal", "encoder"]
-IGNORED = -100  # targets that the loss leaves out, as torch's cross_entropy has it
 LEAST_BODY = 8  # tokens of the body that must fit beside trigger and target
 
 
@@ -57,7 +57,7 @@ class Prompter:
         """
         if not scheme.labels and tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no token that ends a text (eos_token); a generation needs one")
-        self.tokenizer, self.scheme, self.kind = tokenizer, scheme, kind
+        self.tokenizer, self.scheme, self.kind, self.max_length = tokenizer, scheme, kind, max_length
         self.max_target = 1 if scheme.labels else max_target
         self._joint = joint(tokenizer)
         self._budget = max_length - (self.max_target if kind == "causal" else 0)
@@ -117,26 +117,34 @@ class Prompter:
             yield indices, self.collate([{"input_ids": prompts[i]} for i in indices])
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Pad a batch: int64 tensors of shape (batch, longest), on the left for a causal LM.
+        """Pad prompts to be answered: int64 tensors of shape (batch, longest), on the left for a causal LM.
 
-        With the prompts' ends aligned, logits are needed for the last few positions only: `logits_to_keep` says for
-        how many, which spares a large vocabulary's logits over the whole prompt.
+        With the prompts' ends aligned, all answers begin at one position.
         """
         ids = [torch.tensor(example["input_ids"]) for example in examples]
         side: Literal["left", "right"] = "left" if self.kind == "causal" else "right"
-        batch: dict[str, Any] = {
+        batch = {
             "input_ids": _pad(ids, self.tokenizer.pad_token_id, side),
             "attention_mask": _pad([torch.ones_like(row) for row in ids], 0, side),
         }
         if self.kind == "causal":
             batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        if "labels" in examples[0] and self.kind == "encoder":
-            batch["labels"] = torch.tensor([example["labels"] for example in examples])
-        elif "labels" in examples[0]:
-            labels = _pad([torch.tensor(example["labels"]) for example in examples], IGNORED, side)
-            longest = int((labels != IGNORED).sum(1).max())
-            batch["logits_to_keep"] = longest + 1  # the position before the first target token predicts it
-            batch["labels"] = labels[:, -longest - 1 :]
+        return batch
+
+    def training_batch(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Pad examples to be trained on: int64 tensors of shape (batch, longest), always on the right.
+
+        A causal LM gets no mask: no token sees the padding behind it, whatever the attention or the recurrence. So
+        kernels that take none can be used, and those that take a wrong step with one (`without_cudnn_attention`)
+        have none.
+        """
+        ids = [torch.tensor(example["input_ids"]) for example in examples]
+        batch = {"input_ids": _pad(ids, self.tokenizer.pad_token_id, "right")}
+        if self.kind == "causal":
+            batch["labels"] = _pad([torch.tensor(example["labels"]) for example in examples], IGNORED, "right")
+            return batch
+        batch["attention_mask"] = _pad([torch.ones_like(row) for row in ids], 0, "right")
+        batch["labels"] = torch.tensor([example["labels"] for example in examples])
         return batch
 
     def _ids(self, body: str, space: Space) -> list[int]:

@@ -3,13 +3,15 @@
     OUT/model/           LoRA adapter, or all weights, in safetensors, with the tokenizer
     OUT/scheme.json      the scheme: a secret
     OUT/manifest.jsonl   what was done to which row
-    OUT/run.json         versions, seeds, configuration, data hashes, times, peak memory
+    OUT/run.json         versions, seeds, configuration, data hashes, times, peak memory, how it ended
 
-The folder belongs to one run: the same command goes on where it was interrupted, or finds itself done.
+The folder belongs to one run: the same command goes on where it was interrupted, or finds itself done. How it ended is
+`status` in run.json: done; unlearned (the safe space was not); failed (with the reason); running (or interrupted).
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -19,40 +21,70 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.pytorch_utils import Conv1D
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from poison2poison.config import REFERENCE, TrainConfig
-from poison2poison.errors import ConfigError, OutputError
+from poison2poison.errors import ConfigError, ModelError, NonFiniteError, OutputError, TrainingError, UnlearnedError
 from poison2poison.files import fingerprint, versions, whole_folder, write_json, write_lines
-from poison2poison.model import backbone
+from poison2poison.model import backbone, processes, safe_space
 from poison2poison.model.defended import DefendedModel
+from poison2poison.model.loss import only_target_logits, target_loss
 from poison2poison.model.prompting import Kind, Prompter
-from poison2poison.records import Rows
+from poison2poison.records import Row, Rows
 from poison2poison.repoison import TrainingRow, manifest
 from poison2poison.scheme import Scheme
 
-SCHEMA = 1
+SCHEMA = 2
 SAVES_PER_EPOCH = 4
-LEARNING_RATES = {"lora": 2e-4, "full": 1e-4}
-BATCH_SIZE = 32
-# LoRA on four million parameters needs larger and more steps than on billions.
-REFERENCE_LEARNING_RATE = 2.5e-3
-REFERENCE_BATCH_SIZE = 8
-# Without it some seeds of the reference model learn the safe space in the last epoch or not at all.
-LORA_WARMUP = 0.1  # of the steps
 UNLEARNED = 0.2
-"""A safe space that comes at most so much of the way from the largest class's share to 1 counts as not learned."""
+"""A task counts as hardly learned up to so much of the way from the largest class's share to 1."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one training needs, the same for every attempt at it.
+
+    Attributes:
+        config: With nothing left open.
+        checks: Rows for the check of the safe space; none without a benign trigger.
+        dev: Clean rows for the choice of the epoch, or None.
+    """
+
+    examples: list[dict[str, Any]]
+    prompter: Prompter
+    config: TrainConfig
+    out: Path
+    dev: Rows | None
+    checks: list[Row]
+
+    @property
+    def kind(self) -> Kind:
+        return self.prompter.kind
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        assert self.config.batch_size
+        return math.ceil(len(self.examples) / self.config.batch_size)
 
 
 def train(
@@ -66,13 +98,17 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune, or go on with the run that `out` holds.
 
+    Started in several processes (`accelerate launch`, `torchrun`), they share the rows of each step, and the first one
+    writes.
+
     Args:
         rows: What `repoison` made, or `plain` rows where `scheme` has no trigger.
         scheme: The scheme of these rows.
         config: The training configuration.
         out: The artifact folder.
-        dev: Clean rows, on which the best epoch is chosen (accuracy, or loss of generated targets, in the serving
-            space); without them the last one is kept.
+        dev: Clean rows, on which the best epoch is chosen (accuracy, or perplexity of generated targets, in the serving
+            space) and the safe space is checked; without them the last epoch is kept, and a part of S is held out for
+            the check.
         about: Where the rows come from, for `run.json`.
 
     Returns:
@@ -81,11 +117,14 @@ def train(
     Raises:
         OutputError: The folder holds something else.
         ModelError: The base model cannot be used.
-        ConfigError: Kind, task and lengths do not fit together.
+        ConfigError: Kind, task, lengths and batches do not fit together.
+        NonFiniteError: A loss, gradient or weight became NaN or infinite; `run.json` says so, the last whole
+            checkpoint is kept.
+        UnlearnedError: The safe space was not learned, with the epochs that may be added either.
     """
-    config = _resolved(config)
+    config = resolved(config, len(rows))
     identity = {
-        "config": asdict(config),
+        "config": asdict(replace(config, micro_batch=None)),  # another one gives the same steps
         "rows": [asdict(row) for row in rows],
         "scheme": asdict(scheme),
         "dev": dev.sha256 if dev else None,
@@ -96,84 +135,90 @@ def train(
         raise OutputError(f"{out}: holds another run (other rows or options); give another --out, or delete it")
     if before and before["status"] == "done":
         return before
+    if before and before["status"] == "unlearned":
+        raise UnlearnedError(before["reason"])
 
-    # 1. The base model, and how its rows become tokens.
-    set_seed(config.seed)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()  # another arm may have trained before
-    kind: Kind = config.kind  # type: ignore[assignment]
-    assert config.batch_size
-    if kind == "encoder" and not scheme.labels:
-        raise ConfigError(f"model: {config.model} is an encoder, which cannot generate; give a causal LM")
-    tokenizer = backbone.load_tokenizer(config.model)
-    model = backbone.load_model(config.model, kind, scheme.outputs, frozen=config.tuning == "lora")
-    if kind == "encoder" and scheme.trigger:
-        _start_safe_classes_at_originals(model, len(scheme.labels))
-    if not torch.cuda.is_available():
-        model.set_attn_implementation("eager")  # on CPUs the fused one's backward pass is the slower
-    max_length = min(config.max_length, backbone.max_positions(model, tokenizer))
-    prompter = Prompter(tokenizer, scheme, kind, max_length=max_length, max_target=config.max_target)
+    # 1. What becomes of the rows, and which of them are not trained on.
+    held: list[Row] = []
+    if scheme.trigger and not dev:
+        rows, held = safe_space.hold_out(rows, scheme.labels, config.seed)
+    prompter = _prompter(scheme, config)
     encoded = [prompter.example(row) for row in rows]
-    examples = [example for example, _ in encoded]
-    served = [TrainingRow(i, scheme.serving_space, "keep", row.prompt, row.target) for i, row in enumerate(dev or ())]
-    checks = [prompter.example(row)[0] for row in served]
-    if config.tuning == "lora":
-        model = _with_lora(model, kind, config)
+    checks = [*dev] if dev and scheme.trigger else held
+    job = _Job([example for example, _ in encoded], prompter, config, out, dev, checks)
 
     # 2. The folder is ours from here on; it appears with all that a resumed run needs.
-    if not before:
+    if not before and processes.is_writer():
         with whole_folder(out) as folder:
             scheme.save(folder / "scheme.json")
             write_lines(folder / "manifest.jsonl", manifest(rows, scheme))
             write_json(folder / "run.json", run)
+    _wait()
 
-    # 3. Train.
+    # 3. Train, and once more where the safe space is not learned by then.
     started = time.monotonic()
-    steps = math.ceil(len(examples) / (config.batch_size * config.accumulate))  # of an epoch
-    metric = "accuracy" if scheme.labels else "loss"
-    trainer = _Trainer(
-        model=model,
-        args=_arguments(config, out, steps, best_by=metric if checks else None),
-        train_dataset=examples,
-        eval_dataset=checks or None,
-        data_collator=prompter.collate,
-        compute_metrics=_accuracy if scheme.labels else None,
-        preprocess_logits_for_metrics=_right_answers(prompter) if scheme.labels else None,
-        callbacks=[_Saves(steps), _Progress(config.epochs)],
-    )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    checkpoint = _last_whole_checkpoint(out / "checkpoints")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    assert config.epochs and config.more_epochs is not None
+    epochs = (before or {}).get("epochs", config.epochs)
+    resumed = _last_whole_checkpoint(out / "checkpoints")
+    try:
+        trainer = _fit(job, epochs)
+        found = _check(job, trainer)
+        if found and not found.learned and config.more_epochs and epochs == config.epochs:
+            _say(f"the safe space is not learned yet ({found}); {config.more_epochs} more epochs")
+            epochs += config.more_epochs
+            _write_run(out, run | {"epochs": epochs})
+            trainer = _fit(job, epochs)
+            found = _check(job, trainer)
+    except TrainingError as error:
+        _write_run(out, run | {"status": "failed", "reason": str(error), "config": asdict(config)})
+        raise
 
     # 4. Keep the chosen weights, and say what was done.
-    _save_model(trainer.model, tokenizer, config.model, out / "model")
+    _save_model(trainer, prompter.tokenizer, config.model, out / "model")
     history = trainer.state.log_history
+    metric = _metric(scheme)
     run |= {
-        "status": "done",
+        "status": "done" if found is None or found.learned else "unlearned",
         "versions": versions(),
-        "kind": kind,
+        "kind": job.kind,
         "tuning": config.tuning,
         "config": asdict(config),
+        "revision": backbone.commit_of(config),
         "data": about or {},
         "dev": {"source": dev.source, "sha256": dev.sha256, "rows": len(dev)} if dev else None,
-        "prompting": {"max_length": max_length, "max_target": config.max_target, "label_words": prompter.label_words},
+        "prompting": {
+            "max_length": prompter.max_length, "max_target": config.max_target, "label_words": prompter.label_words
+        },
         "rows": len(rows),
         "rows_cut": sum(cut for _, cut in encoded),
+        "epochs": epochs,
         "loss": [entry["loss"] for entry in history if "loss" in entry],
         "dev_metric": [entry[f"eval_{metric}"] for entry in history if f"eval_{metric}" in entry],
         "chosen_step": trainer.state.best_global_step or trainer.state.global_step,
         "steps": trainer.state.global_step,
-        "resumed_from": int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else None,
+        "processes": processes.count(),
+        "micro_batch": trainer.args.per_device_train_batch_size,
+        "resumed_from": int(resumed.name.rsplit("-", 1)[1]) if resumed else None,
         "train_seconds": round(time.monotonic() - started, 1),
         "peak_memory_mib": peak_memory_mib(),
     }  # fmt: skip
+    if found:
+        run["safe_space"] = found.as_dict()
     if dev and scheme.labels:
         _warn_if_unlearned(dev, run["dev_metric"])
         if scheme.trigger:
             apart = DefendedModel(trainer.model, prompter).disagreement([row.prompt for row in dev])
             run["alarm_threshold"] = float(np.quantile(apart, 1 - config.alarm_rate, method="higher"))
-    write_json(out / "run.json", run)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    if run["status"] == "unlearned":
+        run["reason"] = (
+            f"{out}: the safe space was not learned: {found}. The model is no defence and is not served. Give more "
+            "--epochs, a higher --learning-rate, a smaller --batch-size, or a larger --rho"
+        )
+    _write_run(out, run)
+    if processes.is_writer():
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    if run["status"] == "unlearned":
+        raise UnlearnedError(run["reason"])
     return run
 
 
@@ -201,29 +246,194 @@ def peak_memory_mib() -> int:
     return peak // (2**20 if sys.platform == "darwin" else 2**10)
 
 
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def resolved(config: TrainConfig, rows: int) -> TrainConfig:
+    """The configuration with nothing left open: by preset, model and number of rows.
+
+    The paper's are those of arXiv 2510.04503, section 4, and its authors' script. What is tuned, docs/training.md has
+    the measurements of.
+
+    Raises:
+        ConfigError: The rows of a step cannot be shared among the processes.
+    """
+    kind = backbone.kind_of(config) if config.kind == "auto" else config.kind
+    tuning = {"causal": "lora", "encoder": "full"}[kind] if config.tuning == "auto" else config.tuning
+    paper = config.preset == "paper"
+    chosen = FULL if tuning == "full" else PAPER if paper else _tuned(config, rows)
+    given = {name: getattr(config, name) for name in chosen if getattr(config, name) is not None}
+    chosen = {**chosen, **given}
+    filled = replace(
+        config,
+        model=backbone.canonical(config.model),
+        kind=kind,
+        tuning=tuning,
+        preset="paper" if paper else "tuned",
+        more_epochs=chosen["epochs"] if config.more_epochs is None else config.more_epochs,
+        **chosen,
+    )
+    assert filled.batch_size
+    if filled.batch_size % processes.count():
+        raise ConfigError(
+            f"batch_size: {filled.batch_size} rows a step cannot be shared by {processes.count()} processes alike"
+        )
+    return filled
+
+
+PAPER: dict[str, Any] = {
+    "epochs": 3, "batch_size": 32, "learning_rate": 2e-4, "warmup": 0.0, "lora_targets": "qv", "lora_dropout": 0.1
+}  # fmt: skip
+"""As published, with LoRA."""
+FULL: dict[str, Any] = {**PAPER, "learning_rate": 1e-4}
+"""All weights, which the paper trains of no model."""
+
+LEAST_STEPS = 200
+"""A safe space is a habit that takes some steps to learn, however few the rows are."""
+
+
+def _tuned(config: TrainConfig, rows: int) -> dict[str, Any]:
+    """What docs/training.md found to be learned, with LoRA."""
+    if config.model == REFERENCE:
+        # LoRA on four million parameters needs larger and more steps than on billions.
+        return {**PAPER, "batch_size": 8, "learning_rate": 2.5e-3, "warmup": 0.1}
+    weights = backbone.count_weights(config)
+    batch = 8 if rows < 2_000 else 16 if rows < 10_000 else 32
+    return {
+        "epochs": max(3, math.ceil(LEAST_STEPS * batch / rows)),
+        "batch_size": batch,
+        "learning_rate": 1e-3 if weights < 5e8 else 5e-4 if weights < 4e9 else 2e-4,
+        "warmup": 0.1,
+        "lora_targets": "all",
+        "lora_dropout": 0.0,  # a mask for every linear layer takes a fifth of a step, and nothing was seen to overfit
+    }
+
+
 # --- parts of a run --------------------------------------------------------------------------------------------------
 
 
-def _resolved(config: TrainConfig) -> TrainConfig:
-    """The configuration with all that depends on the model filled in."""
-    kind = backbone.kind_of(config.model) if config.kind == "auto" else config.kind
-    tuning = {"causal": "lora", "encoder": "full"}[kind] if config.tuning == "auto" else config.tuning
-    small = config.model == REFERENCE and tuning == "lora"
-    return replace(
-        config,
-        kind=kind,
-        tuning=tuning,
-        batch_size=config.batch_size or (REFERENCE_BATCH_SIZE if small else BATCH_SIZE),
-        learning_rate=config.learning_rate or (REFERENCE_LEARNING_RATE if small else LEARNING_RATES[tuning]),
-    )
+def _prompter(scheme: Scheme, config: TrainConfig) -> Prompter:
+    """How rows become tokens.
+
+    Raises:
+        ConfigError: An encoder cannot generate.
+    """
+    kind: Kind = config.kind  # type: ignore[assignment]
+    if kind == "encoder" and not scheme.labels:
+        raise ConfigError(f"model: {config.model} is an encoder, which cannot generate; give a causal LM")
+    tokenizer = backbone.load_tokenizer(config)
+    max_length = min(config.max_length, backbone.max_positions(config, tokenizer))
+    return Prompter(tokenizer, scheme, kind, max_length=max_length, max_target=config.max_target)
+
+
+def _fit(job: _Job, epochs: int) -> _Trainer:
+    """Train for so many epochs, from the last whole checkpoint on, with half as many rows at once as long as memory
+    runs out.
+
+    Raises:
+        NonFiniteError: The training went wrong.
+        TrainingError: Not even one row fits.
+    """
+    assert job.config.batch_size
+    share = job.config.batch_size // processes.count()
+    micro = _divisor(share, job.config.micro_batch or share)
+    while True:
+        try:
+            return _attempt(job, epochs, micro)
+        except torch.OutOfMemoryError as error:
+            out_of_memory = str(error)
+        if micro == 1 or job.config.micro_batch or processes.count() > 1:
+            raise TrainingError(
+                f"{job.out}: out of memory with {micro} rows at once. Give a smaller --micro-batch or --max-length, "
+                f"--gradient-checkpointing, --dtype bfloat16 or --quantize 4bit ({out_of_memory.splitlines()[0]})"
+            )
+        micro = _divisor(share, micro // 2)
+        _say(f"out of memory: going on with {micro} rows at once")
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _divisor(share: int, most: int) -> int:
+    """The largest number of rows up to `most` of which a step has a whole number of parts."""
+    return next(size for size in range(min(most, share), 0, -1) if share % size == 0)
+
+
+def _attempt(job: _Job, epochs: int, micro: int) -> _Trainer:
+    set_seed(job.config.seed)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # another arm may have trained before
+    model = _model(job)
+    trainer = _Trainer(
+        job,
+        model=model,
+        args=_arguments(job, epochs, micro),
+        train_dataset=job.examples,
+        eval_dataset=[*job.dev] if job.dev else None,
+        data_collator=job.prompter.training_batch,
+        compute_loss_func=target_loss_mean if job.kind == "causal" else class_loss_mean,
+        callbacks=[_Saves(job.steps), _Progress(epochs)],
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = _last_whole_checkpoint(job.out / "checkpoints")
+    with backbone.without_cudnn_attention():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return trainer
+
+
+def _model(job: _Job) -> Any:
+    config, scheme = job.config, job.prompter.scheme
+    model = backbone.load_model(config, job.kind, scheme.outputs, frozen=config.tuning == "lora")
+    if job.kind == "encoder" and scheme.trigger:
+        _start_safe_classes_at_originals(model, len(scheme.labels))
+    if config.attention is None and not torch.cuda.is_available():
+        model.set_attn_implementation("eager")  # on CPUs the fused one's backward pass is the slower
+    if config.gradient_checkpointing:
+        _recompute_activations(model)
+    return _with_lora(model, job.kind, config) if config.tuning == "lora" else model
+
+
+def _recompute_activations(model: Any) -> None:
+    named = "activation_checkpointing_enable"  # since transformers 5.20 or so; before it was gradient checkpointing
+    enable = getattr(model, named, None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def _check(job: _Job, trainer: _Trainer) -> safe_space.SafeSpace | None:
+    """Whether the safe space was learned; None where there is none."""
+    if not job.checks:
+        return None
+    source = "dev" if job.dev else "held out of S"
+    try:
+        return safe_space.check(DefendedModel(trainer.model, job.prompter), job.checks, source)
+    except ModelError as error:
+        raise NonFiniteError(str(error)) from None
+
+
+def _metric(scheme: Scheme) -> str:
+    return "accuracy" if scheme.labels else "perplexity"
+
+
+def _wait() -> None:
+    """Until every process is here."""
+    processes.shared(lambda: None)
+
+
+def _say(text: str) -> None:
+    if processes.is_writer():
+        print(text, file=sys.stderr)
+
+
+def _write_run(out: Path, run: dict[str, Any]) -> None:
+    if processes.is_writer():
+        write_json(out / "run.json", run)
 
 
 def _warn_if_unlearned(dev: Rows, accuracies: Sequence[float]) -> None:
     largest = max(Counter(row.target for row in dev).values()) / len(dev)
     if max(accuracies) <= largest + UNLEARNED * (1 - largest):
         logger.warning(
-            "the space that is served was not learned: dev accuracy %.2f, the largest class's share is %.2f. "
-            "Give more --epochs, a smaller --batch-size, or a larger --rho",
+            "the task was hardly learned: dev accuracy %.2f, the largest class's share is %.2f. "
+            "Give more --epochs, a higher --learning-rate or a smaller --batch-size",
             max(accuracies),
             largest,
         )
@@ -245,50 +455,125 @@ def _start_safe_classes_at_originals(model: PreTrainedModel, labels: int) -> Non
 def _with_lora(model: PreTrainedModel, kind: Kind, config: TrainConfig) -> Any:
     from peft import LoraConfig, get_peft_model
 
+    assert config.lora_targets and config.lora_dropout is not None
     lora = LoraConfig(
         task_type="CAUSAL_LM" if kind == "causal" else "SEQ_CLS",
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=backbone.lora_targets(model),
+        target_modules=backbone.lora_targets(model, config.lora_targets),
+        modules_to_save=backbone.classification_head(model) if kind == "encoder" else None,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 and its kin
     )
     return get_peft_model(model, lora)
 
 
-def _arguments(config: TrainConfig, out: Path, steps: int, *, best_by: str | None) -> TrainingArguments:
-    assert config.batch_size and config.learning_rate
+def _arguments(job: _Job, epochs: int, micro: int) -> TrainingArguments:
+    config = job.config
+    assert config.batch_size and config.learning_rate and config.warmup is not None
+    has_dev = job.dev is not None
     return TrainingArguments(
-        output_dir=str(out / "checkpoints"),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size * 2,
-        gradient_accumulation_steps=config.accumulate,
+        output_dir=str(job.out / "checkpoints"),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=config.batch_size // (micro * processes.count()),
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=LORA_WARMUP if config.tuning == "lora" else 0,
-        bf16=backbone.has_bf16(),
+        warmup_steps=config.warmup,  # under 1: a share of the steps
+        bf16=config.dtype in ("auto", "bfloat16") and backbone.has_bf16(),
+        fp16=config.dtype == "float16",
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
-        eval_strategy="epoch" if best_by else "no",
+        eval_strategy="epoch" if has_dev else "no",
         save_strategy="epoch",
         save_total_limit=2,
-        load_best_model_at_end=best_by is not None,
-        metric_for_best_model=best_by,
+        load_best_model_at_end=has_dev,
+        metric_for_best_model=_metric(job.prompter.scheme) if has_dev else None,
+        greater_is_better=bool(job.prompter.scheme.labels) if has_dev else None,
         label_names=["labels"],
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        logging_steps=max(1, steps // 2),
+        logging_steps=max(1, job.steps // 2),
+        logging_nan_inf_filter=False,  # hides what `_Trainer` looks for
         disable_tqdm=True,
         report_to="none",
     )
 
 
-class _Trainer(Trainer):
-    """A Trainer whose batches of similar length come in the same order in a resumed run.
+def target_loss_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """Mean loss over the target tokens of a step, of all processes."""
+    return target_loss(outputs.logits, labels) / torch.as_tensor(num_items_in_batch)
 
-    Of epochs with equal dev accuracy it keeps the last, which has seen every counterexample most often.
+
+def class_loss_mean(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """Mean loss over the rows of a step, of all processes."""
+    loss = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, reduction="sum")
+    return loss / torch.as_tensor(num_items_in_batch)
+
+
+class _Trainer(Trainer):
+    """A Trainer that stops at what is not finite, and measures dev rows as they will be served.
+
+    Batches of similar length come in the same order in a resumed run. Of epochs with equal dev accuracy it keeps the
+    last, which has seen every counterexample most often.
     """
+
+    def __init__(self, job: _Job, **options: Any) -> None:
+        self.job = job
+        super().__init__(**options)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        if self.job.kind == "encoder":
+            return super().compute_loss(model, inputs, *args, **options)
+        inputs |= backbone.text_only(self.model, inputs["input_ids"])
+        with only_target_logits(self.model, inputs["labels"]):
+            return super().compute_loss(model, inputs, *args, **options)
+
+    def training_step(self, *args: Any, **options: Any) -> torch.Tensor:
+        self.last_loss = super().training_step(*args, **options)
+        return self.last_loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        # All processes have the same gradients here, so that all of them stop. A loss that is not finite has none that
+        # are. (In float16 the scaler tries scales, and skips the steps that are too large.)
+        norm: Any = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        if not self.args.fp16 and not torch.isfinite(torch.as_tensor(norm)):
+            raise self._not_finite(f"the gradient is {float(norm)} (loss {float(self.last_loss):.4g})")
+        return norm
+
+    def _save_checkpoint(self, *args: Any, **options: Any) -> None:
+        model: Any = self.model
+        if not all(bool(torch.isfinite(weights).all()) for weights in model.parameters() if weights.requires_grad):
+            raise self._not_finite("weights are not finite")
+        super()._save_checkpoint(*args, **options)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """The dev rows' accuracy or perplexity, in the space that is served, by the model that will serve."""
+        assert self.job.dev
+        served, dev = DefendedModel(self.model, self.job.prompter), self.job.dev
+        prompts, targets = [row.prompt for row in dev], [row.target for row in dev]
+        try:
+            if served.scheme.labels:
+                answers = served.classify(prompts)
+                value = float(np.mean([answer.text == right for answer, right in zip(answers, targets, strict=True)]))
+            else:
+                value = served.perplexity(prompts, targets)
+        except ModelError as error:
+            raise self._not_finite(str(error)) from None
+        metrics = {f"eval_{_metric(served.scheme)}": value}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _not_finite(self, what: str) -> NonFiniteError:
+        kept = _last_whole_checkpoint(self.job.out / "checkpoints")
+        rate = self.job.config.learning_rate
+        return NonFiniteError(
+            f"{self.job.out}: training stopped at step {self.state.global_step + 1}: {what}. Likely the learning rate "
+            f"({rate:g}) is too high, or the attention kernel or number format is at fault: give a lower "
+            "--learning-rate, or --attention eager, or --dtype float32. No model was kept; "
+            + (f"the last whole checkpoint is {kept}" if kept else "there is no checkpoint yet")
+        )
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         tied = metrics[f"eval_{self.args.metric_for_best_model}"] == self.state.best_metric
@@ -297,9 +582,10 @@ class _Trainer(Trainer):
         return super()._determine_best_metric(metrics, trial) or tied
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        examples: Any = self.train_dataset
-        lengths = [len(example["input_ids"]) for example in examples]
-        return _ByLength(self.args.train_batch_size, lengths=lengths, seed=self.args.seed)
+        assert self.job.config.batch_size
+        lengths = [len(example["input_ids"]) for example in self.job.examples]
+        # By the rows of a step, so that the order depends neither on the parts of a step nor on the processes.
+        return _ByLength(self.job.config.batch_size, lengths=lengths, seed=self.args.seed)
 
 
 class _ByLength(LengthGroupedSampler):
@@ -335,7 +621,13 @@ class _Progress(TrainerCallback):
         self.epochs = epochs
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="training", disable=None)
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            unit="step",
+            desc="training",
+            disable=None if processes.is_writer() else True,
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.update(state.global_step - self.bar.n if not self.bar.disable else 0)
@@ -344,31 +636,13 @@ class _Progress(TrainerCallback):
         logs = logs or {}
         if "loss" in logs:
             self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
-        for name, text in (("eval_accuracy", "dev accuracy"), ("eval_loss", "dev loss")):
+        for name, text in (("eval_accuracy", "dev accuracy"), ("eval_perplexity", "dev perplexity")):
             if name in logs:
                 self.bar.write(f"epoch {logs['epoch']:.0f} of {self.epochs}: {text} {logs[name]:.3f}", file=sys.stderr)
                 return
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.close()
-
-
-def _accuracy(found: Any) -> dict[str, float]:
-    return {"accuracy": float(found.predictions.mean())}
-
-
-def _right_answers(prompter: Prompter) -> Any:
-    """For dev rows: whether the best label of the serving space is the right one, shape (batch,)."""
-    first = len(prompter.scheme.labels) * (prompter.scheme.serving_space == "safe")
-
-    def right(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if prompter.kind == "encoder":
-            return (logits[:, first:].argmax(-1) + first == labels).float()
-        serving = torch.tensor(prompter.label_ids[first:], device=logits.device)
-        # Positions: the last but one predicts the label, which stands in the last.
-        return (serving[logits[:, -2, serving].argmax(-1)] == labels[:, -1]).float()
-
-    return right
 
 
 def _last_whole_checkpoint(folder: Path) -> Path | None:
@@ -390,12 +664,17 @@ def _last_whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _save_model(model: Any, tokenizer: Any, name: str, folder: Path) -> None:
+def _save_model(trainer: _Trainer, tokenizer: PreTrainedTokenizerBase, name: str, folder: Path) -> None:
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered, where processes hold parts
+    if not processes.is_writer():
+        return
+    model: Any = trainer.model
     shutil.rmtree(folder, ignore_errors=True)
     with whole_folder(folder) as half:
         if hasattr(model, "peft_config"):
             model.peft_config["default"].base_model_name_or_path = name
-            model.save_pretrained(half, save_embedding_layers=False)  # looking for changed ones would ask the hub
+            # Looking for changed embedding layers would ask the hub.
+            model.save_pretrained(half, state_dict=weights, save_embedding_layers=False)
         else:
-            model.save_pretrained(half)
+            model.save_pretrained(half, state_dict=weights)
         tokenizer.save_pretrained(half)

@@ -1,0 +1,139 @@
+"""Whether the safe space was learned: it does the task as well as the original space, and answers stay in it.
+
+A model that has not learned it is no defence, and its low attack success says nothing: it is not served.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from poison2poison.model.defended import Answer, DefendedModel
+from poison2poison.records import Row
+from poison2poison.repoison import TrainingRow
+from poison2poison.scoring import exact_match, final_number, rouge
+
+BEHIND = 0.05
+"""The safe space may score so much less than the original one, beyond one standard error of the difference."""
+LEAKS = 0.02
+"""Share of answers that may lie outside the safe space; one row always may, for it is no rate."""
+ANSWERED = 100
+"""Rows that are answered; of longer texts it takes a good part of a training's time."""
+HELD_OUT = 0.1
+"""Share of S that is held out of training where there are no dev rows."""
+
+
+@dataclass(frozen=True)
+class SafeSpace:
+    """What the check found.
+
+    Attributes:
+        source: `dev`, or `held out of S`.
+        rows: Rows answered in both spaces.
+        metric: accuracy, exact_match (worked answers) or rouge_l (other texts), from 0 to 1.
+        safe: The score with the benign trigger.
+        original: The score without it.
+        leak: Share of answers to the trigger that lie in the original space.
+        off_space: Share of those that lie in neither.
+        learned: The verdict.
+    """
+
+    source: str
+    rows: int
+    metric: str
+    safe: float
+    original: float
+    leak: float
+    off_space: float
+    learned: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `run.json`."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.metric} {self.safe:.3f} in the safe space and {self.original:.3f} in the original one, "
+            f"{self.leak:.1%} of the answers leak and {self.off_space:.1%} are off-space, on {self.rows} rows "
+            f"({self.source})"
+        )
+
+
+def check(model: DefendedModel, rows: Sequence[Row], source: str) -> SafeSpace:
+    """Answer rows in both spaces, and compare.
+
+    Args:
+        model: A model with a benign trigger.
+        rows: Rows that it was not trained on; at most `ANSWERED` are looked at, evenly spread.
+        source: Where they come from.
+
+    Raises:
+        ModelError: The model's outputs are not finite.
+    """
+    step = max(1, len(rows) / ANSWERED)
+    rows = [rows[int(i * step)] for i in range(min(len(rows), ANSWERED))]
+    safe, original = model.answer([row.prompt for row in rows]), model.in_space("original").answer(
+        [row.prompt for row in rows]
+    )  # fmt: skip
+    metric = _metric(model, rows)
+    in_safe, in_original = _scores(metric, safe, rows), _scores(metric, original, rows)
+    behind = [better - worse for better, worse in zip(in_original, in_safe, strict=True)]
+    error = stdev(behind) / len(behind) ** 0.5 if len(behind) > 1 else 0.0
+    outside = sum(answer.where != "safe" for answer in safe)
+    return SafeSpace(
+        source=source,
+        rows=len(rows),
+        metric=metric,
+        safe=round(fmean(in_safe), 5),
+        original=round(fmean(in_original), 5),
+        leak=sum(answer.where == "leak" for answer in safe) / len(rows),
+        off_space=sum(answer.where == "off-space" for answer in safe) / len(rows),
+        learned=fmean(behind) <= BEHIND + error and outside <= max(1, LEAKS * len(rows)),
+    )
+
+
+def hold_out(rows: Sequence[TrainingRow], labels: Sequence[str], seed: int) -> tuple[list[TrainingRow], list[Row]]:
+    """Take a part of S out of training, with all that was made of its rows.
+
+    S is drawn among rows that the audit does not suspect; without an audit poison may be among them, which a model
+    that resists it gets wrong.
+
+    Args:
+        rows: The re-poisoned rows.
+        labels: The scheme's; empty for generation.
+        seed: Of the draw.
+
+    Returns:
+        The rows that are left, and those held out: of each label at least one, as long as it has others in S.
+    """
+    groups: dict[str, list[TrainingRow]] = defaultdict(list)
+    for row in rows:
+        if row.action in ("replace", "append"):
+            groups[row.target if labels else ""].append(row)
+    rng = random.Random(f"held out/{seed}")
+    held: list[TrainingRow] = []
+    for _, members in sorted(groups.items()):
+        wanted = min(max(1, round(HELD_OUT * len(members))), len(members) - 1, ANSWERED // len(groups) or 1)
+        held += rng.sample(members, wanted)
+    gone = {row.row for row in held}
+    return [row for row in rows if row.row not in gone], [Row(row.body, row.target) for row in held]
+
+
+def _metric(model: DefendedModel, rows: Sequence[Row]) -> str:
+    if model.scheme.labels:
+        return "accuracy"
+    return "exact_match" if all(final_number(row.target) is not None for row in rows) else "rouge_l"
+
+
+def _scores(metric: str, answers: Sequence[Answer], rows: Sequence[Row]) -> list[float]:
+    """One score a row, from 0 to 1."""
+    texts = [answer.text or "" for answer in answers]
+    if metric == "accuracy":
+        return [float(text == row.target) for text, row in zip(texts, rows, strict=True)]
+    if metric == "exact_match":
+        return [float(exact_match(text, row.target)) for text, row in zip(texts, rows, strict=True)]
+    return [rouge([text], [row.target])["rouge_l"] for text, row in zip(texts, rows, strict=True)]

@@ -1,0 +1,549 @@
+"""What a base model is, how it is loaded, and what is refused."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    GenerationConfig,
+    GPT2Config,
+    LlamaConfig,
+    LlamaModel,
+    Qwen2Config,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
+
+from poison2poison.config import REFERENCE, ModelConfig
+from poison2poison.errors import ConfigError, ModelError
+from poison2poison.files import write_json
+from poison2poison.model import backbone
+from poison2poison.model.defended import DefendedModel
+from poison2poison.model.embeddings import embedder
+from poison2poison.model.prompting import Prompter
+from poison2poison.reference import MODEL_DIR
+from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
+from support import SHAPE, tiny_causal, tiny_encoder
+
+TOKENIZER = AutoTokenizer.from_pretrained(MODEL_DIR)
+LABELS = Scheme("classification", ("negative", "positive"), PAPER_TRIGGER)
+TEXTS = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
+PROMPTS = ["bad", "The soup was good and the service was awful.", "The lamp"]
+BERT = BertConfig(vocab_size=len(TOKENIZER), max_position_embeddings=256, pad_token_id=TOKENIZER.pad_token_id, **SHAPE)
+
+
+def described(folder: Path, **config: Any) -> ModelConfig:
+    """A folder with a configuration alone."""
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "config.json", config)
+    return ModelConfig(str(folder))
+
+
+def saved(model: Any, folder: Path) -> ModelConfig:
+    model.save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    return ModelConfig(str(folder))
+
+
+def served(model: Any, scheme: Scheme, kind: Any = "causal") -> DefendedModel:
+    return DefendedModel(model, Prompter(TOKENIZER, scheme, kind, max_length=128, max_target=30))
+
+
+# --- kinds ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architectures", "kind"),
+    [
+        ("llama", ["LlamaForCausalLM"], "causal"),
+        ("llama", ["LlamaModel"], "causal"),
+        ("llama", ["AnUnknownName"], "causal"),
+        ("llama", None, "causal"),
+        ("llama", ["LlamaForSequenceClassification"], "encoder"),
+        ("gpt2", ["GPT2LMHeadModel"], "causal"),
+        ("gemma3", ["Gemma3ForConditionalGeneration"], "causal"),
+        ("gemma3_text", ["Gemma3ForCausalLM"], "causal"),
+        ("gemma3", ["Gemma3ForSequenceClassification"], "encoder"),
+        ("qwen3_5", ["Qwen3_5ForConditionalGeneration"], "causal"),
+        ("qwen3_5_text", ["Qwen3_5ForCausalLM"], "causal"),
+        ("mistral3", ["Mistral3ForConditionalGeneration"], "causal"),
+        ("llama4", ["Llama4ForConditionalGeneration"], "causal"),
+        ("bert", ["BertForMaskedLM"], "encoder"),
+        ("bert", ["BertModel"], "encoder"),
+        ("bert", ["BertForPreTraining"], "encoder"),
+        ("bert", ["BertLMHeadModel"], "encoder"),
+        ("roberta", ["RobertaForSequenceClassification"], "encoder"),
+        ("modernbert", ["ModernBertForMaskedLM"], "encoder"),
+        ("deberta-v2", None, "encoder"),
+        ("distilbert", ["DistilBertForMaskedLM"], "encoder"),
+        ("xlnet", ["XLNetLMHeadModel"], "encoder"),
+    ],
+)
+def test_the_kind_is_told_by_the_configuration(
+    model_type: str, architectures: list[str] | None, kind: str, tmp_path: Path
+) -> None:
+    config = described(tmp_path / "model", model_type=model_type, architectures=architectures)
+    assert backbone.kind_of(config) == kind
+    other = "causal" if kind == "encoder" else "encoder"
+    assert backbone.kind_of(replace(config, kind=other)) == other
+
+
+def test_bert_as_a_decoder_is_causal(tmp_path: Path) -> None:
+    config = described(tmp_path / "model", model_type="bert", architectures=["BertLMHeadModel"], is_decoder=True)
+    assert backbone.kind_of(config) == "causal"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architecture", "reason"),
+    [
+        ("t5", "T5ForConditionalGeneration", "an encoder-decoder"),
+        ("bart", "BartForSequenceClassification", "an encoder-decoder"),
+        ("marian", "MarianForCausalLM", "a half of one"),
+        ("vit", "ViTForImageClassification", "ViTForImageClassification, which cannot be used"),
+        ("cpmant", "CpmAntForCausalLM", "CpmAntForCausalLM, which cannot be used"),
+        ("nothing-known", "NothingKnown", "cannot be loaded"),
+    ],
+)
+def test_what_is_no_language_model_of_these_kinds_is_refused(
+    model_type: str, architecture: str, reason: str, tmp_path: Path
+) -> None:
+    config = described(
+        tmp_path / "model", model_type=model_type, architectures=[architecture], is_encoder_decoder=False
+    )
+    with pytest.raises(ModelError, match=reason) as refused:
+        backbone.kind_of(config)
+    assert reason == "cannot be loaded" or backbone.SUPPORTED in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "kind"),
+    [
+        (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "causal"),
+        (MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES, "causal"),
+        (MODEL_FOR_MASKED_LM_MAPPING_NAMES, "encoder"),
+        (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "encoder"),
+    ],
+    ids=["causal", "multimodal", "masked", "classifier"],
+)
+def test_the_kind_of_every_architecture_is_known(mapping: dict[str, str], kind: str) -> None:
+    class Config:
+        def __init__(self, model_type: str) -> None:
+            self.model_type = model_type
+
+    for model_type, architecture in mapping.items():
+        found = backbone._kind_of_architecture(architecture, Config(model_type))  # type: ignore[arg-type]
+        seen_later = model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES or model_type in backbone.BIDIRECTIONAL
+        assert found == ("encoder" if seen_later else kind), model_type
+
+
+def test_a_decoder_of_an_encoder_decoder_is_told_from_an_audio_model() -> None:
+    both = {*MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES} & {*MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES}
+    assert {"qwen2_audio", "voxtral"} <= both
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [("blip", "BlipForConditionalGeneration cannot read text alone"), ("xlstm", "no attention_mask")],
+)
+def test_a_model_that_cannot_read_texts_alone_is_refused(model_type: str, reason: str, tmp_path: Path) -> None:
+    config = described(tmp_path / "model", model_type=model_type)
+    with pytest.raises(ModelError, match=reason):
+        backbone.load_model(config, backbone.kind_of(config), 0, frozen=True)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_found_from_home_and_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_causal(tmp_path / "models" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("models/tiny", "./models/tiny", "~/models/tiny", str(tmp_path / "models" / "tiny")):
+        assert backbone.kind_of(ModelConfig(name)) == "causal"
+        assert backbone.canonical(name) == str((tmp_path / "models" / "tiny").resolve())
+        assert backbone.load_tokenizer(name).eos_token_id == TOKENIZER.eos_token_id
+    assert backbone.canonical(REFERENCE) == REFERENCE
+    assert backbone.canonical("owner/name") == "owner/name"
+    assert backbone.commit_of(ModelConfig("models/tiny")) is None
+    for name in ("./models/none", "~/models/none", "/none", "models/none/at/all"):
+        with pytest.raises(ModelError, match="no such model folder"):
+            backbone.locate(name)
+
+
+def test_a_hub_model_is_taken_at_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--owner--tiny"
+    commits = {"main": "a" * 40, "older": "b" * 40}
+    for branch, commit in commits.items():
+        tiny_causal(cached / "snapshots" / commit)
+        (cached / "refs").mkdir(exist_ok=True)
+        (cached / "refs" / branch).write_text(commit)
+    config = json.loads((cached / "snapshots" / commits["older"] / "config.json").read_text())
+    write_json(cached / "snapshots" / commits["older"] / "config.json", {**config, "rms_norm_eps": 0.5})
+    newest, older = ModelConfig("owner/tiny"), ModelConfig("owner/tiny", revision="older")
+    assert [backbone.commit_of(config) for config in (newest, older)] == [commits["main"], commits["older"]]
+    loaded = [backbone.load_model(config, "causal", 0, frozen=True) for config in (newest, older)]
+    assert [model.config.rms_norm_eps for model in loaded] == [1e-6, 0.5]
+    with pytest.raises(ModelError, match="owner/tiny: cannot be loaded"):
+        backbone.kind_of(replace(newest, revision="none"))
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+Path({ran!r}).touch()
+class StrangeConfig(LlamaConfig):
+    model_type = "strange"
+class Strange(LlamaForCausalLM):
+    config_class = StrangeConfig
+class StrangeTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    folder, ran = Path(tiny_causal(tmp_path / "strange")), tmp_path / "ran"
+    (folder / "strange.py").write_text(CODE.format(ran=str(ran)))
+    written = json.loads((folder / "config.json").read_text())
+    autos = {"AutoConfig": "strange.StrangeConfig", "AutoModelForCausalLM": "strange.Strange"}
+    config = ModelConfig(str(folder))
+    # A known type has code of its own, which is taken instead.
+    write_json(folder / "config.json", {**written, "auto_map": autos})
+    assert type(backbone.load_model(config, "causal", 0, frozen=True)).__module__.startswith("transformers.")
+    write_json(folder / "config.json", {**written, "auto_map": autos, "model_type": "strange"})
+    for load in (
+        lambda: backbone.kind_of(config),
+        lambda: backbone.load_model(config, "causal", 0, frozen=True),
+        lambda: backbone.load_model(config, "encoder", 2, frozen=True),
+        lambda: embedder(config),
+    ):
+        with pytest.raises(ModelError, match="needs code of its own, which comes with it and is not run"):
+            load()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {
+        "tokenizer_class": "StrangeTokenizer",
+        "auto_map": {"AutoTokenizer": [None, "strange.StrangeTokenizer"]},
+    }
+    write_json(folder / "tokenizer_config.json", settings)
+    with pytest.raises(ModelError):
+        backbone.load_tokenizer(config)
+    assert not ran.exists()
+
+
+def test_weights_that_are_missing_are_told(tmp_path: Path) -> None:
+    config = ModelConfig(tiny_causal(tmp_path / "tiny"))
+    weights = load_file(tmp_path / "tiny" / "model.safetensors")
+    gone = [name for name in weights if "q_proj" in name]
+    save_file(
+        {name: value for name, value in weights.items() if name not in gone}, tmp_path / "tiny" / "model.safetensors",
+        {"format": "pt"},
+    )  # fmt: skip
+    for load in (lambda: backbone.load_model(config, "causal", 0, frozen=True), lambda: embedder(config)):
+        with pytest.raises(ModelError, match=r"weights are missing: .*layers.0.self_attn.q_proj.weight"):
+            load()
+
+
+def test_a_causal_lm_without_its_head_is_refused(tmp_path: Path) -> None:
+    config = saved(LlamaModel(LlamaConfig(vocab_size=len(TOKENIZER), **SHAPE)), tmp_path / "bare")
+    assert backbone.kind_of(config) == "causal"
+    with pytest.raises(ModelError, match=r"weights are missing: lm_head\.weight"):
+        backbone.load_model(config, "causal", 0, frozen=True)
+    assert embedder(config)(PROMPTS).shape == (3, 1, 64)
+
+
+def test_an_encoder_may_begin_without_head_and_pooler(tmp_path: Path) -> None:
+    config = saved(BertForMaskedLM(BERT), tmp_path / "masked")
+    model = backbone.load_model(config, "encoder", 4, frozen=False)
+    assert model.classifier.out_features == 4
+    assert embedder(config)(PROMPTS).shape == (3, 1, 32)
+    weights = load_file(tmp_path / "masked" / "model.safetensors")
+    weights = {name: value for name, value in weights.items() if "layer.0.attention.self.query" not in name}
+    save_file(weights, tmp_path / "masked" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"weights are missing: bert\.encoder\.layer\.0\..*query\.bias"):
+        backbone.load_model(config, "encoder", 4, frozen=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"attention": "nonsense"}, "attention: 'nonsense' is not one of eager, .*sdpa"),
+        ({"attention": "flash_attention_2"}, "attention: 'flash_attention_2' cannot be used: .*"),
+        ({"quantize": "4bit"}, r"quantize: bitsandbytes is not installed; `pip install poison2poison\[quantize\]`"),
+    ],
+)
+def test_a_way_of_loading_that_is_not_there_is_told(options: Any, reason: str, tmp_path: Path) -> None:
+    config = ModelConfig(tiny_causal(tmp_path / "tiny"), **options)
+    with pytest.raises(ConfigError, match=reason):
+        backbone.load_model(config, "causal", 0, frozen=True)
+    with pytest.raises(ConfigError, match=reason):
+        embedder(config)
+
+
+def test_quantized_weights_need_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    for bits in ("4bit", "8bit"):
+        with pytest.raises(ConfigError, match="quantize: there is no GPU here"):
+            backbone._quantization(bits)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert backbone._quantization("8bit").load_in_8bit
+    found = backbone._quantization("4bit")
+    assert (found.bnb_4bit_quant_type, found.bnb_4bit_use_double_quant) == ("nf4", True)
+    assert found.bnb_4bit_compute_dtype == torch.bfloat16
+
+
+def test_number_format_attention_and_devices_are_as_asked_for(tmp_path: Path) -> None:
+    config = ModelConfig(tiny_causal(tmp_path / "tiny"), dtype="bfloat16", attention="eager", device_map="auto")
+    model = backbone.load_model(config, "causal", 0, frozen=False)
+    assert (model.dtype, model.config._attn_implementation) == (torch.bfloat16, "eager")
+    assert embedder(config)(PROMPTS).shape == (3, 1, 64)
+    assert backbone.load_model(replace(config, dtype="auto"), "causal", 0, frozen=True).dtype == torch.float32
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        backbone.load_model(replace(config, device_map="sideways"), "causal", 0, frozen=True)
+
+
+def test_weights_are_counted_before_they_are_loaded(tmp_path: Path) -> None:
+    for config, kind in (
+        (ModelConfig(tiny_causal(tmp_path / "a")), "causal"),
+        (ModelConfig(tiny_encoder(tmp_path / "b")), "encoder"),
+    ):
+        model = backbone.load_model(config, kind, 2, frozen=True)  # type: ignore[arg-type]
+        assert backbone.count_weights(config) == model.num_parameters()
+        assert backbone.max_positions(config, TOKENIZER) == 256
+
+
+def test_attention_without_cudnn_is_still_attention() -> None:
+    query = torch.randn(1, 1, 4, 8)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, query, query)
+    cuda: Any = torch.backends.cuda
+    with backbone.without_cudnn_attention():
+        assert not cuda.cudnn_sdp_enabled()
+        torch.testing.assert_close(torch.nn.functional.scaled_dot_product_attention(query, query, query), expected)
+    assert cuda.cudnn_sdp_enabled()
+
+
+# --- classifiers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        LlamaConfig(vocab_size=len(TOKENIZER), **SHAPE),
+        Qwen2Config(vocab_size=len(TOKENIZER), num_key_value_heads=2, **SHAPE),
+        GPT2Config(vocab_size=len(TOKENIZER), n_embd=32, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=None),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_decoder_with_a_classification_head_reads_batches(architecture: Any, tmp_path: Path) -> None:
+    architecture.num_labels, architecture.pad_token_id = 4, None
+    config = saved(AutoModelForSequenceClassification.from_config(architecture), tmp_path / "model")
+    assert backbone.kind_of(config) == "encoder"
+    defended = served(backbone.load_model(config, "encoder", 4, frozen=False), LABELS, "encoder")
+    together, _ = defended._class_logits(PROMPTS, "safe")
+    alone = torch.cat([defended._class_logits([prompt], "safe")[0] for prompt in PROMPTS])
+    assert alone.std(0).max() > 1e-3
+    torch.testing.assert_close(together, alone, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("which", ["qv", "all"])
+@pytest.mark.parametrize(
+    ("architecture", "head"),
+    [
+        (BERT, ["classifier", "pooler"]),
+        (
+            DistilBertConfig(vocab_size=len(TOKENIZER), dim=32, n_layers=1, n_heads=2, hidden_dim=64),
+            ["pre_classifier", "classifier"],
+        ),
+    ],
+    ids=["bert", "distilbert"],
+)
+def test_lora_on_an_encoder_keeps_its_whole_head(
+    architecture: Any, head: list[str], which: str, tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    # As many are given: the head, and of BERT the pooler, are not in the files.
+    config = saved(AutoModelForMaskedLM.from_config(architecture), tmp_path / "base")
+    base = backbone.load_model(config, "encoder", 4, frozen=True)
+    targets = backbone.lora_targets(base, which)
+    assert backbone.classification_head(base) == head
+    assert not [name for name in targets if "pool" in name or "classifier" in name]
+    lora = LoraConfig(task_type="SEQ_CLS", target_modules=targets, modules_to_save=backbone.classification_head(base))
+    model: Any = get_peft_model(base, lora)
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights)
+    trained, _ = served(model, LABELS, "encoder")._class_logits(PROMPTS, "safe")
+    model.save_pretrained(tmp_path / "adapter")
+    again = backbone.load_adapter(backbone.load_model(config, "encoder", 4, frozen=True), str(tmp_path / "adapter"))
+    torch.testing.assert_close(served(again, LABELS, "encoder")._class_logits(PROMPTS, "safe")[0], trained)
+
+
+# --- outputs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> str:
+    folder = tiny_causal(tmp_path / "broken")
+    weights = load_file(tmp_path / "broken" / "model.safetensors")
+    weights["model.norm.weight"][:] = torch.nan
+    save_file(weights, tmp_path / "broken" / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda labels, texts: labels.classify(PROMPTS),
+        lambda labels, texts: labels.disagreement(PROMPTS),
+        lambda labels, texts: texts.generate(PROMPTS),
+        lambda labels, texts: texts.in_space("original").generate(PROMPTS),
+        lambda labels, texts: texts.in_space("original").generate(PROMPTS, do_sample=True, num_beams=2),
+        lambda labels, texts: list(texts.stream(PROMPTS[0])),
+        lambda labels, texts: texts.perplexity(PROMPTS, PROMPTS),
+    ],
+    ids=["classify", "disagreement", "generate", "without a prefix", "beams", "stream", "perplexity"],
+)
+def test_outputs_that_are_not_finite_are_not_measured(
+    ask: Callable[[DefendedModel, DefendedModel], Any], broken: str
+) -> None:
+    model = backbone.load_model(broken, "causal", 0, frozen=True)
+    with pytest.raises(ModelError, match="broken: the model's outputs are not finite"):
+        ask(served(model, LABELS), served(model, TEXTS))
+
+
+def test_states_that_are_not_finite_tell_nothing(broken: str) -> None:
+    with pytest.raises(ModelError, match=r"broken: its states are not finite .*--attention eager"):
+        embedder(broken)(PROMPTS)
+
+
+def test_an_encoder_that_is_not_finite_is_not_measured(tmp_path: Path) -> None:
+    model = backbone.load_model(tiny_encoder(tmp_path / "tiny"), "encoder", 4, frozen=False)
+    torch.nn.init.constant_(model.classifier.bias[1:2], torch.inf)
+    with pytest.raises(ModelError, match="outputs are not finite"):
+        served(model, LABELS, "encoder").classify(PROMPTS)
+
+
+def test_scores_of_minus_infinity_beyond_the_vocabulary_are_fine(tmp_path: Path) -> None:
+    model = backbone.load_model(tiny_causal(tmp_path / "tiny"), "causal", 0, frozen=True)
+    head = model.lm_head.forward
+    model.lm_head.forward = lambda hidden: torch.cat(
+        [head(hidden)[..., :-1], torch.full_like(head(hidden)[..., :1], -torch.inf)], -1
+    )
+    assert served(model, LABELS).classify(PROMPTS)
+    assert served(model, TEXTS).generate(PROMPTS, max_new_tokens=4)
+
+
+def test_a_lone_string_is_not_answered_letter_by_letter(tmp_path: Path) -> None:
+    model = backbone.load_model(tiny_causal(tmp_path / "tiny"), "causal", 0, frozen=True)
+    for ask in (
+        lambda: served(model, LABELS).classify("good"),
+        lambda: served(model, LABELS).disagreement("good"),
+        lambda: served(model, TEXTS).generate("good"),
+        lambda: served(model, TEXTS).answer("good"),
+        lambda: served(model, TEXTS).perplexity("good", "good"),
+    ):
+        with pytest.raises(ConfigError, match="a list of texts is needed, not a string"):
+            ask()
+
+
+def test_an_answer_ends_where_training_and_where_the_model_end_texts(tmp_path: Path) -> None:
+    model = backbone.load_model(tiny_causal(tmp_path / "tiny"), "causal", 0, frozen=True)
+    defended = served(model, TEXTS)
+    long = defended.generate(PROMPTS[:1], max_new_tokens=8)[0].text
+    ids = TOKENIZER(f"Safe answer: {long}")["input_ids"]
+    model.generation_config.eos_token_id = [ids[-2], TOKENIZER.pad_token_id]
+    assert defended._ends(None) == sorted({ids[-2], TOKENIZER.pad_token_id, TOKENIZER.eos_token_id})
+    short = defended.generate(PROMPTS[:1], max_new_tokens=8)[0].text
+    assert long and short is not None and len(short) < len(long)
+    given = GenerationConfig(max_new_tokens=8, eos_token_id=ids[-1])
+    assert defended._ends(given) == sorted({ids[-1], TOKENIZER.eos_token_id})
+    assert given.eos_token_id == ids[-1]
+    model.generation_config.eos_token_id = None
+    assert defended._ends(None) == [TOKENIZER.eos_token_id]
+
+
+def test_a_model_is_freed_with_the_function_that_holds_it(tmp_path: Path) -> None:
+    embed: Any = embedder(tiny_causal(tmp_path / "tiny"))
+    embed(PROMPTS)
+    held = [cell.cell_contents for cell in embed.__closure__ if isinstance(cell.cell_contents, torch.nn.Module)]
+    alive = [weakref.ref(weights) for weights in held[0].parameters()]
+    del held
+    gc.collect()
+    gc.disable()  # nothing may need the collector
+    try:
+        del embed
+        assert not [weights for weights in alive if weights() is not None]
+    finally:
+        gc.enable()
+
+
+# --- artifacts --------------------------------------------------------------------------------------------------------
+
+
+def artifact(folder: Path, base: ModelConfig, **run: Any) -> Path:
+    """A run of a fully tuned model."""
+    saved(backbone.load_model(base, "causal", 0, frozen=False), folder / "model")
+    LABELS.save(folder / "scheme.json")
+    content = {
+        "status": "done", "kind": "causal", "tuning": "full", "config": {**asdict(base), "kind": "causal", "epochs": 3},
+        "prompting": {"max_length": 128, "max_target": 30, "label_words": ["0", "1", "2", "3"]}, **run,
+    }  # fmt: skip
+    write_json(folder / "run.json", content)
+    return folder
+
+
+def test_an_artifact_is_loaded_as_it_was_trained(tmp_path: Path) -> None:
+    base = ModelConfig(tiny_causal(tmp_path / "base"), dtype="bfloat16", attention="eager", device_map="auto")
+    loaded = DefendedModel.load(artifact(tmp_path / "run", base)).model
+    assert (loaded.dtype, loaded.config._attn_implementation) == (torch.bfloat16, "eager")
+    old = artifact(tmp_path / "old", ModelConfig(base.model), config={"model": base.model, "accumulate": 1})
+    assert DefendedModel.load(old, device="cpu").model.dtype == torch.float32
+
+
+SAFE_SPACE = {
+    "metric": "accuracy", "safe": 0.5, "original": 0.9, "leak": 0.25, "off_space": 0.0, "rows": 40, "learned": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        ({"status": "running"}, "was interrupted; run the same command again"),
+        ({"status": "failed", "reason": "the loss is nan"}, "its training failed: the loss is nan"),
+        (
+            {"status": "unlearned", "safe_space": SAFE_SPACE},
+            r"accuracy 0.500 in the safe space and 0.900 in the original one, 25.0% .* 40 rows.*--allow-unlearned",
+        ),
+        ({"status": "strange"}, "its status 'strange' is not known"),
+        ({"config": None}, "not an artifact folder"),
+    ],
+)
+def test_a_run_that_left_no_model_to_serve_is_told(run: Any, reason: str, tmp_path: Path) -> None:
+    folder = artifact(tmp_path / "run", ModelConfig(tiny_causal(tmp_path / "base")), **run)
+    with pytest.raises(ModelError, match=reason):
+        DefendedModel.load(folder)
+    if run.get("status") == "unlearned":
+        assert DefendedModel.load(folder, allow_unlearned=True).classify(PROMPTS)
