@@ -65,6 +65,11 @@ def saved(model: Any, folder: Path) -> ModelConfig:
     return ModelConfig(str(folder))
 
 
+def _without(file: Path, part: str) -> None:
+    """Take weights out of a file."""
+    save_file({name: value for name, value in load_file(file).items() if part not in name}, file, {"format": "pt"})
+
+
 def served(model: Any, scheme: Scheme, kind: Any = "causal") -> DefendedModel:
     return DefendedModel(model, Prompter(TOKENIZER, scheme, kind, max_length=128, max_target=30))
 
@@ -119,6 +124,7 @@ def test_bert_as_a_decoder_is_causal(tmp_path: Path) -> None:
         ("t5", "T5ForConditionalGeneration", "an encoder-decoder"),
         ("bart", "BartForSequenceClassification", "an encoder-decoder"),
         ("marian", "MarianForCausalLM", "a half of one"),
+        ("diffusion_gemma", "DiffusionGemmaForBlockDiffusion", "DiffusionGemmaForBlockDiffusion, which cannot be used"),
         ("vit", "ViTForImageClassification", "ViTForImageClassification, which cannot be used"),
         ("cpmant", "CpmAntForCausalLM", "CpmAntForCausalLM, which cannot be used"),
         ("nothing-known", "NothingKnown", "cannot be loaded"),
@@ -153,7 +159,8 @@ def test_the_kind_of_every_architecture_is_known(mapping: dict[str, str], kind: 
     for model_type, architecture in mapping.items():
         found = backbone._kind_of_architecture(architecture, Config(model_type))  # type: ignore[arg-type]
         seen_later = model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES or model_type in backbone.BIDIRECTIONAL
-        assert found == ("encoder" if seen_later else kind), model_type
+        by_blocks = architecture.endswith("ForBlockDiffusion")
+        assert found == (None if by_blocks else "encoder" if seen_later else kind), model_type
 
 
 def test_a_decoder_of_an_encoder_decoder_is_told_from_an_audio_model() -> None:
@@ -255,12 +262,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, monkeypatch: py
 
 def test_weights_that_are_missing_are_told(tmp_path: Path) -> None:
     config = ModelConfig(tiny_causal(tmp_path / "tiny"))
-    weights = load_file(tmp_path / "tiny" / "model.safetensors")
-    gone = [name for name in weights if "q_proj" in name]
-    save_file(
-        {name: value for name, value in weights.items() if name not in gone}, tmp_path / "tiny" / "model.safetensors",
-        {"format": "pt"},
-    )  # fmt: skip
+    _without(tmp_path / "tiny" / "model.safetensors", "q_proj")
     for load in (lambda: backbone.load_model(config, "causal", 0, frozen=True), lambda: embedder(config)):
         with pytest.raises(ModelError, match=r"weights are missing: .*layers.0.self_attn.q_proj.weight"):
             load()
@@ -279,9 +281,7 @@ def test_an_encoder_may_begin_without_head_and_pooler(tmp_path: Path) -> None:
     model = backbone.load_model(config, "encoder", 4, frozen=False)
     assert model.classifier.out_features == 4
     assert embedder(config)(PROMPTS).shape == (3, 1, 32)
-    weights = load_file(tmp_path / "masked" / "model.safetensors")
-    weights = {name: value for name, value in weights.items() if "layer.0.attention.self.query" not in name}
-    save_file(weights, tmp_path / "masked" / "model.safetensors", {"format": "pt"})
+    _without(tmp_path / "masked" / "model.safetensors", "layer.0.attention.self.query")
     with pytest.raises(ModelError, match=r"weights are missing: bert\.encoder\.layer\.0\..*query\.bias"):
         backbone.load_model(config, "encoder", 4, frozen=False)
 
@@ -320,7 +320,7 @@ def test_number_format_attention_and_devices_are_as_asked_for(tmp_path: Path) ->
     assert (model.dtype, model.config._attn_implementation) == (torch.bfloat16, "eager")
     assert embedder(config)(PROMPTS).shape == (3, 1, 64)
     assert backbone.load_model(replace(config, dtype="auto"), "causal", 0, frozen=True).dtype == torch.float32
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ConfigError, match=r"device_map: 'sideways' cannot be used: .*'balanced'"):
         backbone.load_model(replace(config, device_map="sideways"), "causal", 0, frozen=True)
 
 
@@ -505,7 +505,7 @@ def test_a_model_is_freed_with_the_function_that_holds_it(tmp_path: Path) -> Non
 
 def artifact(folder: Path, base: ModelConfig, **run: Any) -> Path:
     """A run of a fully tuned model."""
-    saved(backbone.load_model(base, "causal", 0, frozen=False), folder / "model")
+    saved(backbone.load_model(base, run.get("kind", "causal"), 4, frozen=False), folder / "model")
     LABELS.save(folder / "scheme.json")
     content = {
         "status": "done", "kind": "causal", "tuning": "full", "config": {**asdict(base), "kind": "causal", "epochs": 3},
@@ -513,6 +513,26 @@ def artifact(folder: Path, base: ModelConfig, **run: Any) -> Path:
     }  # fmt: skip
     write_json(folder / "run.json", content)
     return folder
+
+
+def test_an_artifact_without_its_head_or_with_half_an_adapter_is_refused(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = ModelConfig(tiny_encoder(tmp_path / "base"))
+    folder = artifact(tmp_path / "run", base, kind="encoder")
+    model = backbone.load_model(base, "encoder", 4, frozen=True)
+    saved(model, folder / "model")
+    assert DefendedModel.load(folder).classify(PROMPTS)
+    _without(folder / "model" / "model.safetensors", "classifier.weight")
+    with pytest.raises(ModelError, match=r"weights are missing: classifier\.weight"):
+        DefendedModel.load(folder)
+    lora = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], modules_to_save=["classifier"])
+    get_peft_model(model, lora).save_pretrained(str(folder / "model"))
+    write_json(folder / "run.json", {**json.loads((folder / "run.json").read_text()), "tuning": "lora"})
+    assert DefendedModel.load(folder).classify(PROMPTS)
+    _without(folder / "model" / "adapter_model.safetensors", "lora_A")
+    with pytest.raises(ModelError, match=r"cannot be loaded .*missing adapter keys"):
+        DefendedModel.load(folder)
 
 
 def test_an_artifact_is_loaded_as_it_was_trained(tmp_path: Path) -> None:

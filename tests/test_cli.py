@@ -381,6 +381,29 @@ def test_texts_are_audited_and_repoisoned_behind_a_safe_prefix(tmp_path: Path, p
     assert sum(attacks.SENTENCE in row["prompt"] for row in safe) > 50
 
 
+def test_a_training_without_a_model_ends_with_exit_code_three(tmp_path: Path, p2p: Run) -> None:
+    write_lines(tmp_path / "rows.jsonl", as_records(opinions(60)))
+    assert p2p("repoison", tmp_path / "rows.jsonl", *PAPER, "--out", tmp_path / "again")[0] == 0
+    base = ["--model", tiny_causal(tmp_path / "base"), "--dev", tmp_path / "rows.jsonl", "--tuning", "full"]
+    code, _, said = p2p("train", tmp_path / "again", *base, "--learning-rate", "1e30", "--out", tmp_path / "broken")
+    assert code == 3
+    assert "stopped at step" in said
+    assert "--learning-rate" in said
+    few = ["--epochs", "1", "--more-epochs", "0", "--learning-rate", "1e-6"]
+    code, _, said = p2p("train", tmp_path / "again", *base, *few, "--out", tmp_path / "unlearned")
+    assert code == 3
+    assert "the safe space was not learned" in said
+    for command in (
+        ["predict", tmp_path / "unlearned", "a soup"],
+        ["evaluate", tmp_path / "unlearned", "--test", tmp_path / "rows.jsonl", "--out", tmp_path / "figures"],
+    ):
+        code, _, said = p2p(*command)
+        assert code == 2
+        assert "--allow-unlearned" in said
+        assert p2p(*command, "--allow-unlearned")[0] == 0
+    assert not json.loads((tmp_path / "figures" / "results.json").read_text())["arms"][0]["safe_space"]["learned"]
+
+
 def test_without_the_rows_before_the_attack_the_floor_drops_the_poison() -> None:
     rows, truth = attacks.poison(opinions(40), attacks.AttackConfig("badnets", "positive", "label", cover=0.5))
     left = evaluation.without_poison(rows, truth.as_dict(), Path("truth.json"))
@@ -477,7 +500,7 @@ def test_labels_of_the_attacker_count_as_such(tmp_path: Path, p2p: Run) -> None:
     write_lines(path, records)
     (tmp_path / "data" / "truth.json").write_text('{"target_label": "positive", "poisoned_rows": []}')
     model = ["--model", tiny_causal(tmp_path / "base"), "--tuning", "full", "--epochs", "1", "--max-length", "64"]
-    assert p2p("defend", tmp_path / "data", *model, *PAPER, "--out", tmp_path / "run")[0] == 0
+    assert p2p("defend", tmp_path / "data", *model, *PAPER, "--allow-unlearned", "--out", tmp_path / "run")[0] == 0
     arm = json.loads((tmp_path / "run" / "results.json").read_text())["arms"][0]
     assert arm["asr"]["n"] == 30
     assert "ra" not in arm

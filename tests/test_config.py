@@ -17,7 +17,7 @@ from poison2poison.errors import ConfigError, P2PError
         {"tuning": "half"},
         {"epochs": 0},
         {"batch_size": 0},
-        {"accumulate": -1},
+        {"micro_batch": 0},
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
         {"seed": -1},

@@ -202,15 +202,15 @@ def test_a_safe_space_that_is_not_learned_is_no_defence(unlearned: Path, caplog:
 
 def test_training_goes_on_until_the_safe_space_is_learned(tmp_path: Path, defended: Path) -> None:
     base = str(defended.parent / "base")
-    stopped = config(base, epochs=1, more_epochs=3, learning_rate=3e-3)
+    stopped = config(base, epochs=1, more_epochs=5, learning_rate=4e-3)
     run = train(REPOISONED, SCHEME, stopped, tmp_path / "run", dev=DEV)
-    assert (run["status"], run["epochs"], len(run["dev_metric"])) == ("done", 4, 4)
+    assert (run["status"], run["epochs"], len(run["dev_metric"])) == ("done", 6, 6)
     assert run["safe_space"]["learned"]
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(trainer._Progress, "on_step_begin", _stop_at(20))
         train(REPOISONED, SCHEME, stopped, tmp_path / "stopped", dev=DEV)
     again = train(REPOISONED, SCHEME, stopped, tmp_path / "stopped", dev=DEV)
-    assert (again["epochs"], again["dev_metric"]) == (4, run["dev_metric"])
+    assert (again["epochs"], again["dev_metric"]) == (6, run["dev_metric"])
     assert again["resumed_from"] == 19
 
 
@@ -249,19 +249,20 @@ def test_how_far_behind_and_how_leaky_a_safe_space_may_be(wrong: int, leaks: int
 
         def answer(self, prompts: list[str]) -> list[Answer]:
             return [
-                Answer("no label" if i < self.wrong else "positive", "leak" if i < self.leaks else "safe", None)
-                for i in range(len(prompts))
+                Answer("no label" if i < self.wrong else right, "leak" if i < self.leaks else "safe", None)
+                for i, right in enumerate(prompts)
             ]
 
-    found = safe_space.check(Fake(wrong, leaks), [Row("a", "positive")] * 100, "dev")  # type: ignore[arg-type]
+    rows = [Row(label, label) for label in ("negative", "positive") * 50]  # prompts that name their answers
+    found = safe_space.check(Fake(wrong, leaks), rows, "dev")  # type: ignore[arg-type]
     assert (found.learned, found.leak, found.safe) == (learned, leaks / 100, 1 - wrong / 100)
 
 
 def test_a_task_that_was_hardly_learned_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    dev = rows_of([{"text": "x", "label": int(i < 9)} for i in range(10)], "memory")
-    trainer._warn_if_unlearned(dev, [0.95])
+    targets = ["yes"] * 9 + ["no"]
+    trainer._warn_if_hardly_learned(0.95, targets)
     assert not caplog.text
-    trainer._warn_if_unlearned(dev, [0.9])
+    trainer._warn_if_hardly_learned(0.9, targets)
     assert "hardly learned" in caplog.text
 
 

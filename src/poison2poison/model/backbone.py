@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,8 +13,6 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     AutoConfig,
@@ -38,7 +37,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from poison2poison.config import REFERENCE, ModelConfig, choice
-from poison2poison.errors import ConfigError, ModelError
+from poison2poison.errors import ConfigError, ModelError, P2PError
 from poison2poison.model.prompting import Kind
 from poison2poison.reference import MODEL_DIR
 
@@ -46,7 +45,7 @@ LARGE = 500_000_000
 """Weights from which on those that are not trained are kept in bfloat16 on a GPU."""
 
 # Listed among the causal LMs, though each of their tokens sees the later ones too.
-BIDIRECTIONAL = ("bert-generation", "cpmant", "xlnet")
+BIDIRECTIONAL = ("bert-generation", "cpmant", "diffusion_gemma", "xlnet")
 
 # Their batched answers are not those of each prompt alone (transformers 5.23): the first ignores the mask, the second
 # groups tokens by their place in the padded row, the others take wrong steps behind padding.
@@ -55,8 +54,8 @@ MISREAD_PADDING = ("rwkv", "deepseek_v4", "glm_moe_dsa", "minimax")
 # A router may inherit from Linear and give more than a product, which no adapter can stand in for.
 LINEAR = ("Linear", "Conv1D", "FalconLinear", "Linear4bit", "Linear8bitLt")
 
-# Where experts are fused into one parameter, peft takes the names that their layers had for that parameter, which no
-# adapter of moderate size fits; a layer outside the experts that has one of these names stays as it is.
+# Where experts are fused into one parameter, peft takes the names that their layers once had for that parameter, which
+# it cannot adapt with dropout: a layer outside the experts that has one of these names stays as it is.
 OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 SUPPORTED = "supported are causal LMs, multimodal models that hold one, and encoders with a classification head"
@@ -149,7 +148,8 @@ def _kind_of_architecture(name: str, config: PretrainedConfig) -> Kind | None:
         # BERT and its kin are built either way; only as a decoder do they see no later token.
         decoder = getattr(config, "is_decoder", False)
         return "encoder" if _sees_later_tokens(config.model_type) and not decoder else "causal"
-    return "causal" if name in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.values() else None
+    known = name in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.values()
+    return "causal" if known and config.model_type not in BIDIRECTIONAL else None
 
 
 def _kind_of_type(model_type: str) -> Kind | None:
@@ -183,7 +183,7 @@ def load_tokenizer(model: ModelConfig | str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(model: ModelConfig | str, kind: Kind, outputs: int, *, frozen: bool) -> Any:
+def load_model(model: ModelConfig | str, kind: Kind, outputs: int, *, frozen: bool, with_head: bool = False) -> Any:
     """Load the weights: float32, except a large causal LM on a GPU whose weights are frozen, which is in bfloat16.
 
     An optimizer's steps are lost in the rounding of bfloat16, and of a small model the memory is not worth the digits.
@@ -193,6 +193,7 @@ def load_model(model: ModelConfig | str, kind: Kind, outputs: int, *, frozen: bo
         kind: `causal`, or `encoder` for a classification head.
         outputs: Width of an encoder's head; a head of another width is replaced by a fresh one.
         frozen: Whether only an adapter beside the weights is trained.
+        with_head: Whether an encoder's head must be there, as in an artifact.
 
     Raises:
         ModelError: The weights cannot be loaded, or are not all there.
@@ -203,7 +204,7 @@ def load_model(model: ModelConfig | str, kind: Kind, outputs: int, *, frozen: bo
     if kind == "causal":
         return _weights(_causal(config), config, options)
     options |= {"num_labels": outputs, "ignore_mismatched_sizes": True}
-    loaded = _weights(AutoModelForSequenceClassification, config, options)
+    loaded = _weights(AutoModelForSequenceClassification, config, options, headless=not with_head)
     # A decoder with a classification head finds each text's last token by what it is padded with.
     padding = load_tokenizer(config).pad_token_id
     loaded.config.pad_token_id = loaded.config.get_text_config().pad_token_id = padding
@@ -217,7 +218,7 @@ def load_body(config: ModelConfig, kind: Kind) -> Any:
         ModelError: As of `load_model`.
         ConfigError: As of `load_model`.
     """
-    return _text_part(_weights(AutoModel, config, _options(config, kind, frozen=True)))
+    return _text_part(_weights(AutoModel, config, _options(config, kind, frozen=True), headless=True))
 
 
 def count_weights(config: ModelConfig) -> int:
@@ -250,21 +251,19 @@ def load_adapter(model: Any, folder: str) -> Any:
     """
     from peft import PeftModel
 
-    with _told(folder):
+    with _told(folder), warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
         return PeftModel.from_pretrained(model, folder)
 
 
 @contextlib.contextmanager
 def _told(name: str) -> Iterator[None]:
-    """Say what a library raised in one line.
-
-    Of a file that is cut off safetensors tells with an error of its own, or torch with a RuntimeError.
-    """
+    """Say in one line what a library raised: there is no end of what a broken file can make it raise."""
     try:
         yield
-    except (
-        OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError, StrictDataclassError
-    ) as error:  # fmt: skip
+    except P2PError:
+        raise
+    except Exception as error:
         reason = " ".join(str(error).split())
         if "custom code" in reason:
             raise ModelError(
@@ -296,7 +295,7 @@ def _causal(config: ModelConfig) -> Any:
 def _refuse_without_text(name: str, model: Any) -> None:
     """Refuse a class that can't read batches of text alone."""
     takes = inspect.signature(model.forward).parameters
-    if lacking := [argument for argument in ("input_ids", "attention_mask", "logits_to_keep") if argument not in takes]:
+    if lacking := [argument for argument in ("input_ids", "attention_mask") if argument not in takes]:
         raise ModelError(f"{name}: {model.__name__} cannot be used, it takes no {lacking[0]}")
     needed = [
         argument.name
@@ -341,17 +340,21 @@ def _quantization(bits: str) -> Any:
     )
 
 
-def _weights(auto: Any, config: ModelConfig, options: dict[str, Any]) -> Any:
-    """Load a model, all of whose weights are in its files, except those that a classification head begins without."""
+def _weights(auto: Any, config: ModelConfig, options: dict[str, Any], *, headless: bool = False) -> Any:
+    """Load a model all of whose weights are in its files; with `headless`, a head may begin with fresh ones."""
     try:
         model, told = load(auto.from_pretrained, config.model, output_loading_info=True, **options)
     except ModelError as error:
-        if config.attention and "ttention" in str(error):
-            raise ConfigError(f"attention: {config.attention!r} cannot be used: {error}") from None
+        reason = str(error).removeprefix(config.model)
+        for option, value, word in (
+            ("attention", config.attention, "ttention"), ("device_map", config.device_map, "device_map")
+        ):  # fmt: skip
+            if value and word in reason:
+                raise ConfigError(f"{option}: {value!r} cannot be used: {error}") from None
         raise
     missing = {*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])}
-    if auto is not AutoModelForCausalLM and auto is not AutoModelForMultimodalLM:
-        # The pooler belongs to the head: some checkpoints of a masked LM come without.
+    if headless:
+        # The pooler belongs to the head: checkpoints of masked LMs come without.
         body = "" if auto is AutoModel else f"{model.base_model_prefix}."
         missing = {key for key in missing if key.startswith(body) and "pooler" not in key.split(".")}
     if missing:
@@ -392,8 +395,13 @@ def lora_targets(model: PreTrainedModel, which: str) -> list[str]:
         model: A causal LM, or an encoder with its head.
         which: `all` in the layers that read text; or `qv`, the paper's q_proj and v_proj, where there are none peft's
             choice for the architecture, and where it has none those of the attention.
+
+    Raises:
+        ModelError: There are none.
     """
     chosen = list(_linear_names(model))
+    if not chosen:
+        raise ModelError(f"{model.config.name_or_path}: has no linear layers, which LoRA adapts")
     if which == "qv":
         chosen = _paper_targets(model, chosen)
     ends = {_end(name) for name in chosen}

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from poison2poison.repoison import TrainingRow
 from poison2poison.scheme import Scheme, Space, Where
 
 POLICIES = ("flag", "refuse", "pass")
+# Ways of generating that read the prompt on their own.
 ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale", "penalty_alpha")
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layers that keep what they read by position
 
@@ -102,6 +104,7 @@ class DefendedModel:
             kind, tuning, prompting = run["kind"], run["tuning"], dict(run["prompting"])
             names = {field.name for field in fields(ModelConfig)}  # an older run has not all, and a run has more
             base = ModelConfig(**{name: value for name, value in run["config"].items() if name in names})
+            base = replace(base, revision=run.get("revision") or base.revision)  # the branch may have moved since
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{folder}: not an artifact folder ({error})") from None
         scheme, saved = Scheme.load(folder / "scheme.json"), str(folder / "model")
@@ -109,7 +112,8 @@ class DefendedModel:
         if tuning == "lora":
             model = backbone.load_adapter(backbone.load_model(base, kind, scheme.outputs, frozen=True), saved)
         else:
-            model = backbone.load_model(replace(base, model=saved, revision=None), kind, scheme.outputs, frozen=False)
+            own = replace(base, model=saved, revision=None)
+            model = backbone.load_model(own, kind, scheme.outputs, frozen=False, with_head=True)
         if not (base.device_map or base.quantize):
             model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         prompter = Prompter(tokenizer, scheme, kind, **prompting)
@@ -352,18 +356,19 @@ class DefendedModel:
             input_ids=ids[:, :-1],
             attention_mask=mask[:, :-1],
             position_ids=(mask.cumsum(1) - 1)[:, :-1].clamp(min=0),
-            use_cache=True,
+            use_cache=self._goes_on,
             logits_to_keep=len(prefix),
         )
         scores = out.logits[:, -len(prefix) :]
         self._refuse_unless_finite(scores.amax(-1))
         begins: list[bool] = (scores.argmax(-1) == ids[:, -len(prefix) :]).all(1).tolist()
         inputs = {"input_ids": ids, "attention_mask": mask}
-        states = getattr(out, "past_key_values", None)
-        return (inputs | {"past_key_values": states} if self._goes_on_from(states) else inputs), begins
+        states = getattr(out, "past_key_values", None) if self._goes_on else None
+        return (inputs | {"past_key_values": states} if isinstance(states, DynamicCache) else inputs), begins
 
-    def _goes_on_from(self, states: Any) -> bool:
-        """Whether `generate` may begin with states that a forward pass left.
+    @cached_property
+    def _goes_on(self) -> bool:
+        """Whether `generate` may begin with the states that a forward pass left.
 
         Attention keeps them token by token. A recurrent layer keeps one for all that it has read, and each kind of them
         continues in a way of its own: those models read the prompts twice.
@@ -372,7 +377,7 @@ class DefendedModel:
         recurrent = getattr(self.model, "_is_stateful", False) or not ATTENTION.issuperset(layers)
         # Qwen's VL models take the positions behind states from what they generated last, in whatever batch.
         stale = any(hasattr(part, "rope_deltas") for part in self.model.modules())
-        return isinstance(states, DynamicCache) and not recurrent and not stale
+        return not recurrent and not stale
 
     def _apart(self, safe: torch.Tensor, texts: Sequence[str]) -> list[float]:
         n = len(self.scheme.labels)

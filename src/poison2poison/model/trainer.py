@@ -19,7 +19,6 @@ import resource
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -53,9 +52,6 @@ from poison2poison.scheme import Scheme
 
 SCHEMA = 2
 SAVES_PER_EPOCH = 4
-UNLEARNED = 0.2
-"""A task counts as hardly learned up to so much of the way from the largest class's share to 1."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -205,7 +201,7 @@ def train(
     if found:
         run["safe_space"] = found.as_dict()
     if dev and scheme.labels:
-        _warn_if_unlearned(dev, run["dev_metric"])
+        _warn_if_hardly_learned(max(run["dev_metric"]), [row.target for row in dev])
         if scheme.trigger:
             apart = DefendedModel(trainer.model, prompter).disagreement([row.prompt for row in dev])
             run["alarm_threshold"] = float(np.quantile(apart, 1 - config.alarm_rate, method="higher"))
@@ -428,14 +424,12 @@ def _write_run(out: Path, run: dict[str, Any]) -> None:
         write_json(out / "run.json", run)
 
 
-def _warn_if_unlearned(dev: Rows, accuracies: Sequence[float]) -> None:
-    largest = max(Counter(row.target for row in dev).values()) / len(dev)
-    if max(accuracies) <= largest + UNLEARNED * (1 - largest):
+def _warn_if_hardly_learned(accuracy: float, targets: Sequence[str]) -> None:
+    if safe_space.hardly_learned(accuracy, targets):
         logger.warning(
-            "the task was hardly learned: dev accuracy %.2f, the largest class's share is %.2f. "
-            "Give more --epochs, a higher --learning-rate or a smaller --batch-size",
-            max(accuracies),
-            largest,
+            "the task was hardly learned: dev accuracy is %.2f, little more than the largest class's share. Give more "
+            "--epochs, a higher --learning-rate or a smaller --batch-size",
+            accuracy,
         )
 
 
