@@ -367,8 +367,8 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     if not cell.untouched:  # else it is another cell's too, and `train` finds itself done
         shutil.rmtree(folder, ignore_errors=True)
     config = TrainConfig(cell.attack.model, epochs=cell.attack.epochs, seed=cell.seed)
-    trained = train(rows, scheme, config, folder, dev=taught.dev)
-    arm = measure(cell.arm, DefendedModel.load(folder), sets.test, sets.triggered, sets.target)
+    trained = train(rows, scheme, config, folder, dev=taught.dev, allow_unlearned=True)
+    arm = measure(cell.arm, DefendedModel.load(folder, allow_unlearned=True), sets.test, sets.triggered, sets.target)
     if not cell.untouched:
         shutil.rmtree(folder)
     result: dict[str, Any] = {"cell": cell.key, "attack": str(cell.attack), "arm": cell.arm, "seed": cell.seed}
@@ -378,6 +378,8 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     result |= arm.utility | {"rows": len(rows), "dev": dev, "device": device}
     if trained["resumed_from"] is None:
         result["train_seconds"] = trained["train_seconds"]
+    if "safe_space" in trained:
+        result["learned"] = trained["safe_space"]["learned"]
     if found:
         suspects = {entry.row for entry in found.rows}
         hits = len(suspects & sets.poisoned)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from poison2poison.config import ModelConfig
 from poison2poison.model.embeddings import embedder
 from support import tiny_causal, tiny_encoder
 
@@ -22,7 +26,30 @@ def test_states_are_those_of_each_text_in_whatever_company(
     np.testing.assert_allclose(together, np.concatenate([embed([text]) for text in texts]), atol=0.02)
 
 
+def test_a_model_is_loaded_as_its_configuration_says(tmp_path: Path) -> None:
+    folder, texts = tiny_causal(tmp_path), ["the soup was good"]
+    exact, short = embedder(ModelConfig(folder))(texts), embedder(ModelConfig(folder, dtype="bfloat16"))(texts)
+    np.testing.assert_array_equal(exact, embedder(folder)(texts))
+    assert 0 < np.abs(short - exact).max() < 0.1
+    assert short.dtype == np.float32
+
+
 def test_a_text_longer_than_the_model_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("poison2poison.model.embeddings.MAX_LENGTH", 1000)
     embed = embedder(tiny_encoder(tmp_path))  # of 256 positions
     np.testing.assert_array_equal(embed(["good " * 300]), embed(["good " * 400]))
+
+
+def test_a_model_is_freed_with_the_function_that_holds_it(tmp_path: Path) -> None:
+    embed: Any = embedder(tiny_causal(tmp_path / "tiny"))
+    embed(["the soup was good"])
+    held = [cell.cell_contents for cell in embed.__closure__ if isinstance(cell.cell_contents, torch.nn.Module)]
+    alive = [weakref.ref(weights) for weights in held[0].parameters()]
+    del held
+    gc.collect()
+    gc.disable()  # nothing may need the collector
+    try:
+        del embed
+        assert not [weights for weights in alive if weights() is not None]
+    finally:
+        gc.enable()

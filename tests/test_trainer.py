@@ -130,9 +130,10 @@ def test_the_alarm_is_raised_where_the_spaces_disagree(tmp_path: Path) -> None:
 
 
 def test_a_model_without_dev_rows_has_no_alarm(tmp_path: Path) -> None:
-    train(REPOISONED, SCHEME, config(tiny_encoder(tmp_path / "base"), epochs=1), tmp_path / "run")
+    settings = config(tiny_encoder(tmp_path / "base"), epochs=1, more_epochs=0)
+    train(REPOISONED, SCHEME, settings, tmp_path / "run", allow_unlearned=True)
     with pytest.raises(ConfigError, match="alarm: this model has none"):
-        DefendedModel.load(tmp_path / "run").classify(["The soup was bad."], alarm=True)
+        DefendedModel.load(tmp_path / "run", allow_unlearned=True).classify(["The soup was bad."], alarm=True)
 
 
 def test_a_finished_run_is_not_repeated_and_another_is_refused(defended: Path) -> None:
@@ -379,7 +380,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     write_repoisoned(tmp_path / "rows", REPOISONED, SCHEME, {"train": {}})
     write_lines(tmp_path / "dev.jsonl", as_records(DEV))
     command = ["-m", "poison2poison", "train", str(tmp_path / "rows"), "--dev", str(tmp_path / "dev.jsonl")]
-    command += ["--model", base, "--epochs", "2", "--batch-size", "16", "--learning-rate", "1e-2"]
+    command += ["--model", base, "--epochs", "4", "--batch-size", "16", "--learning-rate", "1e-2"]
     command += ["--tuning", "full", "--warmup", "0", "--dtype", "float32"]
     several = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -389,7 +390,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
             env=environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("trained 30 steps") == 1
+        assert done.stderr.count("trained 60 steps") == 1
     runs = [json.loads((out / name / "run.json").read_text()) for name in ("one", "two")]
     assert [(run["processes"], run["micro_batch"]) for run in runs] == [(1, 16), (2, 8)]
     assert runs[0]["dev_metric"] == runs[1]["dev_metric"]
@@ -445,9 +446,10 @@ def test_other_causal_models_train_with_lora(architecture: PretrainedConfig, tmp
     architecture.eos_token_id = architecture.bos_token_id = tokenizer.eos_token_id
     AutoModelForCausalLM.from_config(architecture).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    run = train(REPOISONED, SCHEME, config(str(tmp_path / "base"), tuning="auto"), tmp_path / "run")
+    settings = config(str(tmp_path / "base"), tuning="auto", epochs=1, more_epochs=0)
+    run = train(REPOISONED, SCHEME, settings, tmp_path / "run", allow_unlearned=True)
     assert (run["kind"], run["tuning"]) == ("causal", "lora")
-    assert len(DefendedModel.load(tmp_path / "run").classify(["The soup was bad."])) == 1
+    assert len(DefendedModel.load(tmp_path / "run", allow_unlearned=True).classify(["The soup was bad."])) == 1
 
 
 def test_generation_begins_with_the_safe_prefix_and_gives_none_out(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,7 +10,7 @@ from typing import Any, get_args
 
 from poison2poison.auditing import audit as run_audit
 from poison2poison.config import AuditConfig, ModelConfig, TrainConfig
-from poison2poison.errors import DataError, OutputError, UnlearnedError
+from poison2poison.errors import DataError, OutputError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
 from poison2poison.files import whole_folder, write_json, write_lines
 from poison2poison.findings import Audit
@@ -140,9 +139,11 @@ def _audit(rows: Rows, training: TrainConfig, config: AuditConfig, seed: int, pa
         if found.sha256 != rows.sha256 or json.loads(path.read_text(encoding="utf-8")).get("made_with") != made_with:
             raise OutputError(f"{path}: is an audit of other rows or options; give another --out, or delete it")
         return found
+    from poison2poison.model.backbone import free_memory
     from poison2poison.model.embeddings import embedder
 
     found = run_audit(rows, embedder(training), config, seed)
+    free_memory()
     write_json(path, found.as_dict() | {"made_with": made_with})
     return found
 
@@ -230,16 +231,12 @@ def _arm(
     *,
     allow_unlearned: bool = False,
 ) -> Arm:
+    from poison2poison.model.backbone import free_memory
     from poison2poison.model.defended import DefendedModel
     from poison2poison.model.trainer import train
 
     about = describe(train=source) | ({"recipe": as_dict(recipe)} if recipe else {})
-    try:
-        run = train(rows, scheme, training, out / name, dev=data.dev, about=about)
-    except UnlearnedError:
-        if not allow_unlearned:
-            raise
-        run = json.loads((out / name / "run.json").read_text(encoding="utf-8"))
+    run = train(rows, scheme, training, out / name, dev=data.dev, about=about, allow_unlearned=allow_unlearned)
     model = DefendedModel.load(out / name, allow_unlearned=allow_unlearned)
     arm = measure(name, model, data.clean, data.triggered, data.target)
     if run["resumed_from"] is None:  # else its time and memory are those of its last part only
@@ -247,5 +244,5 @@ def _arm(
     if "safe_space" in run:
         arm.safe_space = run["safe_space"]
     del model
-    gc.collect()  # a large model must be gone before the next one is loaded
+    free_memory()  # before the next arm's is loaded
     return arm

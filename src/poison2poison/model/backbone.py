@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import inspect
 import warnings
@@ -460,6 +461,11 @@ def _end(name: str) -> str:
 # --- computing --------------------------------------------------------------------------------------------------------
 
 
+def on_cpu() -> bool:
+    """Whether there is no GPU."""
+    return not torch.cuda.is_available()
+
+
 def has_bf16() -> bool:
     """Whether the hardware computes bfloat16 natively, so that autocast pays."""
     if torch.cuda.is_available():
@@ -471,6 +477,13 @@ def has_bf16() -> bool:
 def autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Bfloat16 autocast where the hardware has it."""
     return torch.autocast(device.type, torch.bfloat16) if has_bf16() else contextlib.nullcontext()
+
+
+def free_memory() -> None:
+    """Give back the memory of models that nobody holds any more; a trainer's parts hold each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def without_cudnn_attention() -> AbstractContextManager[Any]:

@@ -11,7 +11,6 @@ The folder belongs to one run: the same command goes on where it was interrupted
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import math
@@ -61,11 +60,15 @@ class _Job:
 
     Attributes:
         config: With nothing left open.
+        examples: Token ids and targets of `rows`.
+        cut: How many rows were too long.
         checks: Rows for the check of the safe space; none without a benign trigger.
         dev: Clean rows for the choice of the epoch, or None.
     """
 
+    rows: Sequence[TrainingRow]
     examples: list[dict[str, Any]]
+    cut: int
     prompter: Prompter
     config: TrainConfig
     out: Path
@@ -83,6 +86,17 @@ class _Job:
         return math.ceil(len(self.examples) / self.config.batch_size)
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A finished training: what the check found (None without a benign trigger), and how it went."""
+
+    trainer: _Trainer
+    found: safe_space.SafeSpace | None
+    epochs: int
+    resumed_from: int | None
+    seconds: float
+
+
 def train(
     rows: Sequence[TrainingRow],
     scheme: Scheme,
@@ -91,6 +105,7 @@ def train(
     *,
     dev: Rows | None = None,
     about: dict[str, Any] | None = None,
+    allow_unlearned: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune, or go on with the run that `out` holds.
 
@@ -106,6 +121,7 @@ def train(
             space) and the safe space is checked; without them the last epoch is kept, and a part of S is held out for
             the check.
         about: Where the rows come from, for `run.json`.
+        allow_unlearned: Return where the safe space was not learned, for a comparison that measures it all the same.
 
     Returns:
         The content of `run.json`.
@@ -132,88 +148,35 @@ def train(
     if before and before["status"] == "done":
         return before
     if before and before["status"] == "unlearned":
-        raise UnlearnedError(before["reason"])
+        return _unless_unlearned(before, allow_unlearned)
 
-    # 1. What becomes of the rows, and which of them are not trained on.
-    held: list[Row] = []
-    if scheme.trigger and not dev:
-        rows, held = safe_space.hold_out(rows, scheme.labels, config.seed)
-    prompter = _prompter(scheme, config)
-    encoded = [prompter.example(row) for row in rows]
-    checks = [*dev] if dev and scheme.trigger else held
-    job = _Job([example for example, _ in encoded], prompter, config, out, dev, checks)
-
-    # 2. The folder is ours from here on; it appears with all that a resumed run needs.
+    # 1. What becomes of the rows; the folder is ours from here on.
+    job = _prepare(rows, scheme, config, out, dev)
     if not before and processes.is_writer():
         with whole_folder(out) as folder:
             scheme.save(folder / "scheme.json")
-            write_lines(folder / "manifest.jsonl", manifest(rows, scheme))
+            write_lines(folder / "manifest.jsonl", manifest(job.rows, scheme))
             write_json(folder / "run.json", run)
     _wait()
 
-    # 3. Train, and once more where the safe space is not learned by then.
-    started = time.monotonic()
-    assert config.epochs and config.more_epochs is not None
-    epochs = (before or {}).get("epochs", config.epochs)
-    resumed = _last_whole_checkpoint(out / "checkpoints")
-    try:
-        trainer = _fit(job, epochs)
-        found = _check(job, trainer)
-        if found and not found.learned and config.more_epochs and epochs == config.epochs:
-            _say(f"the safe space is not learned yet ({found}); {config.more_epochs} more epochs")
-            epochs += config.more_epochs
-            _write_run(out, run | {"epochs": epochs})
-            trainer = _fit(job, epochs)
-            found = _check(job, trainer)
-    except TrainingError as error:
-        _write_run(out, run | {"status": "failed", "reason": str(error), "config": asdict(config)})
-        raise
+    # 2. Train until the safe space is learned.
+    assert config.epochs
+    epochs = before.get("epochs", config.epochs) if before else config.epochs
+    trained = _train_until_learned(job, run, epochs)
 
-    # 4. Keep the chosen weights, and say what was done.
-    _save_model(trainer, prompter.tokenizer, config.model, out / "model")
-    history = trainer.state.log_history
-    metric = _metric(scheme)
-    run |= {
-        "status": "done" if found is None or found.learned else "unlearned",
-        "versions": versions(),
-        "kind": job.kind,
-        "tuning": config.tuning,
-        "config": asdict(config),
-        "revision": backbone.commit_of(config),
-        "data": about or {},
-        "dev": {"source": dev.source, "sha256": dev.sha256, "rows": len(dev)} if dev else None,
-        "prompting": {
-            "max_length": prompter.max_length, "max_target": config.max_target, "label_words": prompter.label_words
-        },
-        "rows": len(rows),
-        "rows_cut": sum(cut for _, cut in encoded),
-        "epochs": epochs,
-        "loss": [entry["loss"] for entry in history if "loss" in entry],
-        "dev_metric": [entry[f"eval_{metric}"] for entry in history if f"eval_{metric}" in entry],
-        "chosen_step": trainer.state.best_global_step or trainer.state.global_step,
-        "steps": trainer.state.global_step,
-        "processes": processes.count(),
-        "micro_batch": trainer.args.per_device_train_batch_size,
-        "resumed_from": int(resumed.name.rsplit("-", 1)[1]) if resumed else None,
-        "train_seconds": round(time.monotonic() - started, 1),
-        "peak_memory_mib": peak_memory_mib(),
-    }  # fmt: skip
-    if found:
-        run["safe_space"] = found.as_dict()
-    if dev and scheme.labels:
-        _warn_if_hardly_learned(max(run["dev_metric"]), [row.target for row in dev])
-        if scheme.trigger:
-            apart = DefendedModel(trainer.model, prompter).disagreement([row.prompt for row in dev])
-            run["alarm_threshold"] = float(np.quantile(apart, 1 - config.alarm_rate, method="higher"))
-    if run["status"] == "unlearned":
-        run["reason"] = (
-            f"{out}: the safe space was not learned: {found}. The model is no defence and is not served. Give more "
-            "--epochs, a higher --learning-rate, a smaller --batch-size, or a larger --rho"
-        )
+    # 3. Keep the chosen weights, and say what was done.
+    _save_model(trained.trainer, job.prompter.tokenizer, config.model, out / "model")
+    run |= {"data": about or {}} | _record(job, trained)
     _write_run(out, run)
     if processes.is_writer():
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    if run["status"] == "unlearned":
+    del trained
+    backbone.free_memory()
+    return _unless_unlearned(run, allow_unlearned)
+
+
+def _unless_unlearned(run: dict[str, Any], allow_unlearned: bool) -> dict[str, Any]:
+    if run["status"] == "unlearned" and not allow_unlearned:
         raise UnlearnedError(run["reason"])
     return run
 
@@ -308,6 +271,91 @@ def _tuned(config: TrainConfig, rows: int) -> dict[str, Any]:
 # --- parts of a run --------------------------------------------------------------------------------------------------
 
 
+def _prepare(rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig, out: Path, dev: Rows | None) -> _Job:
+    """Make tokens of the rows, and keep some for the check of the safe space."""
+    held: list[Row] = []
+    if scheme.trigger and not dev:
+        rows, held = safe_space.hold_out(rows, scheme.labels, config.seed)
+    prompter = _prompter(scheme, config)
+    encoded = [prompter.example(row) for row in rows]
+    examples, cut = [example for example, _ in encoded], sum(was_cut for _, was_cut in encoded)
+    return _Job(rows, examples, cut, prompter, config, out, dev, [*dev] if dev and scheme.trigger else held)
+
+
+def _train_until_learned(job: _Job, run: dict[str, Any], epochs: int) -> _Trained:
+    """Train for so many epochs, and where the safe space is not learned by then for those that may be added.
+
+    Raises:
+        TrainingError: As of `_fit`; `run.json` says so too.
+    """
+    started, config = time.monotonic(), job.config
+    assert config.epochs and config.more_epochs is not None
+    resumed = _last_whole_checkpoint(job.out / "checkpoints")
+    resumed_from = int(resumed.name.rsplit("-", 1)[1]) if resumed else None
+    while True:
+        try:
+            trainer = _fit(job, epochs)
+            found = _check(job, trainer)
+        except TrainingError as error:
+            failed = {"status": "failed", "reason": str(error), "epochs": epochs, "config": asdict(config)}
+            _write_run(job.out, run | failed)
+            raise
+        if found is None or found.learned or not config.more_epochs or epochs > config.epochs:
+            return _Trained(trainer, found, epochs, resumed_from, round(time.monotonic() - started, 1))
+        _say(f"the safe space is not learned yet ({found}); {config.more_epochs} more epochs")
+        epochs += config.more_epochs
+        _write_run(job.out, run | {"epochs": epochs})
+        del trainer
+        backbone.free_memory()
+
+
+def _record(job: _Job, trained: _Trained) -> dict[str, Any]:
+    """What `run.json` says of a finished training."""
+    config, prompter, scheme = job.config, job.prompter, job.prompter.scheme
+    trainer, found, metric = trained.trainer, trained.found, _metric(scheme)
+    history = trainer.state.log_history
+    run: dict[str, Any] = {
+        "status": "done",
+        "versions": versions(),
+        "kind": job.kind,
+        "tuning": config.tuning,
+        "config": asdict(config),
+        "revision": backbone.commit_of(config),
+        "dev": {"source": job.dev.source, "sha256": job.dev.sha256, "rows": len(job.dev)} if job.dev else None,
+        "prompting": {
+            "max_length": prompter.max_length, "max_target": config.max_target, "label_words": prompter.label_words
+        },
+        "rows": len(job.rows),
+        "rows_cut": job.cut,
+        "epochs": trained.epochs,
+        "loss": [entry["loss"] for entry in history if "loss" in entry],
+        "dev_metric": [entry[f"eval_{metric}"] for entry in history if f"eval_{metric}" in entry],
+        "chosen_step": trainer.state.best_global_step or trainer.state.global_step,
+        "steps": trainer.state.global_step,
+        "processes": processes.count(),
+        "micro_batch": trainer.args.per_device_train_batch_size,
+        "resumed_from": trained.resumed_from,
+        "tokens": trainer.tokens,
+        "step_seconds": trainer.step_seconds,
+        "train_seconds": trained.seconds,
+        "peak_memory_mib": peak_memory_mib(),
+    }  # fmt: skip
+    if found:
+        run["safe_space"] = found.as_dict()
+    if found and not found.learned:
+        run["status"] = "unlearned"
+        run["reason"] = (
+            f"{job.out}: the safe space was not learned: {found}. The model is no defence and is not served. Give more "
+            "--epochs, a higher --learning-rate, a smaller --batch-size, or a larger --rho"
+        )
+    if job.dev and scheme.labels:
+        _warn_if_hardly_learned(max(run["dev_metric"]), [row.target for row in job.dev])
+        if scheme.trigger:
+            apart = DefendedModel(trainer.model, prompter).disagreement([row.prompt for row in job.dev])
+            run["alarm_threshold"] = float(np.quantile(apart, 1 - config.alarm_rate, method="higher"))
+    return run
+
+
 def _prompter(scheme: Scheme, config: TrainConfig) -> Prompter:
     """How rows become tokens.
 
@@ -345,8 +393,7 @@ def _fit(job: _Job, epochs: int) -> _Trainer:
             )
         micro = _divisor(share, micro // 2)
         _say(f"out of memory: going on with {micro} rows at once")
-        gc.collect()
-        torch.cuda.empty_cache()
+        backbone.free_memory()
 
 
 def _divisor(share: int, most: int) -> int:
@@ -381,7 +428,7 @@ def _model(job: _Job) -> Any:
     model = backbone.load_model(config, job.kind, scheme.outputs, frozen=config.tuning == "lora")
     if job.kind == "encoder" and scheme.trigger:
         _start_safe_classes_at_originals(model, len(scheme.labels))
-    if config.attention is None and not torch.cuda.is_available():
+    if config.attention is None and backbone.on_cpu():
         model.set_attn_implementation("eager")  # on CPUs the fused one's backward pass is the slower
     if config.gradient_checkpointing:
         _recompute_activations(model)
@@ -476,7 +523,7 @@ def _arguments(job: _Job, epochs: int, micro: int) -> TrainingArguments:
         warmup_steps=config.warmup,  # under 1: a share of the steps
         bf16=config.dtype in ("auto", "bfloat16") and backbone.has_bf16(),
         fp16=config.dtype == "float16",
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=backbone.on_cpu(),
         seed=config.seed,
         eval_strategy="epoch" if has_dev else "no",
         save_strategy="epoch",
@@ -514,11 +561,13 @@ class _Trainer(Trainer):
 
     def __init__(self, job: _Job, **options: Any) -> None:
         self.job = job
+        self.tokens, self.step_seconds = 0, 0.0  # of this process, without padding; of its last part where it went on
         super().__init__(**options)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
         if self.job.kind == "encoder":
             return super().compute_loss(model, inputs, *args, **options)
+        self.tokens += int((inputs["input_ids"] != self.job.prompter.tokenizer.pad_token_id).sum())
         inputs |= backbone.text_only(self.model, inputs["input_ids"])
         with only_target_logits(self.model, inputs["labels"]):
             return super().compute_loss(model, inputs, *args, **options)
@@ -526,6 +575,11 @@ class _Trainer(Trainer):
     def training_step(self, *args: Any, **options: Any) -> torch.Tensor:
         self.last_loss = super().training_step(*args, **options)
         return self.last_loss
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        found: Any = super().train(*args, **options)
+        self.step_seconds = round(found.metrics["train_runtime"], 2)
+        return found
 
     def _clip_grad_norm(self, model: Any) -> Any:
         # All processes have the same gradients here, so that all of them stop. A loss that is not finite has none that
