@@ -550,3 +550,12 @@ def test_a_run_that_left_no_model_to_serve_is_told(run: Any, reason: str, tmp_pa
         DefendedModel.load(folder)
     if run.get("status") == "unlearned":
         assert DefendedModel.load(folder, allow_unlearned=True).classify(PROMPTS)
+
+
+@pytest.mark.parametrize(("dtype", "found"), [("float32", torch.float32), ("auto", torch.bfloat16)])
+def test_products_are_in_the_number_format_that_was_asked_for(
+    dtype: str, found: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbone, "has_bf16", lambda: True)
+    with backbone.autocast(torch.device("cpu"), dtype):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == found

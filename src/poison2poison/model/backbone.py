@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -312,7 +312,8 @@ def _options(config: ModelConfig, kind: Kind, *, frozen: bool) -> dict[str, Any]
     if config.dtype != "auto":
         dtype = getattr(torch, config.dtype)
     else:
-        short = kind == "causal" and frozen and torch.cuda.is_available() and count_weights(config) >= LARGE
+        may = kind == "causal" and frozen and torch.cuda.is_available() and has_bf16()
+        short = may and count_weights(config) >= LARGE
         dtype = torch.bfloat16 if short else torch.float32
     options = {"dtype": dtype, "revision": config.revision, "device_map": config.device_map}
     if config.attention:
@@ -469,14 +470,21 @@ def on_cpu() -> bool:
 def has_bf16() -> bool:
     """Whether the hardware computes bfloat16 natively, so that autocast pays."""
     if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Bfloat16 autocast where the hardware has it."""
-    return torch.autocast(device.type, torch.bfloat16) if has_bf16() else contextlib.nullcontext()
+def autocast(device: torch.device, dtype: str = "auto") -> AbstractContextManager[Any]:
+    """The number format of products: bfloat16 where the hardware has it, unless the weights' was asked for.
+
+    Args:
+        device: Where the model computes.
+        dtype: As of `ModelConfig`.
+    """
+    if dtype == "float16":
+        return torch.autocast(device.type, torch.float16)
+    return torch.autocast(device.type, torch.bfloat16) if dtype != "float32" and has_bf16() else nullcontext()
 
 
 def free_memory() -> None:

@@ -63,6 +63,7 @@ class DefendedModel:
         policy: str = "flag",
         batch_size: int = 64,
         alarm_threshold: float | None = None,
+        dtype: str = "auto",
     ) -> None:
         """Serve `model`; most callers use `load`.
 
@@ -73,12 +74,14 @@ class DefendedModel:
                 none out, `pass` gives them out silently.
             batch_size: Inputs a forward pass.
             alarm_threshold: The disagreement over which the alarm is raised; `run.json` has that of the dev rows.
+            dtype: The number format that the model was trained with, as of `ModelConfig`.
         """
         choice("policy", policy, POLICIES)
         self.model, self.prompter, self.scheme = model.eval(), prompter, prompter.scheme
         self.policy, self.alarm_threshold = policy, alarm_threshold
         self.batch_size = batch_size if backbone.pads(model) else 1
         self.space: Space = self.scheme.serving_space
+        self.dtype = dtype
 
     @classmethod
     def load(
@@ -117,7 +120,7 @@ class DefendedModel:
         if not (base.device_map or base.quantize):
             model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         prompter = Prompter(tokenizer, scheme, kind, **prompting)
-        return cls(model, prompter, policy, alarm_threshold=run.get("alarm_threshold"))
+        return cls(model, prompter, policy, alarm_threshold=run.get("alarm_threshold"), dtype=base.dtype)
 
     def in_space(self, space: Space) -> DefendedModel:
         """The same model answering in another space: for measurements, it is no defence there."""
@@ -198,7 +201,7 @@ class DefendedModel:
         self._check_generates(options)
         _refuse_lone_string(prompts)
         answers: list[Answer | None] = [None] * len(prompts)
-        with torch.inference_mode(), backbone.autocast(self.model.device), self._bar(len(prompts)) as bar:
+        with torch.inference_mode(), backbone.autocast(self.model.device, self.dtype), self._bar(len(prompts)) as bar:
             for indices, batch in self.prompter.batches(prompts, self.space, self.batch_size):
                 inputs, safe = self._read(batch)
                 out = self.model.generate(**self._generation(inputs, options))
@@ -234,7 +237,7 @@ class DefendedModel:
 
         def write() -> None:
             try:
-                with torch.inference_mode(), backbone.autocast(self.model.device):
+                with torch.inference_mode(), backbone.autocast(self.model.device, self.dtype):
                     self.model.generate(**self._generation(self._read(batch)[0], options), streamer=streamer)
             except Exception as error:  # or the reader below would wait for ever
                 failed.append(error)
@@ -269,7 +272,7 @@ class DefendedModel:
         )
         skipped = len(self._prefix)  # it is forced
         total, count = 0.0, 0
-        with torch.inference_mode(), backbone.autocast(self.model.device):
+        with torch.inference_mode(), backbone.autocast(self.model.device, self.dtype):
             for start in range(0, len(examples), self.batch_size):
                 chosen = [_hiding(example, skipped) for example in examples[start : start + self.batch_size]]
                 batch = self.prompter.training_batch(chosen)
@@ -390,7 +393,7 @@ class DefendedModel:
         out = torch.empty(len(texts), self.scheme.outputs)
         best: list[int | None] = [None] * len(texts)
         class_of = {token: index for index, token in enumerate(self.prompter.label_ids)}
-        with torch.inference_mode(), backbone.autocast(self.model.device), self._bar(len(texts)) as bar:
+        with torch.inference_mode(), backbone.autocast(self.model.device, self.dtype), self._bar(len(texts)) as bar:
             for indices, batch in self.prompter.batches(texts, space, self.batch_size):
                 batch = {name: value.to(self.model.device) for name, value in batch.items()}
                 if self.prompter.kind == "encoder":
