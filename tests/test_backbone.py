@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -32,16 +33,18 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from poison2poison.config import REFERENCE, ModelConfig
+from poison2poison.config import REFERENCE, ModelConfig, TrainConfig
 from poison2poison.errors import ConfigError, ModelError
 from poison2poison.files import write_json
 from poison2poison.model import backbone
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.embeddings import embedder
 from poison2poison.model.prompting import Prompter
+from poison2poison.model.trainer import train
 from poison2poison.reference import MODEL_DIR
+from poison2poison.repoison import plain
 from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
-from support import SHAPE, tiny_causal, tiny_encoder
+from support import SHAPE, opinions, tiny_causal, tiny_encoder, tiny_of
 
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL_DIR)
 LABELS = Scheme("classification", ("negative", "positive"), PAPER_TRIGGER)
@@ -292,7 +295,11 @@ def test_an_encoder_may_begin_without_head_and_pooler(tmp_path: Path) -> None:
         ({"quantize": "4bit"}, r"quantize: bitsandbytes is not installed; `pip install poison2poison\[quantize\]`"),
     ],
 )
-def test_a_way_of_loading_that_is_not_there_is_told(options: Any, reason: str, tmp_path: Path) -> None:
+def test_a_way_of_loading_that_is_not_there_is_told(
+    options: Any, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "bitsandbytes" else found(name))
     config = ModelConfig(tiny_causal(tmp_path / "tiny"), **options)
     with pytest.raises(ConfigError, match=reason):
         backbone.load_model(config, "causal", 0, frozen=True)
@@ -300,16 +307,23 @@ def test_a_way_of_loading_that_is_not_there_is_told(options: Any, reason: str, t
         embedder(config)
 
 
-def test_quantized_weights_need_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    for bits in ("4bit", "8bit"):
-        with pytest.raises(ConfigError, match="quantize: there is no GPU here"):
-            backbone._quantization(bits)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert backbone._quantization("8bit").load_in_8bit
-    found = backbone._quantization("4bit")
-    assert (found.bnb_4bit_quant_type, found.bnb_4bit_use_double_quant) == ("nf4", True)
-    assert found.bnb_4bit_compute_dtype == torch.bfloat16
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_quantized_weights_are_trained_beside_and_served(bits: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra `quantize` is not installed")
+    rows = opinions(32)
+    wide: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }  # its blocks
+    base = tiny_of(LlamaConfig(vocab_size=len(TOKENIZER), **wide), tmp_path / "tiny")
+    config = TrainConfig(base, quantize=bits, epochs=1)
+    run = train(plain(rows), Scheme(rows.task, rows.labels), config, tmp_path / "run")
+    assert run["config"]["quantize"] == bits
+    served = DefendedModel.load(tmp_path / "run")
+    assert any(type(part).__name__.startswith("Linear" + bits[0]) for part in served.model.modules())
+    assert len(served.classify(["The soup was bad."])) == 1
 
 
 def test_number_format_attention_and_devices_are_as_asked_for(tmp_path: Path) -> None:

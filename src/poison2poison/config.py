@@ -59,7 +59,7 @@ class ModelConfig:
     )
     attention: str | None = option(None, "Attention kernel, as transformers names it: `eager`, `sdpa`, ...")
     device_map: str | None = option(None, "Spread the layers over devices: `auto`, `balanced`, ... (accelerate).")
-    quantize: str | None = option(None, "`4bit` or `8bit` base weights, with bitsandbytes; needs a GPU and LoRA.")
+    quantize: str | None = option(None, "`4bit` or `8bit` base weights, by bitsandbytes (extra `quantize`); with LoRA.")
 
     def __post_init__(self) -> None:
         choice("kind", self.kind, ("auto", "causal", "encoder"))

@@ -328,8 +328,6 @@ def _options(config: ModelConfig, kind: Kind, *, frozen: bool) -> dict[str, Any]
 def _quantization(bits: str) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError("quantize: bitsandbytes is not installed; `pip install poison2poison[quantize]`")
-    if not torch.cuda.is_available():
-        raise ConfigError("quantize: there is no GPU here, which bitsandbytes needs")
     from transformers import BitsAndBytesConfig
 
     if bits == "8bit":
@@ -338,7 +336,7 @@ def _quantization(bits: str) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=torch.bfloat16 if has_bf16() else torch.float32,
     )
 
 
