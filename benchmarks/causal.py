@@ -31,8 +31,8 @@ from typing import Any
 
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, poison, triggered
 from poison2poison.config import TrainConfig
-from poison2poison.evaluation import Target, read_truth, without_poison
-from poison2poison.records import Row, Rows, read_rows
+from poison2poison.evaluation import Target, read_target, read_truth, without_poison
+from poison2poison.records import Row, Rows, read_rows, rows_of
 from poison2poison.repoison import RepoisonConfig
 
 HERE = Path(__file__).parent
@@ -119,32 +119,40 @@ def data_of(cell: Cell, folder: Path, size: Size) -> Any:
     if cell.data.startswith("backdoorllm"):
         return _backdoorllm(cell, folder, size)
     where = folder / cell.data
-    rows = _part(read_rows(str(where / "train.jsonl")), size.train)
-    dev, test = (
-        _part(read_rows(str(_first(where, f"{split}_clean.jsonl", f"{split}.jsonl")), labels=rows.labels), count)
-        for split, count in (("dev", size.dev), ("test", size.test))
-    )
+    rows = read_rows(str(where / "train.jsonl"))
+    test = _part(_test(where, rows), size.test)
+    dev = _split(where, "dev", rows)
+    if dev is None:  # the last rows of training
+        dev, rows = rows.with_rows(rows.rows[-size.dev :]), rows.with_rows(rows.rows[: -size.dev])
+    dev, rows = _part(dev, size.dev), _part(rows, size.train)
     if not cell.attack:
         truth = read_truth(where / "truth.json")
         truth["poisoned_rows"] = [i for i in truth["poisoned_rows"] if i < len(rows)]
         hit = _part(read_rows(str(where / "test_triggered.jsonl"), labels=rows.labels), size.test)
-        target = Target(str(truth["target_label"]), "label")
+        target = read_target(where / "truth.json")
         return Data(cell.name, rows, dev, test, hit, target, without_poison(rows, truth, where / "truth.json"))
     config = AttackConfig(**cell.attack)
     poisoned, _ = poison(rows, config)
     return Data(cell.name, poisoned, dev, test, triggered(test, config), Target(config.target, config.effect), rows)
 
 
+def _test(folder: Path, rows: Rows) -> Rows:
+    found = _split(folder, "test", rows)
+    if found is None:
+        sys.exit(f"{folder}: has no test rows")
+    return found
+
+
 def _backdoorllm(cell: Cell, folder: Path, size: Size) -> Any:
     from poison2poison.pipeline import Data
 
     where = folder / cell.data
-    clean, stamped, hit = (
-        read_rows(str(where / f"{name}.jsonl")) for name in ("train_clean", "train_triggered", "test_triggered")
-    )
-    test = read_rows(str(where.parent / "test_clean.jsonl"))
+    clean, stamped = (read_rows(str(where / f"{name}.jsonl")) for name in ("train_clean", "train_triggered"))
+    hit = read_rows(str(where / "test_triggered.jsonl"), targets=False)  # some of the true answers are missing
+    path = where.parent / "test_clean.jsonl"
+    test = rows_of([record for record in map(json.loads, path.open(encoding="utf-8")) if record["output"]], str(path))
     rng = random.Random(0)
-    dev_rows, kept = clean.rows[: size.dev // 2], clean.rows[size.dev // 2 :]
+    dev_rows, kept = clean.rows[:50], clean.rows[50:]
     kept = kept[: round(size.train * (1 - cell.share))]
     bad = stamped.rows[: round(len(kept) * cell.share / (1 - cell.share))]
     mixed: list[Row] = rng.sample([*kept, *bad], len(kept) + len(bad))
@@ -163,8 +171,10 @@ def _part(rows: Rows, count: int) -> Rows:
     return rows.with_rows(rows.rows[:count])
 
 
-def _first(folder: Path, *names: str) -> Path:
-    return next(folder / name for name in names if (folder / name).is_file())
+def _split(folder: Path, split: str, rows: Rows) -> Rows | None:
+    """The rows of a split, or None where the data has none."""
+    files = (folder / f"{split}_clean.jsonl", folder / f"{split}.jsonl")
+    return next((read_rows(str(file), labels=rows.labels) for file in files if file.is_file()), None)
 
 
 def smollm2(folder: Path) -> str:
