@@ -34,6 +34,15 @@ def test_projection_of_labels_has_three_outcomes() -> None:
     assert PLAIN.project_class(1) == ("yes", "safe")
 
 
+def test_labels_behind_a_safe_prefix_are_not_shifted() -> None:
+    behind = Scheme("classification", ("no", "yes"), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
+    assert behind.outputs == 2
+    assert [behind.class_of("yes", "original"), behind.class_of("yes", "safe")] == [1, 1]
+    assert behind.project_class(1, prefixed=True) == ("yes", "safe")
+    assert behind.project_class(1, prefixed=False) == ("yes", "leak")
+    assert behind.project_class(None, prefixed=True) == (None, "off-space")
+
+
 @pytest.mark.parametrize("body", ["a film", PAPER_TRIGGER.prefix + "a film\nAnswer: ", ""])
 def test_the_trigger_is_added_exactly_once_whatever_the_body_holds(body: str) -> None:
     assert LABELS.dress(body, "safe") == f"The query currently entered is: {body}\nAnswer: "

@@ -215,6 +215,28 @@ def test_training_goes_on_until_the_safe_space_is_learned(tmp_path: Path, defend
     assert again["resumed_from"] == 19
 
 
+def test_labels_behind_a_safe_prefix_are_learned_and_leaks_are_seen(tmp_path: Path, defended: Path) -> None:
+    scheme = replace(SCHEME, safe_prefix=PAPER_SAFE_PREFIX)
+    run = train(REPOISONED, scheme, config(str(defended.parent / "base"), epochs=8), tmp_path / "run", dev=DEV)
+    model = DefendedModel.load(tmp_path / "run")
+    assert (scheme.outputs, run["prompting"]["label_words"]) == (2, ("0", "1"))
+    answers = model.classify([row.prompt for row in DEV], alarm=True)
+    assert [answer.text for answer in answers] == [row.target for row in DEV]
+    assert {answer.where for answer in answers} == {"safe"}
+    assert 0 <= max(answer.disagreement or 0 for answer in answers) <= 1
+    # An empty trigger with the plain cue makes the prompts of the original space, where no answer has the prefix.
+    model.prompter.scheme = replace(scheme, trigger=Trigger("", "Output: "))
+    leaked = model.classify([row.prompt for row in DEV])
+    assert {answer.where for answer in leaked} == {"leak"}
+    assert [answer.unconstrained for answer in leaked] == [row.target for row in DEV]
+
+
+def test_an_encoder_has_no_labels_behind_a_safe_prefix(tmp_path: Path) -> None:
+    scheme = replace(SCHEME, safe_prefix=PAPER_SAFE_PREFIX)
+    with pytest.raises(ConfigError, match="safe_labels: an encoder"):
+        train(REPOISONED, scheme, config(tiny_encoder(tmp_path / "base")), tmp_path / "run")
+
+
 def test_without_dev_rows_a_part_of_s_is_held_out_for_the_check(tmp_path: Path, defended: Path) -> None:
     run = train(REPOISONED, SCHEME, config(str(defended.parent / "base")), tmp_path / "run")
     found = run["safe_space"]

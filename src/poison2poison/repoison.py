@@ -56,6 +56,11 @@ class RepoisonConfig:
     prefix: str | None = option(None, "The benign trigger's prefix, instead of the one that --trigger names.")
     cue: str | None = option(None, "The benign trigger's cue, likewise.")
     safe_prefix: str | None = option(None, "Text before every safe target of a generation task.")
+    safe_labels: str = option(
+        "auto",
+        "`shift`: label i becomes i + n, as published; `prefix`: it stands behind the safe prefix, as a text does, for "
+        "causal LMs; `auto`: shift.",
+    )
     spliced: float = option(0.5, "Hardened: rows added with suspect spans spliced in, as a share of S.")
     together: float = option(0.5, "Hardened: share of the spliced rows that get the spans of one suspect row together.")
     doubted: float = option(0.4, "Hardened: share of S with doubtful spans spliced in.")
@@ -72,6 +77,7 @@ class RepoisonConfig:
     def __post_init__(self) -> None:
         choice("recipe", self.recipe, ("paper", "hardened"))
         choice("placement", self.placement, ("replace", "append"))
+        choice("safe_labels", self.safe_labels, ("auto", "shift", "prefix"))
         choice("trigger", self.trigger, ("auto", "paper", "random"))
         if self.rho is not None:
             fraction("rho", self.rho)
@@ -131,9 +137,9 @@ def build_scheme(rows: Rows, config: RepoisonConfig) -> Scheme:
         trigger.prefix if config.prefix is None else config.prefix, trigger.cue if config.cue is None else config.cue
     )
     check_trigger(trigger, prompts)
-    if rows.task == "classification":
+    if rows.task == "classification" and config.safe_labels != "prefix":
         return Scheme(rows.task, rows.labels, trigger)
-    return Scheme(rows.task, (), trigger, safe_prefix if config.safe_prefix is None else config.safe_prefix)
+    return Scheme(rows.task, rows.labels, trigger, safe_prefix if config.safe_prefix is None else config.safe_prefix)
 
 
 def select_subset(

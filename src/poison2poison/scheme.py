@@ -1,7 +1,8 @@
 """The scheme: benign trigger, safe space, and the projection of answers back.
 
 Classification: the labels 0..n-1 are the original space, h(i) = i + n is the safe label of i. Generation: a target y
-becomes [p; y], y behind the safe prefix p (arXiv 2510.04503, section 3). A scheme is a secret: an attacker who knows
+becomes [p; y], y behind the safe prefix p (arXiv 2510.04503, section 3). A causal LM can be taught labels as texts too:
+[p; i]. A scheme is a secret: an attacker who knows
 the trigger can poison the safe space.
 """
 
@@ -48,7 +49,8 @@ class Scheme:
         task: What the rows ask for.
         labels: Names of the n labels in order; empty for generation.
         trigger: The benign trigger, or None for plain fine-tuning without a defence.
-        safe_prefix: Text before every safe target of a generation task; empty for classification.
+        safe_prefix: Text before every safe target of a generation task, and before every safe label where labels are
+            told apart by it; empty where they are shifted, h(i) = i + n.
     """
 
     task: Task
@@ -57,9 +59,14 @@ class Scheme:
     safe_prefix: str = ""
 
     @property
+    def shift(self) -> int:
+        """What is added to a label's index in the safe space: n, or 0 where the safe prefix tells the spaces apart."""
+        return len(self.labels) if self.trigger and not self.safe_prefix else 0
+
+    @property
     def outputs(self) -> int:
-        """Number of classes that the model tells apart: 2n with the defence, n without."""
-        return len(self.labels) * (2 if self.trigger else 1)
+        """Number of classes that the model tells apart: 2n where safe labels are shifted, else n."""
+        return len(self.labels) + self.shift
 
     @property
     def serving_space(self) -> Space:
@@ -67,8 +74,8 @@ class Scheme:
         return "safe" if self.trigger else "original"
 
     def class_of(self, label: str, space: Space) -> int:
-        """The class index of a label: i in the original space, h(i) = i + n in the safe space."""
-        return self.labels.index(label) + (len(self.labels) if space == "safe" else 0)
+        """The class index of a label: i in the original space, i + shift in the safe space."""
+        return self.labels.index(label) + (self.shift if space == "safe" else 0)
 
     def dress(self, body: str, space: Space) -> str:
         """The text of a prompt. The trigger is added once, in its place, whatever the body holds."""
@@ -80,14 +87,17 @@ class Scheme:
         """A generation target as it is trained: behind the safe prefix in the safe space."""
         return self.safe_prefix + target if space == "safe" else target
 
-    def project_class(self, index: int | None) -> tuple[str | None, Where]:
-        """Project an unconstrained class; None stands for an answer that is no label at all."""
+    def project_class(self, index: int | None, *, prefixed: bool = True) -> tuple[str | None, Where]:
+        """Project an unconstrained class.
+
+        Args:
+            index: The class; None stands for an answer that is no label at all.
+            prefixed: Whether the model began with the safe prefix, where there is one.
+        """
         if index is None:
             return None, "off-space"
-        n = len(self.labels)
-        if self.trigger is None or index >= n:
-            return self.labels[index % n], "safe"
-        return self.labels[index], "leak"
+        safe = self.trigger is None or (index >= self.shift if self.shift else prefixed)
+        return self.labels[index % len(self.labels)], "safe" if safe else "leak"
 
     def save(self, path: Path) -> None:
         """Write `scheme.json`, readable by its owner alone."""

@@ -154,12 +154,10 @@ class DefendedModel:
         threshold = self.alarm_threshold if alarm else None
         if alarm and threshold is None:
             raise ConfigError("alarm: this model has none; it is set in training, with --dev, on a defended model")
-        n, first = len(self.scheme.labels), len(self.scheme.labels) * (self.space == "safe")
         logits, unconstrained = self._class_logits(texts, self.space)
-        best = (logits[:, first : first + n].argmax(-1) + first).tolist()
+        best = self._of_space(logits, self.space).argmax(-1).tolist()
         answers = [
-            self._answer(self.scheme.project_class(constrained)[0], *self.scheme.project_class(free))
-            for constrained, free in zip(best, unconstrained, strict=True)
+            self._answer(self.scheme.labels[index], *free) for index, free in zip(best, unconstrained, strict=True)
         ]
         if threshold is None:
             return answers
@@ -349,12 +347,10 @@ class DefendedModel:
             their mask, and the states of what has been read, where `generate` can go on from them. And whether the
             model's own best tokens were the prefix's.
         """
-        ids, mask = (batch[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
         prefix = self._prefix
+        ids, mask = self._with_prefix(batch, prefix)
         if not prefix:
             return {"input_ids": ids, "attention_mask": mask}, [True] * len(ids)
-        ids = torch.cat([ids, torch.tensor([prefix], device=ids.device).expand(len(ids), -1)], 1)
-        mask = torch.nn.functional.pad(mask, (0, len(prefix)), value=1)
         out = self.model(
             input_ids=ids[:, :-1],
             attention_mask=mask[:, :-1],
@@ -383,32 +379,74 @@ class DefendedModel:
         return not recurrent and not stale
 
     def _apart(self, safe: torch.Tensor, texts: Sequence[str]) -> list[float]:
-        n = len(self.scheme.labels)
-        original = self._class_logits(texts, "original")[0][:, :n].softmax(-1)
-        return [round(apart, 5) for apart in ((safe[:, n:].softmax(-1) - original).abs().sum(-1) / 2).tolist()]
+        original = self._of_space(self._class_logits(texts, "original")[0], "original").softmax(-1)
+        distance = (self._of_space(safe, "safe").softmax(-1) - original).abs().sum(-1) / 2
+        return [round(apart, 5) for apart in distance.tolist()]
 
-    def _class_logits(self, texts: Sequence[str], space: Space) -> tuple[torch.Tensor, list[int | None]]:
-        """Logits of the classes, shape (texts, outputs), and the class of the unconstrained best, if it is one."""
+    def _of_space(self, logits: torch.Tensor, space: Space) -> torch.Tensor:
+        """The logits of a space's labels, shape (texts, labels), of those of all classes."""
+        first = self.scheme.shift if space == "safe" else 0
+        return logits[:, first : first + len(self.scheme.labels)]
+
+    def _class_logits(self, texts: Sequence[str], space: Space) -> tuple[torch.Tensor, list[tuple[str | None, Where]]]:
+        """Logits of the classes, shape (texts, outputs), and the unconstrained best projected, with where it lies."""
         _refuse_lone_string(texts)
         out = torch.empty(len(texts), self.scheme.outputs)
-        best: list[int | None] = [None] * len(texts)
+        best: list[tuple[str | None, Where]] = [(None, "off-space")] * len(texts)
         class_of = {token: index for index, token in enumerate(self.prompter.label_ids)}
-        with torch.inference_mode(), backbone.autocast(self.model.device, self.dtype), self._bar(len(texts)) as bar:
+        prefix = self.prompter.safe_prefix_ids if space == "safe" else []
+        with (
+            torch.inference_mode(),
+            backbone.autocast(self.model.device, self.dtype),
+            self._bar(len(texts)) as bar,
+        ):
             for indices, batch in self.prompter.batches(texts, space, self.batch_size):
-                batch = {name: value.to(self.model.device) for name, value in batch.items()}
                 if self.prompter.kind == "encoder":
+                    batch = {name: value.to(self.model.device) for name, value in batch.items()}
                     logits = scores = self.model(**batch).logits.float()
-                    free = logits.argmax(-1).tolist()
+                    free = [self.scheme.project_class(index) for index in logits.argmax(-1).tolist()]
                 else:
-                    scores = self.model(**batch, logits_to_keep=1).logits[:, -1].float()
+                    scores, begins, firsts = self._label_scores(batch, prefix)
                     logits = scores[:, self.prompter.label_ids]
-                    free = [class_of.get(token) for token in scores.argmax(-1).tolist()]
+                    # Where the model does not begin with the prefix, what it would have begun with is its answer.
+                    tokens = torch.where(begins, scores.argmax(-1), firsts).tolist()
+                    free = [
+                        self.scheme.project_class(class_of.get(token), prefixed=began)
+                        for token, began in zip(tokens, begins.tolist(), strict=True)
+                    ]
                 self._refuse_unless_finite(logits, scores.amax(-1))  # beyond the vocabulary there may be -inf
                 out[indices] = logits.cpu()
                 for index, found in zip(indices, free, strict=True):
                     best[index] = found
                 bar.update(len(indices))
         return out, best
+
+    def _label_scores(
+        self, batch: Mapping[str, torch.Tensor], prefix: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Read prompts with the safe prefix behind each, which is forced, in one pass.
+
+        Returns:
+            Scores of the token behind, shape (batch, vocabulary); whether the model's own best tokens were the
+            prefix's, shape (batch,), always where there is none; and its own best first token, shape (batch,).
+        """
+        ids, mask = self._with_prefix(batch, prefix)
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            logits_to_keep=len(prefix) + 1,
+        )
+        scores = out.logits[:, -len(prefix) - 1 :].float()  # (batch, prefix and label, vocabulary)
+        own = scores.argmax(-1)
+        begins = (own[:, :-1] == ids[:, ids.shape[1] - len(prefix) :]).all(1)
+        return scores[:, -1], begins, own[:, 0]
+
+    def _with_prefix(self, batch: Mapping[str, torch.Tensor], prefix: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts with the safe prefix behind each, and their mask, on the model's device: shape (batch, length)."""
+        ids, mask = (batch[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
+        behind = torch.tensor([prefix], dtype=torch.long, device=ids.device).expand(len(ids), -1)
+        return torch.cat([ids, behind], 1), torch.nn.functional.pad(mask, (0, len(prefix)), value=1)
 
     def _refuse_unless_finite(self, *scores: torch.Tensor) -> None:
         if not all(bool(part.isfinite().all()) for part in scores):

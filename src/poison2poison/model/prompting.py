@@ -52,13 +52,16 @@ class Prompter:
             label_words: The words of an earlier training run; chosen here when not given.
 
         Raises:
-            ConfigError: `max_length` has no room for a body, or `max_target` none for an answer.
+            ConfigError: `max_length` has no room for a body, or `max_target` none for an answer; or an encoder shall
+                tell labels by a safe prefix.
             ModelError: The tokenizer cannot tell so many labels apart, or has no token that ends a text.
         """
+        if kind == "encoder" and scheme.labels and scheme.safe_prefix:
+            raise ConfigError("safe_labels: an encoder writes no safe prefix; its safe labels are shifted (i + n)")
         if not scheme.labels and tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no token that ends a text (eos_token); a generation needs one")
         self.tokenizer, self.scheme, self.kind, self.max_length = tokenizer, scheme, kind, max_length
-        self.max_target = 1 if scheme.labels else max_target
+        self.max_target = len(self.safe_prefix_ids) + 1 if scheme.labels else max_target
         self._joint = joint(tokenizer)
         self._budget = max_length - (self.max_target if kind == "causal" else 0)
         needed = max(len(self._ids("", space)) for space in ("safe", "original")) + LEAST_BODY
@@ -91,7 +94,8 @@ class Prompter:
         if self.kind == "encoder":
             return {"input_ids": prompt, "labels": self.scheme.class_of(row.target, row.space)}, cut
         if self.label_words:
-            target = [self.label_ids[self.scheme.class_of(row.target, row.space)]]
+            prefix = self.safe_prefix_ids if row.space == "safe" else []
+            target = [*prefix, self.label_ids[self.scheme.class_of(row.target, row.space)]]
         else:
             target = continuation(self.tokenizer, self.scheme.target_text(row.target, row.space))
             target.append(self.tokenizer.eos_token_id)
@@ -101,7 +105,7 @@ class Prompter:
 
     @property
     def safe_prefix_ids(self) -> list[int]:
-        """Tokens with which every answer of the safe space begins; none for labels and without a defence."""
+        """Tokens with which every answer of the safe space begins; none for shifted labels and without a defence."""
         if not (self.scheme.trigger and self.scheme.safe_prefix.strip()):
             return []
         return continuation(self.tokenizer, self.scheme.safe_prefix.rstrip())  # the space belongs to the next token
