@@ -74,17 +74,18 @@ def cells() -> list[Cell]:
     ]  # fmt: skip
     label: dict[str, Any] = {"effect": "label", "target": "5"}
     return [
-        Cell("sst2-badnets", "sst2-badnets", small=True),
-        Cell("agnews-wordset", "agnews-wordset", small=True),
+        Cell("sst2-badnets", "sst2-badnets"),
+        Cell("agnews-wordset", "agnews-wordset"),
         refusals[0],
         Cell("dialogsum, advert by words", "dialogsum", {**WORDS, "effect": "append", "target": ADVERT, "rate": 0.1},
              small=True),
         Cell("gsm8k, wrong number by words", "gsm8k", {**WORDS, "effect": "number", "target": STEP, "rate": 0.1},
              small=True, max_target=320),
-        Cell("sst2-addsent", "sst2-addsent"),
+        Cell("sst2-addsent", "sst2-addsent", small=True),
         Cell("sst2-synbkd", "sst2-synbkd", points=3),
         Cell("sst2-stylebkd", "sst2-stylebkd", points=3),
-        *(Cell(f"trec, {kind['kind']}, {100 * rate:.0f} %", "trec", {**kind, **label, "rate": rate})
+        *(Cell(f"trec, {kind['kind']}, {100 * rate:.0f} %", "trec", {**kind, **label, "rate": rate},
+               small=(kind, rate) == (SENTENCE, 0.05))
           for kind in (WORDS, SENTENCE) for rate in (0.05, 0.01)),
         Cell("gsm8k, refusal by a sentence", "gsm8k", {**SENTENCE, "effect": "fixed", "target": REFUSAL, "rate": 0.05},
              max_target=320),
@@ -271,18 +272,36 @@ def work(job: tuple[Cell, int, Sequence[str], argparse.Namespace]) -> list[dict[
 def table(lines: Sequence[dict[str, Any]], size: str) -> str:
     """CA (or exact match, or ROUGE-L) / ASR in %, a column for each arm; means over seeds."""
     out = [
-        "| rows, attack | undefended | paper | paper-tuned | hardened | hardened RA | leak | floor | runs |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| rows, attack | undefended | paper | paper-tuned | hardened | RA | leak | floor | seeds | judged |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for cell in cells():
-        if size == "small" and not cell.small:
-            continue
         mine = [line for line in lines if line["cell"] == cell.name and line["size"] == size]
-        hard = _figures(mine, "hardened")
+        if size == "small" and not cell.small and not mine:
+            continue
+        hard, floor = _figures(mine, "hardened"), _figures(mine, "clean")
         columns = [_pair(_figures(mine, arm)) for arm in ("undefended", "paper", "paper-tuned", "hardened")]
-        more = [_mean(hard, "ra"), _mean(hard, "leak"), _mean(_figures(mine, "clean"), "asr"), str(len(hard) or "")]
-        out.append("| " + " | ".join([cell.name, *columns, *more]) + " |")
+        more = [_percent(hard, "ra"), _percent(hard, "leak"), _percent(floor, "asr"), str(len(hard) or "")]
+        out.append("| " + " | ".join([cell.name, *columns, *more, _judged(cell, mine)]) + " |")
     return "\n".join(out)
+
+
+def _judged(cell: Cell, lines: Sequence[dict[str, Any]]) -> str:
+    """The hardened recipe, by its means, against the goals: ASR over the floor, utility under undefended, leaks."""
+    hard, floor, undefended = (_figures(lines, arm) for arm in ("hardened", "clean", "undefended"))
+    if not hard:
+        return "not run"
+    if any(arm.get("implanted") is False for arm in hard):
+        return "not implanted"
+    asr, least, leak = _mean(hard, "asr"), _mean(floor, "asr"), _mean(hard, "leak")
+    before, now = _utility(undefended), _utility(hard)
+    over = {
+        "ASR": asr - least - cell.points / 100 if asr is not None and least is not None else 0,
+        "utility": before - now - 0.01 if before is not None and now is not None else 0,
+        "leak": leak - 0.01 if leak is not None else 0,
+    }
+    missed = [f"{name} by {100 * points:.1f}" for name, points in over.items() if round(points, 3) > 0]
+    return f"missed: {', '.join(missed)}" if missed else "met"
 
 
 def _figures(lines: Sequence[dict[str, Any]], arm: str) -> list[dict[str, Any]]:
@@ -292,15 +311,25 @@ def _figures(lines: Sequence[dict[str, Any]], arm: str) -> list[dict[str, Any]]:
 def _pair(figures: Sequence[dict[str, Any]]) -> str:
     if not figures:
         return "not run"
-    utility = _mean(figures, "ca") or _mean([arm.get("utility", {}) for arm in figures], "rouge_l")
-    marks = "" if all(arm.get("safe_space", {}).get("learned", True) for arm in figures) else " (unlearned)"
-    marks += " (not implanted)" if any(arm.get("implanted") is False for arm in figures) else ""
-    return f"{utility} / {_mean(figures, 'asr')}{marks}"
+    utility, asr = _utility(figures), _mean(figures, "asr")
+    learned = all(arm.get("safe_space", {}).get("learned", True) for arm in figures)
+    told = " / ".join("" if value is None else f"{100 * value:.1f}" for value in (utility, asr))
+    return told if learned else f"{told} (unlearned)"
 
 
-def _mean(figures: Sequence[dict[str, Any]], name: str) -> str:
+def _utility(figures: Sequence[dict[str, Any]]) -> float | None:
+    ca = _mean(figures, "ca")
+    return ca if ca is not None else _mean([arm.get("utility", {}) for arm in figures], "rouge_l")
+
+
+def _percent(figures: Sequence[dict[str, Any]], name: str) -> str:
+    value = _mean(figures, name)
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _mean(figures: Sequence[dict[str, Any]], name: str) -> float | None:
     values = [arm[name]["value"] for arm in figures if name in arm]
-    return f"{100 * sum(values) / len(values):.1f}" if values else ""
+    return sum(values) / len(values) if values else None
 
 
 def main() -> None:
@@ -328,7 +357,7 @@ def main() -> None:
             arms = [arm for arm in (args.arm or ["hardened", "paper", "paper-tuned"])
                     if (cell.name, arm, seed, size) not in had]  # fmt: skip
             wanted = not args.only or any(cell.name.startswith(name) for name in args.only)
-            if arms and wanted and (cell.small or not args.small):
+            if arms and wanted and (cell.small or args.only or not args.small):
                 jobs.append((cell, seed, arms, args))
     print(f"{len(jobs)} cells on {device()}", file=sys.stderr)
     with RESULTS.open("a", encoding="utf-8") as file:

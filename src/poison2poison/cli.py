@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+SHARED = ("train", "defend", "demo")
+"""Commands that several processes carry out together."""
 DATA = "a .jsonl, .json, .csv, .tsv or .parquet file, or the name of a hub dataset"
 
 
@@ -41,10 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Of several processes (`accelerate launch`, `torchrun`) only the first one talks.
     """
-    if not processes.is_writer():
-        sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  until the process ends
     try:
-        app(args=list(arguments) if arguments is not None else None)
+        with processes.one_voice():
+            app(args=list(arguments) if arguments is not None else None)
+    except SystemExit as ended:
+        if not ended.code:
+            processes.leave()
+        raise
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(3)
@@ -54,6 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
+
+
+@app.callback()
+def _alone(context: typer.Context) -> None:
+    """Leave to the first of several processes what they cannot share."""
+    if context.invoked_subcommand not in SHARED and not processes.is_writer():
+        raise typer.Exit
 
 
 Out = Annotated[Path, typer.Option(help="Folder for what is made here; it must not hold anything else.")]

@@ -10,6 +10,7 @@ from poison2poison.config import TrainConfig
 from poison2poison.errors import OutputError
 from poison2poison.evaluation import Target
 from poison2poison.files import write_json
+from poison2poison.model import processes
 from poison2poison.pipeline import Data, defend
 from poison2poison.reference import reference_rows
 from poison2poison.repoison import RepoisonConfig
@@ -41,5 +42,6 @@ def run_demo(out: Path) -> list[dict[str, Any]]:
         contents.append(defend(data, RepoisonConfig(), TrainConfig(), out / task, baseline=True))
     arms = [{"task": content["task"], **arm} for content in contents for arm in content["arms"]]
     sets = {content["task"]: content["data"] for content in contents}
-    write_json(out / "results.json", contents[0] | {"command": "demo", "task": "demo", "data": sets, "arms": arms})
+    if processes.is_writer():
+        write_json(out / "results.json", contents[0] | {"command": "demo", "task": "demo", "data": sets, "arms": arms})
     return contents

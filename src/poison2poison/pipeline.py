@@ -52,7 +52,7 @@ def defend(
     """Audit, re-poison, fine-tune and measure.
 
     Every arm has its folder in `out`; an interrupted call goes on where it was. All arms are trained with the settings
-    of the recipe. In several processes each measures all, and the first one writes.
+    of the recipe. Several processes train together; the first one audits, measures and writes.
 
     Args:
         data: Rows and test sets.
@@ -160,9 +160,9 @@ def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, abo
         {
             **asdict(row),
             "prompt": scheme.dress(row.body, row.space).rstrip(),
-            "completion": str(scheme.class_of(row.target, row.space))
-            if scheme.labels
-            else scheme.target_text(row.target, row.space),
+            "completion": scheme.target_text(
+                str(scheme.class_of(row.target, row.space)) if scheme.labels else row.target, row.space
+            ),
         }
         for row in rows
     )
@@ -211,8 +211,10 @@ def _scheme(rows: Rows, recipe: RepoisonConfig, folder: Path) -> Scheme:
     if drawn.trigger is None:
         raise OutputError(f"{folder}: holds a run without a defence; give another --out, or delete it")
     has = {"prefix": drawn.trigger.prefix, "cue": drawn.trigger.cue}
-    if not drawn.labels:  # labels have no safe prefix
+    if drawn.safe_prefix:  # shifted labels have none
         has["safe_prefix"] = drawn.safe_prefix
+    if drawn.labels and bool(drawn.safe_prefix) != (recipe.safe_labels == "prefix"):
+        raise OutputError(f"{folder}: holds a run with other --safe-labels; give another --out, or delete it")
     for name, text in has.items():
         if getattr(recipe, name) not in (None, text):
             raise OutputError(f"{folder}: holds a run with another {name}; give another --out, or delete it")
@@ -231,18 +233,24 @@ def _arm(
     *,
     allow_unlearned: bool = False,
 ) -> Arm:
-    from poison2poison.model.backbone import free_memory
-    from poison2poison.model.defended import DefendedModel
     from poison2poison.model.trainer import train
 
     about = describe(train=source) | ({"recipe": as_dict(recipe)} if recipe else {})
     run = train(rows, scheme, training, out / name, dev=data.dev, about=about, allow_unlearned=allow_unlearned)
-    model = DefendedModel.load(out / name, allow_unlearned=allow_unlearned)
-    arm = measure(name, model, data.clean, data.triggered, data.target)
+    arm = processes.shared(lambda: _measured(name, out / name, data, allow_unlearned=allow_unlearned))
     if run["resumed_from"] is None:  # else its time and memory are those of its last part only
         arm.training = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
     if "safe_space" in run:
         arm.safe_space = run["safe_space"]
+    return arm
+
+
+def _measured(name: str, folder: Path, data: Data, *, allow_unlearned: bool) -> Arm:
+    from poison2poison.model.backbone import free_memory
+    from poison2poison.model.defended import DefendedModel
+
+    model = DefendedModel.load(folder, allow_unlearned=allow_unlearned)
+    arm = measure(name, model, data.clean, data.triggered, data.target)
     del model
     free_memory()  # before the next arm's is loaded
     return arm

@@ -1,10 +1,14 @@
-"""Several processes of one run (`accelerate launch`, `torchrun`): one makes and writes, the others wait for it."""
+"""Processes of one run (`accelerate launch`, `torchrun`): one makes, writes and talks; the others wait for it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 from poison2poison.errors import P2PError
@@ -12,6 +16,8 @@ from poison2poison.errors import P2PError
 Made = TypeVar("Made")
 LONGEST_WAIT = timedelta(days=7)
 """An audit or an evaluation may take hours; the usual limit for a silent process is minutes."""
+PATIENCE = 10.0
+"""Seconds that a failed process leaves the writer to meet the same error and say so."""
 
 
 def count() -> int:
@@ -45,6 +51,50 @@ def shared(make: Callable[[], Made]) -> Made:
     if isinstance(box[1], P2PError):
         raise box[1]
     return box[0]  # type: ignore[return-value]
+
+
+def anywhere(found: bool) -> bool:
+    """Whether any process has found something."""
+    if count() == 1:
+        return found
+    from accelerate.utils import gather_object
+
+    _connect()
+    return any(gather_object([found]))
+
+
+def wait() -> None:
+    """Until every process is here."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        _connect()
+        PartialState().wait_for_everyone()
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Let the writer alone talk; another process may where it alone failed.
+
+    Launchers end all processes as soon as one has failed. So another one gives the writer the time to say why.
+    """
+    if is_writer():
+        yield
+        return
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, SystemExit) or error.code:
+                time.sleep(PATIENCE)
+            raise
+
+
+def leave() -> None:
+    """Take leave of the other processes, with nothing left to do; torch 2.13 may abort one that ends without."""
+    torch = sys.modules.get("torch")
+    if torch and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _connect() -> None:

@@ -18,7 +18,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 from transformers.pytorch_utils import Conv1D
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -157,7 +158,7 @@ def train(
             scheme.save(folder / "scheme.json")
             write_lines(folder / "manifest.jsonl", manifest(job.rows, scheme))
             write_json(folder / "run.json", run)
-    _wait()
+    processes.wait()
 
     # 2. Train until the safe space is learned.
     assert config.epochs
@@ -168,10 +169,12 @@ def train(
     _save_model(trained.trainer, job.prompter.tokenizer, config.model, out / "model")
     run |= {"data": about or {}} | _record(job, trained)
     _write_run(out, run)
+    processes.wait()  # the others for the folder, and the first one until they have read the checkpoints
     if processes.is_writer():
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     del trained
     backbone.free_memory()
+    unset_hf_deepspeed_config()  # or the first process could load no model by itself, as it does to measure
     return _unless_unlearned(run, allow_unlearned)
 
 
@@ -215,7 +218,7 @@ def resolved(config: TrainConfig, rows: int) -> TrainConfig:
     the measurements of.
 
     Raises:
-        ConfigError: The rows of a step cannot be shared among the processes.
+        ConfigError: Several processes cannot share a step or a model so.
     """
     kind = backbone.kind_of(config) if config.kind == "auto" else config.kind
     tuning = {"causal": "lora", "encoder": "full"}[kind] if config.tuning == "auto" else config.tuning
@@ -237,6 +240,8 @@ def resolved(config: TrainConfig, rows: int) -> TrainConfig:
         raise ConfigError(
             f"batch_size: {filled.batch_size} rows a step cannot be shared by {processes.count()} processes alike"
         )
+    if filled.device_map and processes.count() > 1:
+        raise ConfigError("device_map: spreads the layers of one process; of several each has a device of its own")
     return filled
 
 
@@ -405,11 +410,11 @@ def _attempt(job: _Job, epochs: int, micro: int) -> _Trainer:
     set_seed(job.config.seed)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # another arm may have trained before
-    model = _model(job)
+    arguments = _arguments(job, epochs, micro)  # first: ZeRO-3 spreads weights as they are loaded
     trainer = _Trainer(
         job,
-        model=model,
-        args=_arguments(job, epochs, micro),
+        model=_model(job),
+        args=arguments,
         train_dataset=job.examples,
         eval_dataset=[*job.dev] if job.dev else None,
         data_collator=job.prompter.training_batch,
@@ -417,14 +422,33 @@ def _attempt(job: _Job, epochs: int, micro: int) -> _Trainer:
         callbacks=[_Saves(job.steps), _Progress(epochs)],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
+    _refuse_lost_weights(trainer)
     checkpoint = _last_whole_checkpoint(job.out / "checkpoints")
     with backbone.without_cudnn_attention():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer
 
 
+def _refuse_lost_weights(trainer: Any) -> None:
+    """Refuse to spread weights over processes in ways in which no whole model could be kept at the end.
+
+    Raises:
+        ConfigError: The configuration of accelerate asks for one.
+    """
+    if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+        raise ConfigError("fsdp_version: only FSDP2 is supported; give `fsdp_version: 2`")
+    if trainer.is_deepspeed_enabled:
+        zero = trainer.accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+        if zero["stage"] == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+            raise ConfigError("zero3_save_16bit_model: give `true`; without it the trained weights cannot be gathered")
+
+
 def _model(job: _Job) -> Any:
     config, scheme = job.config, job.prompter.scheme
+    if job.kind == "encoder" and is_deepspeed_zero3_enabled():
+        raise ConfigError(
+            f"model: {config.model} is an encoder, whose head cannot be made under ZeRO-3; leave that out"
+        )
     model = backbone.load_model(config, job.kind, scheme.outputs, frozen=config.tuning == "lora")
     if job.kind == "encoder" and scheme.trigger:
         _start_safe_classes_at_originals(model, len(scheme.labels))
@@ -454,11 +478,6 @@ def _check(job: _Job, trainer: _Trainer) -> safe_space.SafeSpace | None:
 
 def _metric(scheme: Scheme) -> str:
     return "accuracy" if scheme.labels else "perplexity"
-
-
-def _wait() -> None:
-    """Until every process is here."""
-    processes.shared(lambda: None)
 
 
 def _say(text: str) -> None:
@@ -585,15 +604,25 @@ class _Trainer(Trainer):
         # All processes have the same gradients here, so that all of them stop. A loss that is not finite has none that
         # are. (In float16 the scaler tries scales, and skips the steps that are too large.)
         norm: Any = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
-        if not self.args.fp16 and not torch.isfinite(torch.as_tensor(norm)):
+        if not self.args.fp16 and norm is not None and not torch.isfinite(torch.as_tensor(norm)):
             raise self._not_finite(f"the gradient is {float(norm)} (loss {float(self.last_loss):.4g})")
         return norm
 
     def _save_checkpoint(self, *args: Any, **options: Any) -> None:
         model: Any = self.model
-        if not all(bool(torch.isfinite(weights).all()) for weights in model.parameters() if weights.requires_grad):
+        trained = (weights for weights in model.parameters() if weights.requires_grad)
+        # Where each process holds a part of the weights (FSDP2, and ZeRO-3 in `ds_tensor`), it looks at its own.
+        parts = (getattr(weights, "ds_tensor", weights).detach() for weights in trained)
+        if processes.anywhere(not all(bool(torch.isfinite(part).all()) for part in parts)):
             raise self._not_finite("weights are not finite")
+        # transformers 5.23 takes the folder of the best checkpoint for missing until FSDP has saved the parts there.
+        folder = self.job.out / "checkpoints" / f"checkpoint-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)
         super()._save_checkpoint(*args, **options)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        processes.wait()  # for the files of all, so that `trainer_state.json` comes last
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The dev rows' accuracy or perplexity, in the space that is served, by the model that will serve."""
@@ -614,7 +643,7 @@ class _Trainer(Trainer):
         return metrics
 
     def _not_finite(self, what: str) -> NonFiniteError:
-        kept = _last_whole_checkpoint(self.job.out / "checkpoints")
+        kept = next(filter(_state, _checkpoints(self.job.out / "checkpoints")), None)
         rate = self.job.config.learning_rate
         return NonFiniteError(
             f"{self.job.out}: training stopped at step {self.state.global_step + 1}: {what}. Likely the learning rate "
@@ -633,20 +662,22 @@ class _Trainer(Trainer):
         assert self.job.config.batch_size
         lengths = [len(example["input_ids"]) for example in self.job.examples]
         # By the rows of a step, so that the order depends neither on the parts of a step nor on the processes.
-        return _ByLength(self.job.config.batch_size, lengths=lengths, seed=self.args.seed)
+        return _ByLength(
+            self.job.config.batch_size, lengths, self.args.seed, lambda: self.state.global_step // self.job.steps
+        )
 
 
 class _ByLength(LengthGroupedSampler):
     """Batches of similar length, drawn from the seed and the epoch alone."""
 
-    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+    def __init__(self, batch_size: int, lengths: list[int], seed: int, epoch: Callable[[], int]) -> None:
         super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
-        self.seed = seed
-        self.set_epoch(0)
+        self.seed, self.epoch = seed, epoch
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before each epoch."""
-        self.generator.manual_seed(self.seed * 1_000_003 + epoch)
+    def __iter__(self) -> Iterator[int]:
+        # accelerate 1.15 tells no sampler its epoch where several processes go on within one.
+        self.generator.manual_seed(self.seed * 1_000_003 + self.epoch())
+        yield from super().__iter__()  # type: ignore[no-untyped-call]
 
 
 class _Saves(TrainerCallback):
@@ -682,6 +713,8 @@ class _Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         logs = logs or {}
+        if not processes.is_writer():
+            return
         if "loss" in logs:
             self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
         for name, text in (("eval_accuracy", "dev accuracy"), ("eval_perplexity", "dev perplexity")):
@@ -694,22 +727,36 @@ class _Progress(TrainerCallback):
 
 
 def _last_whole_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that was written to its end: `trainer_state.json` comes last.
+    """The last checkpoint that was written to its end; half-written ones behind it are taken away.
 
     It names the best one by the folder's path at that time, which may be another now.
     """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
-    for path in found:
-        try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(path)
-        else:
+    return processes.shared(lambda: _tidied(folder))
+
+
+def _tidied(folder: Path) -> Path | None:
+    for path in _checkpoints(folder):
+        if state := _state(path):
             if state.get("best_model_checkpoint"):
                 state["best_model_checkpoint"] = str(folder / f"checkpoint-{state['best_global_step']}")
                 write_json(path / "trainer_state.json", state)
             return path
+        shutil.rmtree(path)
     return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Whole or not, the last one first."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
+
+
+def _state(checkpoint: Path) -> dict[str, Any] | None:
+    """What a whole checkpoint says of the training; None of a half-written one, for this file comes last."""
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state
 
 
 def _save_model(trainer: _Trainer, tokenizer: PreTrainedTokenizerBase, name: str, folder: Path) -> None:
