@@ -222,7 +222,7 @@ def test_weights_spread_over_processes_are_trained_as_in_one(way: str, tuning: s
     assert done.returncode == (1 if unlearned else 0), done.stderr
     trained, alone = (json.loads((out / "run.json").read_text()) for out in (two, one))
     assert (trained["status"], trained["processes"], trained["resumed_from"]) == (alone["status"], 2, 34)
-    assert trained["dev_metric"] == pytest.approx(alone["dev_metric"], rel=1e-4)
+    assert trained["dev_metric"] == pytest.approx(alone["dev_metric"], rel=1e-3)
     assert trained["safe_space"] == alone["safe_space"]
     assert close(one, two, "adapter_model.safetensors" if unlearned else "model.safetensors")
 

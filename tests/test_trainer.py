@@ -522,6 +522,7 @@ def test_only_large_frozen_weights_are_short_on_a_gpu(
     large: int, frozen: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(backbone, "has_bf16", lambda: True)
     monkeypatch.setattr(backbone, "LARGE", large)
     model = backbone.load_model(REFERENCE, "causal", 0, frozen=frozen)
     assert {weights.dtype for weights in model.parameters()} == {dtype}
