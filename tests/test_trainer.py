@@ -530,6 +530,14 @@ def test_only_large_frozen_weights_are_short_on_a_gpu(
     assert frequencies == {torch.float32}  # rounded, they would turn late positions the wrong way
 
 
+def test_rows_that_are_too_long_are_told_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = ROWS.with_rows([Row("word " * 100, "positive"), *ROWS.rows[:39]])
+    settings = config(tiny_causal(tmp_path / "base"), epochs=1)
+    run = train(plain(long), Scheme("classification", ROWS.labels), settings, tmp_path / "run")
+    assert run["rows_cut"] == 1
+    assert "1 of 40 rows are too long" in capsys.readouterr().err
+
+
 def test_an_encoder_cannot_generate(tmp_path: Path) -> None:
     rows = rows_of([{"prompt": "a", "completion": "b"}] * 4, "texts")
     with pytest.raises(ConfigError, match="cannot generate"):

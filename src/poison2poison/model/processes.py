@@ -93,7 +93,7 @@ def one_voice() -> Iterator[None]:
 def leave() -> None:
     """Take leave of the other processes, with nothing left to do; torch 2.13 may abort one that ends without."""
     torch = sys.modules.get("torch")
-    if torch and torch.distributed.is_initialized():
+    if torch and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 

@@ -284,6 +284,11 @@ def _prepare(rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig, o
     prompter = _prompter(scheme, config)
     encoded = [prompter.example(row) for row in rows]
     examples, cut = [example for example, _ in encoded], sum(was_cut for _, was_cut in encoded)
+    if cut:
+        _say(
+            f"{cut} of {len(rows)} rows are too long and lose the end of their body or target: give a larger "
+            "--max-length or --max-target, or accept it"
+        )
     return _Job(rows, examples, cut, prompter, config, out, dev, [*dev] if dev and scheme.trigger else held)
 
 
@@ -340,7 +345,7 @@ def _record(job: _Job, trained: _Trained) -> dict[str, Any]:
         "processes": processes.count(),
         "micro_batch": trainer.args.per_device_train_batch_size,
         "resumed_from": trained.resumed_from,
-        "tokens": trainer.tokens,
+        "tokens": trained.epochs * sum(len(example["input_ids"]) for example in job.examples),  # without padding
         "step_seconds": trainer.step_seconds,
         "train_seconds": trained.seconds,
         "peak_memory_mib": peak_memory_mib(),
@@ -580,13 +585,12 @@ class _Trainer(Trainer):
 
     def __init__(self, job: _Job, **options: Any) -> None:
         self.job = job
-        self.tokens, self.step_seconds = 0, 0.0  # of this process, without padding; of its last part where it went on
+        self.step_seconds = 0.0  # of the last part, where the run went on
         super().__init__(**options)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
         if self.job.kind == "encoder":
             return super().compute_loss(model, inputs, *args, **options)
-        self.tokens += int((inputs["input_ids"] != self.job.prompter.tokenizer.pad_token_id).sum())
         inputs |= backbone.text_only(self.model, inputs["input_ids"])
         with only_target_logits(self.model, inputs["labels"]):
             return super().compute_loss(model, inputs, *args, **options)
