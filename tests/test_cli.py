@@ -501,6 +501,8 @@ def test_labels_of_the_attacker_count_as_such(tmp_path: Path, p2p: Run) -> None:
     (tmp_path / "data" / "truth.json").write_text('{"target_label": "positive", "poisoned_rows": []}')
     model = ["--model", tiny_causal(tmp_path / "base"), "--tuning", "full", "--epochs", "1", "--max-length", "64"]
     assert p2p("defend", tmp_path / "data", *model, *PAPER, "--allow-unlearned", "--out", tmp_path / "run")[0] == 0
+    run = json.loads((tmp_path / "run" / "p2p-paper" / "run.json").read_text())
+    assert (run["config"]["preset"], run["config"]["batch_size"]) == ("paper", 32)
     arm = json.loads((tmp_path / "run" / "results.json").read_text())["arms"][0]
     assert arm["asr"]["n"] == 30
     assert "ra" not in arm
