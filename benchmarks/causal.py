@@ -244,7 +244,7 @@ def device() -> str:
     """What the figures were measured on, in words."""
     import torch
 
-    from poison2poison.model.backbone import has_bf16
+    from poison2poison.model.hardware import has_bf16
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()

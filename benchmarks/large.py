@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from poison2poison.config import TrainConfig
-from poison2poison.model import backbone
+from poison2poison.model import hardware
 from poison2poison.model.trainer import train
 from poison2poison.pipeline import Data, defend
 from poison2poison.records import Rows
@@ -47,7 +47,7 @@ def build(folder: Path, width: int, layers: int) -> int:
         pad_token_id=tokenizer.pad_token_id,
         dtype=torch.bfloat16,
     )
-    with torch.device("cpu" if backbone.on_cpu() else "cuda"):
+    with torch.device("cpu" if hardware.on_cpu() else "cuda"):
         model: Any = transformers.LlamaForCausalLM(config)
     model = model.to(torch.bfloat16)
     model.save_pretrained(folder)
@@ -58,7 +58,7 @@ def build(folder: Path, width: int, layers: int) -> int:
 
 def matrix_rate(size: int) -> float:
     """Floating-point operations a second of square bfloat16 products."""
-    device = "cpu" if backbone.on_cpu() else "cuda"
+    device = "cpu" if hardware.on_cpu() else "cuda"
     left, right = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
     best = float("inf")
     for _ in range(5):
@@ -72,7 +72,7 @@ def matrix_rate(size: int) -> float:
 
 
 def _wait() -> None:
-    if not backbone.on_cpu():
+    if not hardware.on_cpu():
         torch.cuda.synchronize()
 
 
@@ -99,7 +99,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"
         weights = build(base, args.width, args.layers)
-        backbone.free_memory()
+        hardware.free_memory()
         config = TrainConfig(str(base), epochs=1, more_epochs=0, max_target=64, gradient_checkpointing=False)
         run = train(plain(rows), Scheme(rows.task), config, Path(folder) / "arm")
         done = 4 * weights * run["tokens"] / run["step_seconds"]

@@ -24,9 +24,10 @@ import transformers
 
 from poison2poison.auditing import audit
 from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
-from poison2poison.model import backbone
+from poison2poison.model import backbone, hardware, lora
 from poison2poison.model.embeddings import embedder
-from poison2poison.model.trainer import resolved, train
+from poison2poison.model.settings import resolved
+from poison2poison.model.trainer import train
 from poison2poison.records import Rows, read_rows
 from poison2poison.reference import reference_rows
 from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
@@ -49,12 +50,12 @@ def with_trl(rows: Rows, config: TrainConfig) -> None:
     from trl.trainer.sft_trainer import SFTTrainer
 
     model = backbone.load_model(config, "causal", 0, frozen=True)
-    lora = LoraConfig(
+    adapter = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout or 0.0,
-        target_modules=backbone.lora_targets(model, config.lora_targets or "all"),
+        target_modules=lora.target_modules(model, config.lora_targets or "all"),
     )
     tokenizer = backbone.load_tokenizer(config)
     with tempfile.TemporaryDirectory() as folder:
@@ -66,14 +67,14 @@ def with_trl(rows: Rows, config: TrainConfig) -> None:
             max_length=config.max_length,
             completion_only_loss=True,
             gradient_checkpointing=False,
-            bf16=backbone.has_bf16(),
-            use_cpu=backbone.on_cpu(),
+            bf16=hardware.has_bf16(),
+            use_cpu=hardware.on_cpu(),
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
         )
         data = Dataset.from_list([_turns(row.prompt, row.target, tokenizer) for row in rows])
-        trainer = SFTTrainer(model, args=settings, train_dataset=data, processing_class=tokenizer, peft_config=lora)
+        trainer = SFTTrainer(model, args=settings, train_dataset=data, processing_class=tokenizer, peft_config=adapter)
         trainer.train()
 
 

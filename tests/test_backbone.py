@@ -36,7 +36,7 @@ from transformers.models.auto.modeling_auto import (
 from poison2poison.config import REFERENCE, ModelConfig, TrainConfig
 from poison2poison.errors import ConfigError, ModelError
 from poison2poison.files import write_json
-from poison2poison.model import backbone
+from poison2poison.model import backbone, hardware, lora
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.embeddings import embedder
 from poison2poison.model.prompting import Prompter
@@ -350,7 +350,7 @@ def test_attention_without_cudnn_is_still_attention() -> None:
     query = torch.randn(1, 1, 4, 8)
     expected = torch.nn.functional.scaled_dot_product_attention(query, query, query)
     cuda: Any = torch.backends.cuda
-    with backbone.without_cudnn_attention():
+    with hardware.without_cudnn_attention():
         assert not cuda.cudnn_sdp_enabled()
         torch.testing.assert_close(torch.nn.functional.scaled_dot_product_attention(query, query, query), expected)
     assert cuda.cudnn_sdp_enabled()
@@ -399,17 +399,17 @@ def test_lora_on_an_encoder_keeps_its_whole_head(
     # As many are given: the head, and of BERT the pooler, are not in the files.
     config = saved(AutoModelForMaskedLM.from_config(architecture), tmp_path / "base")
     base = backbone.load_model(config, "encoder", 4, frozen=True)
-    targets = backbone.lora_targets(base, which)
-    assert backbone.classification_head(base) == head
+    targets = lora.target_modules(base, which)
+    assert lora.classification_head(base) == head
     assert not [name for name in targets if "pool" in name or "classifier" in name]
-    lora = LoraConfig(task_type="SEQ_CLS", target_modules=targets, modules_to_save=backbone.classification_head(base))
-    model: Any = get_peft_model(base, lora)
+    adapter = LoraConfig(task_type="SEQ_CLS", target_modules=targets, modules_to_save=lora.classification_head(base))
+    model: Any = get_peft_model(base, adapter)
     for name, weights in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weights)
     trained, _ = served(model, LABELS, "encoder")._class_logits(PROMPTS, "safe")
     model.save_pretrained(tmp_path / "adapter")
-    again = backbone.load_adapter(backbone.load_model(config, "encoder", 4, frozen=True), str(tmp_path / "adapter"))
+    again = lora.load_adapter(backbone.load_model(config, "encoder", 4, frozen=True), str(tmp_path / "adapter"))
     torch.testing.assert_close(served(again, LABELS, "encoder")._class_logits(PROMPTS, "safe")[0], trained)
 
 
@@ -523,8 +523,8 @@ def test_an_artifact_without_its_head_or_with_half_an_adapter_is_refused(tmp_pat
     _without(folder / "model" / "model.safetensors", "classifier.weight")
     with pytest.raises(ModelError, match=r"weights are missing: classifier\.weight"):
         DefendedModel.load(folder)
-    lora = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], modules_to_save=["classifier"])
-    get_peft_model(model, lora).save_pretrained(str(folder / "model"))
+    adapter = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], modules_to_save=["classifier"])
+    get_peft_model(model, adapter).save_pretrained(str(folder / "model"))
     write_json(folder / "run.json", {**json.loads((folder / "run.json").read_text()), "tuning": "lora"})
     assert DefendedModel.load(folder).classify(PROMPTS)
     _without(folder / "model" / "adapter_model.safetensors", "lora_A")
@@ -540,19 +540,14 @@ def test_an_artifact_is_loaded_as_it_was_trained(tmp_path: Path) -> None:
     assert DefendedModel.load(old, device="cpu").model.dtype == torch.float32
 
 
-SAFE_SPACE = {
-    "metric": "accuracy", "safe": 0.5, "original": 0.9, "leak": 0.25, "off_space": 0.0, "rows": 40, "learned": False,
-}  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("run", "reason"),
     [
         ({"status": "running"}, "was interrupted; run the same command again"),
         ({"status": "failed", "reason": "the loss is nan"}, "its training failed: the loss is nan"),
         (
-            {"status": "unlearned", "safe_space": SAFE_SPACE},
-            r"accuracy 0.500 in the safe space and 0.900 in the original one, 25.0% .* 40 rows.*--allow-unlearned",
+            {"status": "unlearned", "reason": "the safe space was not learned: 25.0% leak"},
+            "the safe space was not learned: 25.0% leak. To load it .*--allow-unlearned",
         ),
         ({"status": "strange"}, "its status 'strange' is not known"),
         ({"config": None}, "not an artifact folder"),
@@ -570,6 +565,6 @@ def test_a_run_that_left_no_model_to_serve_is_told(run: Any, reason: str, tmp_pa
 def test_products_are_in_the_number_format_that_was_asked_for(
     dtype: str, found: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backbone, "has_bf16", lambda: True)
-    with backbone.autocast(torch.device("cpu"), dtype):
+    monkeypatch.setattr(hardware, "has_bf16", lambda: True)
+    with hardware.autocast(torch.device("cpu"), dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == found

@@ -14,11 +14,13 @@ from transformers import AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from poison2poison.config import ModelConfig
-from poison2poison.model import backbone
+from poison2poison.model import backbone, hardware, lora
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.embeddings import embedder
+from poison2poison.model.loss import only_target_logits, target_loss
 from poison2poison.model.prompting import Prompter
 from poison2poison.reference import MODEL_DIR
+from poison2poison.repoison import TrainingRow
 from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from support import tiny_of
 
@@ -113,7 +115,7 @@ def model(folder: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbone, "has_bf16", lambda: False)
+    monkeypatch.setattr(hardware, "has_bf16", lambda: False)
 
 
 def served(model: Any, scheme: Scheme) -> DefendedModel:
@@ -139,6 +141,31 @@ def test_texts_of_a_batch_are_those_of_each_prompt_alone(model: Any, space: Any)
     assert len({answer.text for answer in together}) > 1
 
 
+def test_training_on_a_batch_is_training_on_its_rows(model: Any) -> None:
+    prompter = Prompter(TOKENIZER, TEXTS, "causal", max_length=200, max_target=30)
+    rows = [TrainingRow(i, "safe", "keep", prompt, PROMPTS[-1 - i]) for i, prompt in enumerate(PROMPTS)]
+    examples = [prompter.example(row)[0] for row in rows]
+    embeddings = model.get_input_embeddings().weight.requires_grad_()
+    dropout = [part for part in model.modules() if isinstance(part, torch.nn.Dropout)]
+    for part in dropout:
+        part.p = 0.0
+
+    def steps(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = batch["input_ids"]
+        with only_target_logits(model, batch["labels"]):
+            logits = model(**{**batch, "labels": None}, **backbone.text_only(model, ids), use_cache=False).logits
+        loss = target_loss(logits, batch["labels"])
+        return loss.detach(), torch.autograd.grad(loss, embeddings)[0]
+
+    model.train()
+    together = steps(prompter.training_batch(examples))
+    alone = [steps(prompter.training_batch([example])) for example in examples]
+    model.eval()
+    for ours, theirs in zip(together, map(sum, zip(*alone, strict=True)), strict=True):
+        assert isinstance(theirs, torch.Tensor)
+        torch.testing.assert_close(ours, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-4)
+
+
 def test_states_of_a_batch_are_those_of_each_text_alone(folder: str) -> None:
     embed = embedder(folder)
     together = embed(PROMPTS)
@@ -151,13 +178,13 @@ def test_every_adapter_is_on_the_way_of_a_text_and_is_kept(folder: str, which: s
     from peft import LoraConfig, get_peft_model
 
     base = backbone.load_model(ModelConfig(folder), "causal", 0, frozen=True)
-    lora = LoraConfig(
+    adapter = LoraConfig(
         task_type="CAUSAL_LM",
-        target_modules=backbone.lora_targets(base, which),
+        target_modules=lora.target_modules(base, which),
         fan_in_fan_out=any(isinstance(part, Conv1D) for part in base.modules()),
         lora_dropout=0.1,
     )
-    model: Any = get_peft_model(base, lora).train()
+    model: Any = get_peft_model(base, adapter).train()
     ids = torch.tensor([TOKENIZER(PROMPTS[1] * 2)["input_ids"]])
     model(input_ids=ids, labels=ids, **backbone.text_only(model, ids)).loss.backward()
     adapters = {name: weights for name, weights in model.named_parameters() if "lora_B" in name}
@@ -170,14 +197,14 @@ def test_every_adapter_is_on_the_way_of_a_text_and_is_kept(folder: str, which: s
         torch.nn.init.normal_(weights)
     trained, _ = served(model, LABELS)._class_logits(PROMPTS, "safe")
     model.save_pretrained(tmp_path, save_embedding_layers=False)
-    again = backbone.load_adapter(backbone.load_model(ModelConfig(folder), "causal", 0, frozen=True), str(tmp_path))
+    again = lora.load_adapter(backbone.load_model(ModelConfig(folder), "causal", 0, frozen=True), str(tmp_path))
     assert not torch.allclose(before, trained, atol=1e-3)
     torch.testing.assert_close(served(again, LABELS)._class_logits(PROMPTS, "safe")[0], trained, atol=1e-4, rtol=1e-4)
 
 
 def test_the_papers_modules_are_named_as_in_the_paper(folder: str) -> None:
     model = backbone.load_model(ModelConfig(folder), "causal", 0, frozen=True)
-    targets = {name.rsplit(".", 1)[-1] for name in backbone.lora_targets(model, "qv")}
+    targets = {name.rsplit(".", 1)[-1] for name in lora.target_modules(model, "qv")}
     expected = {"mpt": {"Wqkv"}, "gpt2": {"c_attn"}, "mamba2": {"in_proj"}}
     expected["rwkv"] = {"key", "output", "receptance", "value"}
     assert targets == expected.get(model.config.model_type, {"q_proj", "v_proj"})

@@ -16,7 +16,7 @@ from poison2poison.cli import main
 from poison2poison.config import TrainConfig
 from poison2poison.errors import ConfigError
 from poison2poison.files import write_json, write_lines
-from poison2poison.model import processes, trainer
+from poison2poison.model import processes, settings
 from poison2poison.pipeline import write_repoisoned
 from poison2poison.records import Rows, as_records, rows_of
 from poison2poison.repoison import RepoisonConfig, repoison
@@ -50,13 +50,13 @@ processes.leave()
 STOPPED = """
 import os
 from poison2poison.cli import main
-from poison2poison.model import trainer
+from poison2poison.model import loop
 
 def stop(self, args, state, control, **_):
     if state.global_step == int(os.environ.get("STOP_AT", -1)) and os.environ["RANK"] == "1":
         os._exit(9)
 
-trainer._Progress.on_step_begin = stop
+loop.Progress.on_step_begin = stop
 main()
 """
 
@@ -184,9 +184,9 @@ def test_a_process_that_alone_fails_says_so(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.usefixtures("second")
 def test_what_several_processes_cannot_share_is_refused() -> None:
     with pytest.raises(ConfigError, match="device_map"):
-        trainer.resolved(TrainConfig(device_map="auto"), 100)
+        settings.resolved(TrainConfig(device_map="auto"), 100)
     with pytest.raises(ConfigError, match="9 rows a step cannot be shared by 2"):
-        trainer.resolved(TrainConfig(batch_size=9), 100)
+        settings.resolved(TrainConfig(batch_size=9), 100)
 
 
 @pytest.mark.slow

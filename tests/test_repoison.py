@@ -368,8 +368,20 @@ def test_triggers_are_published_drawn_or_given() -> None:
         {"suspects": "drop", "recipe": "paper"},
         {"together": -0.1},
         {"safe_prefix": " "},
+        {"safe_labels": "auto"},
+        {"safe_labels": "prefix", "recipe": "paper"},
     ],
 )
 def test_illegal_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         RepoisonConfig(**options)
+
+
+def test_safe_labels_stand_behind_the_prefix_or_are_shifted() -> None:
+    shifted, behind = (build_scheme(ROWS, RepoisonConfig(safe_labels=name)) for name in ("shift", "prefix"))
+    assert (shifted.safe_prefix, shifted.outputs) == ("", 4)
+    assert behind.outputs == 2
+    assert behind.target_text("1", "safe").endswith("1")
+    assert behind.target_text("1", "safe") != behind.target_text("1", "original")
+    with pytest.raises(ConfigError, match="safe_labels: these rows have texts"):
+        build_scheme(TEXTS, RepoisonConfig(safe_labels="prefix"))

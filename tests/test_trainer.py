@@ -24,7 +24,7 @@ from transformers import (
 from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.errors import ConfigError, ModelError, NonFiniteError, OutputError, TrainingError, UnlearnedError
 from poison2poison.files import write_json, write_lines
-from poison2poison.model import backbone, safe_space, trainer
+from poison2poison.model import backbone, hardware, loop, safe_space, settings, trainer
 from poison2poison.model.defended import Answer, DefendedModel
 from poison2poison.model.loss import only_target_logits, target_loss
 from poison2poison.model.prompting import Prompter
@@ -60,7 +60,7 @@ def test_a_moved_run_finds_its_best_checkpoint(tmp_path: Path) -> None:
         state = {"best_global_step": 10, "best_model_checkpoint": "elsewhere/checkpoint-10", "global_step": step}
         (tmp_path / f"checkpoint-{step}").mkdir()
         write_json(tmp_path / f"checkpoint-{step}" / "trainer_state.json", state)
-    found = trainer._last_whole_checkpoint(tmp_path)
+    found = loop.last_whole_checkpoint(tmp_path)
     assert found == tmp_path / "checkpoint-20"
     state = json.loads((found / "trainer_state.json").read_text())
     assert state == {
@@ -162,8 +162,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
 
     stop = _stop_at(stop_at)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(trainer._Progress, "on_step_begin", stop)
-        patched.setattr(trainer._Progress, "on_step_end", stop)
+        patched.setattr(loop.Progress, "on_step_begin", stop)
+        patched.setattr(loop.Progress, "on_step_end", stop)
         train(REPOISONED, SCHEME, same, tmp_path / "run", dev=DEV)
     with pytest.raises(ModelError, match="interrupted"):
         DefendedModel.load(tmp_path / "run")
@@ -179,7 +179,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     for step, state in ((4, '{"global_step": 4}'), (12, '{"global_')):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert trainer._last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert loop.last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_training_goes_on_until_the_safe_space_is_learned(tmp_path: Path, defend
     assert (run["status"], run["epochs"], len(run["dev_metric"])) == ("done", 6, 6)
     assert run["safe_space"]["learned"]
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(trainer._Progress, "on_step_begin", _stop_at(20))
+        patched.setattr(loop.Progress, "on_step_begin", _stop_at(20))
         train(REPOISONED, SCHEME, stopped, tmp_path / "stopped", dev=DEV)
     again = train(REPOISONED, SCHEME, stopped, tmp_path / "stopped", dev=DEV)
     assert (again["epochs"], again["dev_metric"]) == (6, run["dev_metric"])
@@ -242,6 +242,13 @@ def test_without_dev_rows_a_part_of_s_is_held_out_for_the_check(tmp_path: Path, 
     found = run["safe_space"]
     assert (found["source"], found["rows"], run["rows"]) == ("held out of S", 12, len(REPOISONED) - 12)
     assert found["learned"]
+
+
+def test_where_nothing_can_be_held_out_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = repoison(opinions(20), SCHEME, RepoisonConfig("paper", rho=0.1))
+    run = train(rows, SCHEME, config(tiny_causal(tmp_path / "base"), epochs=1), tmp_path / "run")
+    assert "safe_space" not in run
+    assert "whether the safe space is learned is NOT checked; give --dev" in capsys.readouterr().err
 
 
 def test_what_is_made_of_a_row_held_out_is_held_out_too() -> None:
@@ -325,7 +332,7 @@ def test_rows_at_once_are_halved_until_they_fit(
             raise torch.OutOfMemoryError("out of memory\ndetails")
         return only_target_logits(model, labels)
 
-    monkeypatch.setattr(trainer, "only_target_logits", small_memory)
+    monkeypatch.setattr(loop, "only_target_logits", small_memory)
     same = config(str(defended.parent / "base"))
     run = train(REPOISONED, SCHEME, same, tmp_path / "run", dev=DEV)
     whole = json.loads((defended / "run.json").read_text())
@@ -360,11 +367,11 @@ def test_defaults_depend_on_recipe_model_and_rows(tmp_path: Path) -> None:
     found = [
         (c.kind, c.tuning, c.epochs, c.more_epochs, c.batch_size, c.learning_rate, c.warmup, c.lora_targets)
         for c in (
-            trainer.resolved(reference, 3_000),
-            trainer.resolved(other, 3_000),
-            trainer.resolved(other, 240),
-            trainer.resolved(paper, 240),
-            trainer.resolved(encoder, 3_000),
+            settings.resolved(reference, 3_000),
+            settings.resolved(other, 3_000),
+            settings.resolved(other, 240),
+            settings.resolved(paper, 240),
+            settings.resolved(encoder, 3_000),
         )
     ]
     assert found == [
@@ -375,8 +382,44 @@ def test_defaults_depend_on_recipe_model_and_rows(tmp_path: Path) -> None:
         ("encoder", "full", 3, 3, 32, 1e-4, 0.0, "qv"),
     ]
     given = replace(paper, batch_size=4, learning_rate=1e-3, warmup=0.2, more_epochs=0)
-    resolved = trainer.resolved(given, 240)
+    resolved = settings.resolved(given, 240)
     assert (resolved.batch_size, resolved.learning_rate, resolved.warmup, resolved.more_epochs) == (4, 1e-3, 0.2, 0)
+
+
+def test_float16_is_for_lora_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = TrainConfig(tiny_causal(tmp_path / "base"), dtype="float16")
+    with pytest.raises(ConfigError, match="dtype: float16 needs LoRA and a GPU"):
+        settings.resolved(half, 240)
+    monkeypatch.setattr(hardware, "on_cpu", lambda: False)
+    assert settings.resolved(half, 240).dtype == "float16"
+    with pytest.raises(ConfigError, match="dtype: float16 needs LoRA and a GPU"):
+        settings.resolved(replace(half, tuning="full"), 240)
+
+
+def test_dev_rows_are_answered_in_the_number_format_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats, autocast = set(), hardware.autocast
+
+    def note(device: torch.device, dtype: str = "auto") -> Any:
+        formats.add(dtype)
+        return autocast(device, dtype)
+
+    monkeypatch.setattr(hardware, "autocast", note)
+    exact = config(tiny_causal(tmp_path / "base"), epochs=1, more_epochs=0, dtype="float32")
+    train(REPOISONED, SCHEME, exact, tmp_path / "run", dev=DEV, allow_unlearned=True)
+    assert formats == {"float32"}
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_activations_computed_twice_teach_the_same(tuning: str, tmp_path: Path) -> None:
+    once = config(tiny_causal(tmp_path / "base"), tuning=tuning, epochs=1, lora_dropout=0.0, dtype="float32")
+    rows, scheme = plain(ROWS), Scheme("classification", ROWS.labels)
+    for name, twice in (("once", False), ("twice", True)):
+        train(rows, scheme, replace(once, gradient_checkpointing=twice), tmp_path / name)
+    file = "adapter_model.safetensors" if tuning == "lora" else "model.safetensors"
+    ours, theirs = (load_file(tmp_path / name / "model" / file) for name in ("twice", "once"))
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
 
 
 def test_the_paper_settings_are_what_is_trained_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +428,7 @@ def test_the_paper_settings_are_what_is_trained_with(tmp_path: Path, monkeypatch
     def note(self: Any, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **_: Any) -> None:
         rates.append(lr_scheduler.get_last_lr()[0])
 
-    monkeypatch.setattr(trainer._Progress, "on_step_begin", note)
+    monkeypatch.setattr(loop.Progress, "on_step_begin", note)
     rows = repoison(opinions(320), SCHEME, RepoisonConfig("paper"))
     settings = TrainConfig(tiny_causal(tmp_path / "base"), preset="paper")
     run = train(plain(opinions(320)), Scheme("classification", ROWS.labels), settings, tmp_path / "run")
@@ -522,7 +565,7 @@ def test_only_large_frozen_weights_are_short_on_a_gpu(
     large: int, frozen: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(backbone, "has_bf16", lambda: True)
+    monkeypatch.setattr(hardware, "has_bf16", lambda: True)
     monkeypatch.setattr(backbone, "LARGE", large)
     model = backbone.load_model(REFERENCE, "causal", 0, frozen=frozen)
     assert {weights.dtype for weights in model.parameters()} == {dtype}

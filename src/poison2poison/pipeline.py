@@ -71,6 +71,8 @@ def defend(
         P2PError: Data, options or folders cannot be used.
         TrainingError: A training ended without a usable model.
     """
+    from poison2poison.model.settings import resolved
+
     check_trainable(data.train)
     if data.triggered is not None and data.target is not None:
         check_target(data.triggered, data.target)
@@ -82,7 +84,8 @@ def defend(
     harmless = data.harmless if data.triggered is not None else None
     asked = {name: True, "undefended": baseline, "drop-suspects": drop_suspects, "clean": harmless is not None}
     _check_figures(out / "results.json", {arm for arm, wanted in asked.items() if wanted})
-    training = with_preset(training, recipe.recipe)
+    model = training.model  # as it was given
+    training = resolved(with_preset(training, recipe.recipe), len(data.train))  # once, or arms of more rows had others
     undefended = Scheme(data.train.task, data.train.labels)
     scheme = processes.shared(lambda: _scheme(data.train, recipe, out / name))  # drawn once
     found = None
@@ -102,7 +105,7 @@ def defend(
         set_floor(arms, clean)
         arms.append(clean)
     sets = describe(train=data.train, dev=data.dev, test=data.clean, triggered=data.triggered)
-    content = results("defend", data.name, training.model, training.seed, sets, arms)
+    content = results("defend", data.name, model, training.seed, sets, arms)
     if processes.is_writer():
         write_results(out, content, arms)
     return content
@@ -139,8 +142,8 @@ def _audit(rows: Rows, training: TrainConfig, config: AuditConfig, seed: int, pa
         if found.sha256 != rows.sha256 or json.loads(path.read_text(encoding="utf-8")).get("made_with") != made_with:
             raise OutputError(f"{path}: is an audit of other rows or options; give another --out, or delete it")
         return found
-    from poison2poison.model.backbone import free_memory
     from poison2poison.model.embeddings import embedder
+    from poison2poison.model.hardware import free_memory
 
     found = run_audit(rows, embedder(training), config, seed)
     free_memory()
@@ -246,8 +249,8 @@ def _arm(
 
 
 def _measured(name: str, folder: Path, data: Data, *, allow_unlearned: bool) -> Arm:
-    from poison2poison.model.backbone import free_memory
     from poison2poison.model.defended import DefendedModel
+    from poison2poison.model.hardware import free_memory
 
     model = DefendedModel.load(folder, allow_unlearned=allow_unlearned)
     arm = measure(name, model, data.clean, data.triggered, data.target)

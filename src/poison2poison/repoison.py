@@ -57,9 +57,9 @@ class RepoisonConfig:
     cue: str | None = option(None, "The benign trigger's cue, likewise.")
     safe_prefix: str | None = option(None, "Text before every safe target of a generation task.")
     safe_labels: str = option(
-        "auto",
+        "shift",
         "`shift`: label i becomes i + n, as published; `prefix`: it stands behind the safe prefix, as a text does, for "
-        "causal LMs; `auto`: shift.",
+        "causal LMs.",
     )
     spliced: float = option(0.5, "Hardened: rows added with suspect spans spliced in, as a share of S.")
     together: float = option(0.5, "Hardened: share of the spliced rows that get the spans of one suspect row together.")
@@ -77,7 +77,7 @@ class RepoisonConfig:
     def __post_init__(self) -> None:
         choice("recipe", self.recipe, ("paper", "hardened"))
         choice("placement", self.placement, ("replace", "append"))
-        choice("safe_labels", self.safe_labels, ("auto", "shift", "prefix"))
+        choice("safe_labels", self.safe_labels, ("shift", "prefix"))
         choice("trigger", self.trigger, ("auto", "paper", "random"))
         if self.rho is not None:
             fraction("rho", self.rho)
@@ -87,6 +87,8 @@ class RepoisonConfig:
         choice("suspects", self.suspects, ("keep", "drop"))
         if self.suspects == "drop" and self.recipe == "paper":
             raise ConfigError("suspects: the paper's recipe has no audit, and so none to drop; leave it out")
+        if self.safe_labels == "prefix" and self.recipe == "paper":
+            raise ConfigError("safe_labels: the paper's recipe shifts labels; leave it out")
         for name in ("spliced", "together", "doubted", "confident", "agreeing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not between 0 and 1")
@@ -125,6 +127,7 @@ def build_scheme(rows: Rows, config: RepoisonConfig) -> Scheme:
 
     Raises:
         SchemeError: The trigger occurs in the data.
+        ConfigError: Safe labels are asked for, and the rows have texts.
     """
     config = config.resolved()
     prompts = [row.prompt for row in rows]
@@ -137,7 +140,9 @@ def build_scheme(rows: Rows, config: RepoisonConfig) -> Scheme:
         trigger.prefix if config.prefix is None else config.prefix, trigger.cue if config.cue is None else config.cue
     )
     check_trigger(trigger, prompts)
-    if rows.task == "classification" and config.safe_labels != "prefix":
+    if rows.task == "generation" and config.safe_labels == "prefix":
+        raise ConfigError("safe_labels: these rows have texts and no labels; leave it out")
+    if rows.task == "classification" and config.safe_labels == "shift":
         return Scheme(rows.task, rows.labels, trigger)
     return Scheme(rows.task, rows.labels, trigger, safe_prefix if config.safe_prefix is None else config.safe_prefix)
 

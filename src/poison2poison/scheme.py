@@ -2,8 +2,7 @@
 
 Classification: the labels 0..n-1 are the original space, h(i) = i + n is the safe label of i. Generation: a target y
 becomes [p; y], y behind the safe prefix p (arXiv 2510.04503, section 3). A causal LM can be taught labels as texts too:
-[p; i]. A scheme is a secret: an attacker who knows
-the trigger can poison the safe space.
+[p; i]. A scheme is a secret: an attacker who knows the trigger can poison the safe space.
 """
 
 from __future__ import annotations
@@ -96,7 +95,8 @@ class Scheme:
         """
         if index is None:
             return None, "off-space"
-        safe = self.trigger is None or (index >= self.shift if self.shift else prefixed)
+        in_safe_space = index >= self.shift if self.shift else prefixed
+        safe = self.trigger is None or in_safe_space
         return self.labels[index % len(self.labels)], "safe" if safe else "leak"
 
     def save(self, path: Path) -> None:

@@ -3,6 +3,11 @@
 backbone     any base model from a folder or the hub, and what it is
 prompting    the one place where prompts and targets become tokens
 embeddings   frozen embeddings of a base model, for the audit
+lora         the adapter, and the layers that it adapts
+settings     what a training uses where nothing is given
 trainer      fine-tune on re-poisoned rows into an artifact folder
+loop         its training loop; loss: the loss of target tokens
+safe_space   whether the safe space was learned
 defended     the model that is served and measured
+hardware     memory, number formats and kernels; processes: several of one run
 """

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib.util
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -34,11 +30,11 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
-from transformers.pytorch_utils import Conv1D
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from poison2poison.config import REFERENCE, ModelConfig, choice
 from poison2poison.errors import ConfigError, ModelError, P2PError
+from poison2poison.model import hardware
 from poison2poison.model.prompting import Kind
 from poison2poison.reference import MODEL_DIR
 
@@ -51,13 +47,6 @@ BIDIRECTIONAL = ("bert-generation", "cpmant", "diffusion_gemma", "xlnet")
 # Their batched answers are not those of each prompt alone (transformers 5.23): the first ignores the mask, the second
 # groups tokens by their place in the padded row, the others take wrong steps behind padding.
 MISREAD_PADDING = ("rwkv", "deepseek_v4", "glm_moe_dsa", "minimax")
-
-# A router may inherit from Linear and give more than a product, which no adapter can stand in for.
-LINEAR = ("Linear", "Conv1D", "FalconLinear", "Linear4bit", "Linear8bitLt")
-
-# Where experts are fused into one parameter, peft takes the names that their layers once had for that parameter, which
-# it cannot adapt with dropout: a layer outside the experts that has one of these names stays as it is.
-OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 SUPPORTED = "supported are causal LMs, multimodal models that hold one, and encoders with a classification head"
 
@@ -100,7 +89,7 @@ def commit_of(config: ModelConfig) -> str | None:
     path = locate(config.model)
     if Path(path).is_dir():
         return None
-    with _told(config.model):
+    with told(config.model):
         found: str | None = extract_commit_hash(cached_file(path, "config.json", revision=config.revision), None)
     return found
 
@@ -219,7 +208,7 @@ def load_body(config: ModelConfig, kind: Kind) -> Any:
         ModelError: As of `load_model`.
         ConfigError: As of `load_model`.
     """
-    return _text_part(_weights(AutoModel, config, _options(config, kind, frozen=True), headless=True))
+    return text_part(_weights(AutoModel, config, _options(config, kind, frozen=True), headless=True))
 
 
 def count_weights(config: ModelConfig) -> int:
@@ -229,7 +218,7 @@ def count_weights(config: ModelConfig) -> int:
         ModelError: As of `kind_of`.
     """
     auto = _causal(config) if kind_of(config) == "causal" else AutoModelForSequenceClassification
-    with _told(config.model), torch.device("meta"):
+    with told(config.model), torch.device("meta"):
         return int(auto.from_config(_configuration(config), trust_remote_code=False).num_parameters())
 
 
@@ -240,25 +229,12 @@ def load(from_pretrained: Callable[..., Any], name: str, **options: Any) -> Any:
         ModelError: It cannot be loaded.
     """
     options = {option: value for option, value in options.items() if value is not None}
-    with _told(name):
+    with told(name):
         return from_pretrained(locate(name), trust_remote_code=False, **options)
 
 
-def load_adapter(model: Any, folder: str) -> Any:
-    """Put a LoRA adapter from a folder on its base model.
-
-    Raises:
-        ModelError: It cannot be loaded.
-    """
-    from peft import PeftModel
-
-    with _told(folder), warnings.catch_warnings():
-        warnings.filterwarnings("error", "Found missing adapter keys")
-        return PeftModel.from_pretrained(model, folder)
-
-
 @contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
+def told(name: str) -> Iterator[None]:
     """Say in one line what a library raised: there is no end of what a broken file can make it raise."""
     try:
         yield
@@ -312,7 +288,7 @@ def _options(config: ModelConfig, kind: Kind, *, frozen: bool) -> dict[str, Any]
     if config.dtype != "auto":
         dtype = getattr(torch, config.dtype)
     else:
-        may = kind == "causal" and frozen and torch.cuda.is_available() and has_bf16()
+        may = kind == "causal" and frozen and torch.cuda.is_available() and hardware.has_bf16()
         short = may and count_weights(config) >= LARGE
         dtype = torch.bfloat16 if short else torch.float32
     options = {"dtype": dtype, "revision": config.revision, "device_map": config.device_map}
@@ -336,7 +312,7 @@ def _quantization(bits: str) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if has_bf16() else torch.float32,
+        bnb_4bit_compute_dtype=torch.bfloat16 if hardware.has_bf16() else torch.float32,
     )
 
 
@@ -388,116 +364,6 @@ def pads(model: Any) -> bool:
     return model.config.get_text_config(decoder=True).model_type not in MISREAD_PADDING
 
 
-def lora_targets(model: PreTrainedModel, which: str) -> list[str]:
-    """The linear layers that LoRA adapts, by the ends of their names, or by whole names where others end alike.
-
-    Args:
-        model: A causal LM, or an encoder with its head.
-        which: `all` in the layers that read text; or `qv`, the paper's q_proj and v_proj, where there are none peft's
-            choice for the architecture, and where it has none those of the attention.
-
-    Raises:
-        ModelError: There are none.
-    """
-    chosen = list(_linear_names(model))
-    if not chosen:
-        raise ModelError(f"{model.config.name_or_path}: has no linear layers, which LoRA adapts")
-    if which == "qv":
-        chosen = _paper_targets(model, chosen)
-    ends = {_end(name) for name in chosen}
-    alike = [name for name, _ in model.named_modules() if _end(name) in ends]
-    return sorted(ends) if set(alike) == set(chosen) else chosen
-
-
-def classification_head(model: PreTrainedModel) -> list[str]:
-    """Names of the modules behind an encoder's layers, which are trained whole: they may begin with fresh weights."""
-    body = model.base_model
-    head = [(name, part) for name, part in model.named_children() if part is not body]
-    head += [(name, part) for name, part in body.named_children() if name == "pooler"]
-    return [name for name, part in head if next(part.parameters(), None) is not None]
-
-
-def _linear_names(model: PreTrainedModel) -> Iterator[str]:
-    text = _text_part(model)
-    stacks = [part for part in text.modules() if isinstance(part, torch.nn.ModuleList)]
-    inside = {part for stack in stacks for part in stack.modules()}  # neither a projector nor a head is
-    for part in text.modules():
-        # Git and Phi 4 hold their vision tower among the layers that read text.
-        if isinstance(part, PreTrainedModel) and type(part.config) is not type(text.config):
-            inside -= set(part.modules())
-        # The fused kernels of Mamba multiply by the weights of all but the first of its layers, past any adapter.
-        if hasattr(part, "A_log") and hasattr(part, "D"):
-            inside -= {layer for name, layer in part.named_modules() if name != "in_proj"}
-    fused = any(name.endswith("experts.gate_up_proj") for name, _ in text.named_parameters())
-    for name, part in model.named_modules():
-        if fused and _end(name) in OF_EXPERTS:
-            continue
-        if part in inside and isinstance(part, (torch.nn.Linear, Conv1D)) and type(part).__name__ in LINEAR:
-            yield name
-
-
-def _paper_targets(model: PreTrainedModel, linear: list[str]) -> list[str]:
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
-    ends = {_end(name) for name in linear}
-    wanted = KNOWN.get(model.config.model_type)
-    if {"q_proj", "v_proj"} <= ends:
-        wanted = ["q_proj", "v_proj"]
-    if isinstance(wanted, list) and ends & set(wanted):
-        return [name for name in linear if _end(name) in wanted]
-    return [name for name in linear if "attention" in name or "attn" in name] or linear
-
-
-def _text_part(model: PreTrainedModel) -> Any:
+def text_part(model: PreTrainedModel) -> Any:
     composite = model.config.get_text_config(decoder=True) is not model.config
     return model.get_decoder() if composite else model.base_model
-
-
-def _end(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
-
-
-# --- computing --------------------------------------------------------------------------------------------------------
-
-
-def on_cpu() -> bool:
-    """Whether there is no GPU."""
-    return not torch.cuda.is_available()
-
-
-def has_bf16() -> bool:
-    """Whether the hardware computes bfloat16 natively, so that autocast pays."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-
-
-def autocast(device: torch.device, dtype: str = "auto") -> AbstractContextManager[Any]:
-    """The number format of products: bfloat16 where the hardware has it, unless the weights' was asked for.
-
-    Args:
-        device: Where the model computes.
-        dtype: As of `ModelConfig`.
-    """
-    if dtype == "float16":
-        return torch.autocast(device.type, torch.float16)
-    return torch.autocast(device.type, torch.bfloat16) if dtype != "float32" and has_bf16() else nullcontext()
-
-
-def free_memory() -> None:
-    """Give back the memory of models that nobody holds any more; a trainer's parts hold each other."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def without_cudnn_attention() -> AbstractContextManager[Any]:
-    """Keep scaled_dot_product_attention off cuDNN, which torch prefers on H100 and H200.
-
-    Its backward pass gives NaN in the queries' gradient where there is a mask and the padded length is 64 modulo 128:
-    https://github.com/pytorch/pytorch/issues/196678
-    """
-    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    found: AbstractContextManager[Any] = sdpa_kernel(kernels)
-    return found

@@ -17,7 +17,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from poison2poison.config import ModelConfig, choice
 from poison2poison.errors import ConfigError, ModelError
-from poison2poison.model import backbone
+from poison2poison.model import backbone, hardware, lora
 from poison2poison.model.loss import IGNORED, only_target_logits, target_loss
 from poison2poison.model.prompting import Prompter
 from poison2poison.repoison import TrainingRow
@@ -113,7 +113,7 @@ class DefendedModel:
         scheme, saved = Scheme.load(folder / "scheme.json"), str(folder / "model")
         tokenizer = backbone.load_tokenizer(saved)
         if tuning == "lora":
-            model = backbone.load_adapter(backbone.load_model(base, kind, scheme.outputs, frozen=True), saved)
+            model = lora.load_adapter(backbone.load_model(base, kind, scheme.outputs, frozen=True), saved)
         else:
             own = replace(base, model=saved, revision=None)
             model = backbone.load_model(own, kind, scheme.outputs, frozen=False, with_head=True)
@@ -199,7 +199,7 @@ class DefendedModel:
         self._check_generates(options)
         _refuse_lone_string(prompts)
         answers: list[Answer | None] = [None] * len(prompts)
-        with torch.inference_mode(), backbone.autocast(self.model.device, self.dtype), self._bar(len(prompts)) as bar:
+        with torch.inference_mode(), hardware.autocast(self.model.device, self.dtype), self._bar(len(prompts)) as bar:
             for indices, batch in self.prompter.batches(prompts, self.space, self.batch_size):
                 inputs, safe = self._read(batch)
                 out = self.model.generate(**self._generation(inputs, options))
@@ -235,7 +235,7 @@ class DefendedModel:
 
         def write() -> None:
             try:
-                with torch.inference_mode(), backbone.autocast(self.model.device, self.dtype):
+                with torch.inference_mode(), hardware.autocast(self.model.device, self.dtype):
                     self.model.generate(**self._generation(self._read(batch)[0], options), streamer=streamer)
             except Exception as error:  # or the reader below would wait for ever
                 failed.append(error)
@@ -270,7 +270,7 @@ class DefendedModel:
         )
         skipped = len(self._prefix)  # it is forced
         total, count = 0.0, 0
-        with torch.inference_mode(), backbone.autocast(self.model.device, self.dtype):
+        with torch.inference_mode(), hardware.autocast(self.model.device, self.dtype):
             for start in range(0, len(examples), self.batch_size):
                 chosen = [_hiding(example, skipped) for example in examples[start : start + self.batch_size]]
                 batch = self.prompter.training_batch(chosen)
@@ -397,7 +397,7 @@ class DefendedModel:
         prefix = self.prompter.safe_prefix_ids if space == "safe" else []
         with (
             torch.inference_mode(),
-            backbone.autocast(self.model.device, self.dtype),
+            hardware.autocast(self.model.device, self.dtype),
             self._bar(len(texts)) as bar,
         ):
             for indices, batch in self.prompter.batches(texts, space, self.batch_size):
@@ -484,12 +484,9 @@ def _refuse_unfinished(folder: Path, run: Mapping[str, Any], *, allow_unlearned:
     if status == "failed":
         raise ModelError(f"{folder}: its training failed: {run['reason']}")
     if status == "unlearned" and not allow_unlearned:
-        found = run["safe_space"]
         raise ModelError(
-            f"{folder}: its safe space was not learned, so that it is no defence: {found['metric']} "
-            f"{found['safe']:.3f} in the safe space and {found['original']:.3f} in the original one, "
-            f"{found['leak']:.1%} of the answers leak and {found['off_space']:.1%} are off-space, on {found['rows']} "
-            "rows. To load it all the same, give --allow-unlearned, in Python allow_unlearned=True"
+            f"{folder}: {run['reason']}. To load it all the same, give --allow-unlearned, in Python "
+            "allow_unlearned=True"
         )
     if status not in ("done", "unlearned"):
         raise ModelError(f"{folder}: its status {status!r} is not known to this version")

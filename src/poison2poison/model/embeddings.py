@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from poison2poison.config import ModelConfig
 from poison2poison.errors import ModelError
-from poison2poison.model import backbone
+from poison2poison.model import backbone, hardware
 from poison2poison.probing import Embed, States
 
 MAX_LENGTH = 256  # tokens of a prompt that are looked at
@@ -48,7 +48,7 @@ def embedder(model: ModelConfig | str) -> Embed:
         ids = [row or [tokenizer.pad_token_id] for row in ids]  # an empty text has no token of its own everywhere
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         out: States | None = None
-        with torch.inference_mode(), backbone.autocast(body.device, config.dtype):
+        with torch.inference_mode(), hardware.autocast(body.device, config.dtype):
             for start in tqdm(range(0, len(order), BATCH_SIZE), unit="batch", desc="states", leave=False, disable=None):
                 chosen = order[start : start + BATCH_SIZE]
                 batch = [torch.tensor(ids[i]) for i in chosen]
