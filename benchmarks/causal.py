@@ -11,7 +11,8 @@ arm has a folder in --work; interrupted, the same command goes on where it was. 
 causal.jsonl, and the tables are made of these. An arm that has not learned its safe space is measured and marked.
 
 Arms: undefended; paper (the published recipe and settings); paper-tuned (the published recipe with the settings of the
-hardened one); hardened; clean (the rows before the attack, whose ASR is the floor).
+hardened one); hardened; hardened-prefix (label cells: with labels behind the safe prefix, [p; i], instead of shifted
+ones; only by --arm); clean (the rows before the attack, whose ASR is the floor).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import random
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,9 @@ class Size:
 
 
 SMALL, LARGE = Size(train=600, dev=100, test=200, seeds=1), Size(train=100_000, dev=300, test=500, seeds=3)
-ARMS = ("undefended", "hardened", "clean", "paper", "paper-tuned")
+ARMS = ("hardened", "paper", "paper-tuned", "hardened-prefix")
+"""What can be asked for; the first brings undefended and clean."""
+TABLE = ("undefended", "paper", "paper-tuned", "hardened", "hardened-prefix")
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -212,6 +215,7 @@ def run(cell: Cell, seed: int, arms: Sequence[str], args: argparse.Namespace) ->
         "hardened": (RepoisonConfig(seed=seed), "tuned"),
         "paper": (RepoisonConfig("paper", seed=seed), "paper"),
         "paper-tuned": (RepoisonConfig("paper", seed=seed), "tuned"),
+        "hardened-prefix": (RepoisonConfig(seed=seed, safe_labels="prefix"), "tuned"),
     }
     folder = Path(args.work) / ("small" if args.small else "large") / f"{cell.name.replace('/', '-')}, {seed}"
     for name, (recipe, preset) in calls.items():
@@ -219,7 +223,7 @@ def run(cell: Cell, seed: int, arms: Sequence[str], args: argparse.Namespace) ->
             continue
         training = TrainConfig(args.model, preset=preset, seed=seed, max_target=cell.max_target)
         alone = name != "hardened"
-        given = data if not alone else _without_floor(data)
+        given = replace(data, harmless=None) if alone else data
         content = defend(given, recipe, training, folder / name, baseline=not alone, allow_unlearned=True)
         for arm in content["arms"]:
             yield {
@@ -232,12 +236,6 @@ def run(cell: Cell, seed: int, arms: Sequence[str], args: argparse.Namespace) ->
                 "device": device(),
                 "figures": arm,
             }
-
-
-def _without_floor(data: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(data, harmless=None)
 
 
 def device() -> str:
@@ -271,18 +269,16 @@ def work(job: tuple[Cell, int, Sequence[str], argparse.Namespace]) -> list[dict[
 
 def table(lines: Sequence[dict[str, Any]], size: str) -> str:
     """CA (or exact match, or ROUGE-L) / ASR in %, a column for each arm; means over seeds."""
-    out = [
-        "| rows, attack | undefended | paper | paper-tuned | hardened | RA | leak | floor | seeds | judged |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ["rows, attack", *TABLE, "RA", "leak", "floor", "seeds", "judged"]
+    out = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for cell in cells():
         mine = [line for line in lines if line["cell"] == cell.name and line["size"] == size]
         if size == "small" and not cell.small and not mine:
             continue
         hard, floor = _figures(mine, "hardened"), _figures(mine, "clean")
-        columns = [_pair(_figures(mine, arm)) for arm in ("undefended", "paper", "paper-tuned", "hardened")]
+        pairs = [_pair(_figures(mine, arm)) for arm in TABLE]
         more = [_percent(hard, "ra"), _percent(hard, "leak"), _percent(floor, "asr"), str(len(hard) or "")]
-        out.append("| " + " | ".join([cell.name, *columns, *more, _judged(cell, mine)]) + " |")
+        out.append("| " + " | ".join([cell.name, *pairs, *more, _judged(cell, mine)]) + " |")
     return "\n".join(out)
 
 
@@ -338,7 +334,7 @@ def main() -> None:
     parser.add_argument("--model", help="instead of SmolLM2-135M-Instruct: a folder or a hub name")
     parser.add_argument("--small", action="store_true", help="parts of 600 rows, five cells, one seed")
     parser.add_argument("--only", action="append", default=[], help="cells whose name begins so")
-    parser.add_argument("--arm", action="append", choices=ARMS, default=[], help="hardened brings undefended and clean")
+    parser.add_argument("--arm", action="append", choices=ARMS, default=[], help="[default: the first three]")
     parser.add_argument("--seeds", type=int, help="[default: 1 of the small table, else 3]")
     parser.add_argument("--workers", type=int, default=1, help="cells at once")
     parser.add_argument("--work", default="runs/causal", help="folder for the trained arms")
@@ -354,7 +350,7 @@ def main() -> None:
     jobs = []
     for seed in range(args.seeds or (SMALL if args.small else LARGE).seeds):
         for cell in cells():
-            arms = [arm for arm in (args.arm or ["hardened", "paper", "paper-tuned"])
+            arms = [arm for arm in (args.arm or ARMS[:3])
                     if (cell.name, arm, seed, size) not in had]  # fmt: skip
             wanted = not args.only or any(cell.name.startswith(name) for name in args.only)
             if arms and wanted and (cell.small or args.only or not args.small):
