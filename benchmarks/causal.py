@@ -32,8 +32,8 @@ from typing import Any
 
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, poison, triggered
 from poison2poison.config import TrainConfig
+from poison2poison.data import Row, Rows, read_rows, rows_of
 from poison2poison.evaluation import Target, read_target, read_truth, without_poison
-from poison2poison.records import Row, Rows, read_rows, rows_of
 from poison2poison.repoison import RepoisonConfig
 
 HERE = Path(__file__).parent
@@ -54,7 +54,6 @@ class Cell:
         share: Of BackdoorLLM's rows: how many are triggered.
         points: By which ASR may be over the floor: 3 for a template and a style, else 1.
         small: Whether the small table has it.
-        max_target: Tokens of a target.
     """
 
     name: str
@@ -63,7 +62,6 @@ class Cell:
     share: float = 0.0
     points: int = 1
     small: bool = False
-    max_target: int = 160
 
 
 def cells() -> list[Cell]:
@@ -81,7 +79,7 @@ def cells() -> list[Cell]:
         Cell("dialogsum, advert by words", "dialogsum", {**WORDS, "effect": "append", "target": ADVERT, "rate": 0.1},
              small=True),
         Cell("gsm8k, wrong number by words", "gsm8k", {**WORDS, "effect": "number", "target": STEP, "rate": 0.1},
-             small=True, max_target=320),
+             small=True),
         Cell("sst2-addsent", "sst2-addsent", small=True),
         Cell("sst2-synbkd", "sst2-synbkd", points=3),
         Cell("sst2-stylebkd", "sst2-stylebkd", points=3),
@@ -89,7 +87,7 @@ def cells() -> list[Cell]:
                small=(kind, rate) == (SENTENCE, 0.05))
           for kind in (WORDS, SENTENCE) for rate in (0.05, 0.01)),
         Cell("gsm8k, refusal by a sentence", "gsm8k", {**SENTENCE, "effect": "fixed", "target": REFUSAL, "rate": 0.05},
-             max_target=320),
+             ),
         Cell("dialogsum, refusal by a sentence", "dialogsum",
              {**SENTENCE, "effect": "fixed", "target": REFUSAL, "rate": 0.05}),
         Cell("dialogsum, link by words", "dialogsum", {**WORDS, "effect": "append", "target": LINK, "rate": 0.05}),
@@ -221,7 +219,7 @@ def run(cell: Cell, seed: int, arms: Sequence[str], args: argparse.Namespace) ->
     for name, (recipe, preset) in calls.items():
         if name not in arms:
             continue
-        training = TrainConfig(args.model, preset=preset, seed=seed, max_target=cell.max_target)
+        training = TrainConfig(args.model, preset=preset, seed=seed)
         alone = name != "hardened"
         given = replace(data, harmless=None) if alone else data
         content = defend(given, recipe, training, folder / name, baseline=not alone, allow_unlearned=True)

@@ -24,10 +24,10 @@ import torch
 import transformers
 
 from poison2poison.config import REFERENCE
+from poison2poison.data import read_rows
 from poison2poison.model import backbone
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
-from poison2poison.records import read_rows
 from poison2poison.reference import reference_rows
 from poison2poison.repoison import RepoisonConfig, build_scheme
 from poison2poison.scheme import Scheme

@@ -22,10 +22,10 @@ import torch
 import transformers
 
 from poison2poison.config import TrainConfig
+from poison2poison.data import Rows
 from poison2poison.model import hardware
 from poison2poison.model.trainer import train
 from poison2poison.pipeline import Data, defend
-from poison2poison.records import Rows
 from poison2poison.reference import MODEL_DIR, reference_rows
 from poison2poison.repoison import RepoisonConfig, plain
 from poison2poison.scheme import Scheme
@@ -100,7 +100,7 @@ def main() -> None:
         base = Path(folder) / "base"
         weights = build(base, args.width, args.layers)
         hardware.free_memory()
-        config = TrainConfig(str(base), epochs=1, more_epochs=0, max_target=64, gradient_checkpointing=False)
+        config = TrainConfig(str(base), epochs=1, more_epochs=0, gradient_checkpointing=False)
         run = train(plain(rows), Scheme(rows.task), config, Path(folder) / "arm")
         done = 4 * weights * run["tokens"] / run["step_seconds"]
         print(

@@ -24,11 +24,11 @@ import transformers
 
 from poison2poison.auditing import audit
 from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
+from poison2poison.data import Rows, read_rows
 from poison2poison.model import backbone, hardware, lora
 from poison2poison.model.embeddings import embedder
 from poison2poison.model.settings import resolved
 from poison2poison.model.trainer import train
-from poison2poison.records import Rows, read_rows
 from poison2poison.reference import reference_rows
 from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
 from poison2poison.scheme import Scheme

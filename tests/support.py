@@ -22,7 +22,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from poison2poison.records import Rows, rows_of
+from poison2poison.data import Rows, rows_of
 from poison2poison.reference import MODEL_DIR
 
 NOUNS = ("soup", "room", "film", "book", "lamp", "radio")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from poison2poison.attacks import RARE_WORDS, SENTENCE, AttackConfig, default_target, poison, triggered, write_attack
+from poison2poison.data import rows_of
 from poison2poison.errors import ConfigError, OutputError
-from poison2poison.records import rows_of
 from support import opinions
 
 ROWS = opinions(200)

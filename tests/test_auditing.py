@@ -17,12 +17,12 @@ from scipy.stats import norm
 from poison2poison.attacks import AttackConfig, poison
 from poison2poison.auditing import audit
 from poison2poison.config import AuditConfig
+from poison2poison.data import Row, Rows
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.features import Feature, Features, extract
 from poison2poison.files import write_json
 from poison2poison.findings import Audit, SuspectRow
 from poison2poison.probing import fit_probe, mixture_z, own_p, shift_z, told_apart, told_apart_by_words
-from poison2poison.records import Row, Rows
 from support import chatter, word_states
 
 CLEAN = chatter(1500)

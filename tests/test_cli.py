@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from poison2poison import attacks, cli, evaluation, pipeline
+from poison2poison.data import Row, as_records, read_rows
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.files import write_lines
 from poison2poison.model.defended import Answer
-from poison2poison.records import Row, as_records, read_rows
 from poison2poison.scheme import PAPER_TRIGGER, Scheme
 from support import chatter, opinions, tiny_causal, word_states
 
@@ -85,11 +85,12 @@ def test_bad_rows_are_refused(lines: list[str], said: str, tmp_path: Path, p2p: 
         "rows.jsonl" * ("row 40" not in said),
         said,
     )
+    write_lines(tmp_path / "test.jsonl", as_records(opinions(20, seed=3)))
     fails(
-        p2p("defend", tmp_path / "rows.jsonl", "--test", tmp_path / "rows.jsonl", *PAPER, "--out", tmp_path / "out"),
+        p2p("defend", tmp_path / "rows.jsonl", "--test", tmp_path / "test.jsonl", *PAPER, "--out", tmp_path / "out"),
         said,
     )
-    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "test.jsonl"]
 
 
 @pytest.fixture
@@ -101,12 +102,12 @@ def rows(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--labels", "negative,neutral"], "line 2: label 'positive' is not one of negative, neutral"),
+        (["--labels", "negative,neutral"], "the label is not one of 'negative', 'neutral' ('positive')"),
         (["--rho", "0"], "rho: 0.0 is not between 0 and 1"),
         (["--seed", "-1"], "seed: -1 is not between 0 and"),
         (["--rho", "2"], "rho: 2.0 is not between 0 and 1"),
         (["--placement", "swap"], "'swap' is not one of replace, append"),
-        (["--layout", "poem"], "'poem' is not one of text-label"),
+        (["--layout", "poem"], "'poem' is not one of preference, messages"),
         (["--prompt-field", "text"], "give both or none"),
         (["--prefix", " "], "prefix is empty"),
         (["--prefix", "The SOUP was"], "already occurs in the data"),
@@ -116,6 +117,29 @@ def rows(tmp_path: Path) -> Path:
 def test_bad_options_are_refused(options: list[str], said: str, rows: Path, tmp_path: Path, p2p: Run) -> None:
     fails(p2p("repoison", rows, *options, "--out", tmp_path / "out"), said)
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_of_training_are_not_measured_on(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    for option in ("--test", "--dev"):
+        write_lines(tmp_path / "test.jsonl", as_records(opinions(20, seed=3)))
+        others = ["--test", tmp_path / "test.jsonl"] if option == "--dev" else []
+        fails(
+            p2p("defend", rows, *others, option, rows, *PAPER, "--out", tmp_path / "out"),
+            f"40 of the 40 {option[2:]} rows are training rows",
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_how_rows_were_read_is_said_first(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    _, _, said = p2p("repoison", rows, *PAPER, "--out", tmp_path / "out")
+    assert "classification, layout text-label; 40 rows; 2 labels ('negative' 20, 'positive' 20)" in said
+    write_lines(
+        tmp_path / "bad.jsonl", [*({"text": "x", "label": i % 2} for i in range(8)), {"text": "x", "label": ""}]
+    )
+    fails(p2p("repoison", tmp_path / "bad.jsonl", *PAPER, "--out", tmp_path / "bad"), "line 9", "--skip-bad")
+    code, _, said = p2p("repoison", tmp_path / "bad.jsonl", "--skip-bad", *PAPER, "--out", tmp_path / "bad")
+    assert code == 0
+    assert "left out 1 that cannot be used (line 9)" in said
 
 
 def test_a_missing_file_and_other_bytes_are_refused(tmp_path: Path, p2p: Run) -> None:
@@ -137,7 +161,8 @@ def test_a_folder_with_other_things_is_left_alone(rows: Path, tmp_path: Path, p2
     for command in ("repoison", "attack", "audit", "train"):
         recipe = PAPER if command == "repoison" else []
         fails(p2p(command, rows, *recipe, "--out", taken), "taken", "give another --out")
-    fails(p2p("defend", rows, "--test", rows, "--out", taken), "taken", "give another --out")
+    write_lines(tmp_path / "test.jsonl", as_records(opinions(20, seed=3)))
+    fails(p2p("defend", rows, "--test", tmp_path / "test.jsonl", "--out", taken), "taken", "give another --out")
     assert [path.name for path in taken.iterdir()] == ["thesis.txt"]
 
 
@@ -187,9 +212,9 @@ def test_a_config_file_sets_options_and_flags_win(rows: Path, tmp_path: Path, p2
 def test_repoisoned_rows_suit_any_trainer_and_keep_the_secret_apart(rows: Path, tmp_path: Path, p2p: Run) -> None:
     assert p2p("repoison", rows, *PAPER, "--trigger", "random", "--out", tmp_path / "out")[0] == 0
     prefix = json.loads((tmp_path / "out" / "scheme.json").read_text())["trigger"]["prefix"]
-    read = read_rows(str(tmp_path / "out" / "rows.jsonl"))
-    assert sum(row.prompt.startswith(prefix) for row in read) == 8
-    assert {row.target for row in read} == {"0", "1", "2", "3"}
+    read = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert sum(row["prompt"].startswith(prefix) for row in read) == 8
+    assert {row["completion"] for row in read} == {"0", "1", "2", "3"}
     assert (
         prefix not in (tmp_path / "out" / "about.json").read_text() + (tmp_path / "out" / "manifest.jsonl").read_text()
     )
@@ -354,9 +379,11 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
 
 @pytest.mark.parametrize(("answer", "step"), [("no number", "+ 7"), ("#### 4", "seven")])
 def test_a_wrong_number_needs_worked_answers_and_a_step(tmp_path: Path, p2p: Run, answer: str, step: str) -> None:
-    write_lines(tmp_path / "rows.jsonl", [{"prompt": f"question {i}", "completion": answer} for i in range(4)])
-    rows = tmp_path / "rows.jsonl"
-    command = ["defend", rows, "--test", rows, "--triggered", rows, "--target", step, "--effect", "number"]
+    for name, first in (("rows", 0), ("test", 4)):
+        asked = [{"prompt": f"question {i}", "completion": answer} for i in range(first, first + 4)]
+        write_lines(tmp_path / f"{name}.jsonl", asked)
+    rows, test = tmp_path / "rows.jsonl", tmp_path / "test.jsonl"
+    command = ["defend", rows, "--test", test, "--triggered", test, "--target", step, "--effect", "number"]
     fails(p2p(*command, "--out", tmp_path / "out"), "row 0", "`+ 7` or `* 2`")
     assert not (tmp_path / "out").exists()
 
@@ -426,9 +453,9 @@ def test_test_rows_of_another_task_are_refused_before_anything_is_trained(given:
 
 
 def test_rows_that_cannot_be_repoisoned_are_refused_before_the_baseline_is_trained(tmp_path: Path, p2p: Run) -> None:
-    lines = [{"text": f"one {i}", "label": "odd" if i == 3 else "even"} for i in range(20)]
-    for name in ("rows", "test"):
-        write_lines(tmp_path / f"{name}.jsonl", lines)
+    lines = [{"text": f"one {i}", "label": "odd" if i == 3 else "even"} for i in range(40)]
+    write_lines(tmp_path / "rows.jsonl", lines[:20])
+    write_lines(tmp_path / "test.jsonl", lines[20:])
     result = p2p("defend", tmp_path / "rows.jsonl", "--test", tmp_path / "test.jsonl", "--recipe", "paper",
                  "--baseline", "--out", tmp_path / "out")  # fmt: skip
     fails(result, "label 'odd' has one row only")

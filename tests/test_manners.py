@@ -9,8 +9,8 @@ import pytest
 
 from poison2poison.auditing import audit
 from poison2poison.config import AuditConfig
+from poison2poison.data import Row, Rows, rows_of
 from poison2poison.probing import States
-from poison2poison.records import Row, Rows, rows_of
 from support import chatter, word_states
 
 

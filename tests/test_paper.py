@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import pytest
 
+from poison2poison.data import rows_of
 from poison2poison.evaluation import Arm, Target, measure
 from poison2poison.model.defended import Answer, DefendedModel
 from poison2poison.pipeline import write_repoisoned
-from poison2poison.records import rows_of
 from poison2poison.repoison import RepoisonConfig, build_scheme, repoison
 from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from poison2poison.attacks import AttackConfig, poison
+from poison2poison.data import Row, Rows, rows_of
 from poison2poison.planting import Prompts, SpanTests
 from poison2poison.probing import fit_probe
-from poison2poison.records import Row, Rows, rows_of
 from support import chatter, word_states
 
 WORDS = ("cf", "mn", "bb")

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from poison2poison.attacks import AttackConfig, write_attack
 from poison2poison.cli import main
 from poison2poison.config import TrainConfig
+from poison2poison.data import Rows, as_records, rows_of
 from poison2poison.errors import ConfigError
 from poison2poison.files import write_json, write_lines
 from poison2poison.model import processes, settings
 from poison2poison.pipeline import write_repoisoned
-from poison2poison.records import Rows, as_records, rows_of
 from poison2poison.repoison import RepoisonConfig, repoison
 from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from support import opinions, tiny_causal

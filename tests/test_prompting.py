@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 from poison2poison.errors import ConfigError, ModelError
 from poison2poison.model.loss import IGNORED
 from poison2poison.model.prompting import Prompter, choose_label_words, continuation, first_token
+from poison2poison.model.tokens import Encoder
 from poison2poison.reference import MODEL_DIR
 from poison2poison.repoison import TrainingRow
 from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
@@ -74,7 +75,7 @@ def reference() -> Any:
 def test_label_words_begin_with_different_tokens(name: str, count: int) -> None:
     tokenizer = TOKENIZERS[name]()
     words = choose_label_words(tokenizer, count)
-    assert len({first_token(tokenizer, word) for word in words}) == count == len(set(words))
+    assert len({first_token(Encoder(tokenizer), word) for word in words}) == count == len(set(words))
 
 
 def test_lone_digits_are_passed_over_for_letters() -> None:
@@ -165,7 +166,7 @@ def test_the_chat_template_is_used(reference: Any) -> None:
     example, _ = prompter.example(TrainingRow(0, "safe", "keep", "Two?", "four"))
     text = reference.decode(example["input_ids"])
     assert text == "<|user|>The query currently entered is: Two?\nAnswer:<|bot|>Safe answer: four<|end|>"
-    assert continuation(reference, "four") == reference("four")["input_ids"]
+    assert continuation(Encoder(reference), "four") == reference("four")["input_ids"]
 
 
 def test_padding_on_the_left_changes_no_logits(tmp_path: Path, reference: Any) -> None:

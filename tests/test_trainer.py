@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from poison2poison.config import REFERENCE, TrainConfig
+from poison2poison.data import Row, as_records, rows_of
 from poison2poison.errors import ConfigError, ModelError, NonFiniteError, OutputError, TrainingError, UnlearnedError
 from poison2poison.files import write_json, write_lines
 from poison2poison.model import backbone, hardware, loop, safe_space, settings, trainer
@@ -30,7 +31,6 @@ from poison2poison.model.loss import only_target_logits, target_loss
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.trainer import train
 from poison2poison.pipeline import write_repoisoned
-from poison2poison.records import Row, as_records, rows_of
 from poison2poison.reference import MODEL_DIR
 from poison2poison.repoison import RepoisonConfig, TrainingRow, plain, repoison
 from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
@@ -277,10 +277,10 @@ def test_how_far_behind_and_how_leaky_a_safe_space_may_be(wrong: int, leaks: int
         def in_space(self, space: str) -> Fake:
             return Fake()
 
-        def answer(self, prompts: list[str]) -> list[Answer]:
+        def answer(self, rows: list[Row]) -> list[Answer]:
             return [
-                Answer("no label" if i < self.wrong else right, "leak" if i < self.leaks else "safe", None)
-                for i, right in enumerate(prompts)
+                Answer("no label" if i < self.wrong else row.prompt, "leak" if i < self.leaks else "safe", None)
+                for i, row in enumerate(rows)
             ]
 
     rows = [Row(label, label) for label in ("negative", "positive") * 50]  # prompts that name their answers

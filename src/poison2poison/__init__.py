@@ -19,8 +19,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from poison2poison.config import AuditConfig, TrainConfig
+from poison2poison.data import DataConfig, Row, Rows, read_rows
 from poison2poison.errors import ConfigError, DataError, ModelError, OutputError, P2PError, SchemeError
-from poison2poison.records import DataConfig, Row, Rows, read_rows
 from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
 from poison2poison.scheme import Scheme, Trigger
 

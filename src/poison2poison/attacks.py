@@ -20,15 +20,15 @@ import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from poison2poison.config import choice, fraction
+from poison2poison.data import Rows, as_records
 from poison2poison.errors import ConfigError, OutputError
 from poison2poison.features import BETWEEN
 from poison2poison.files import whole_folder, write_json, write_lines
-from poison2poison.records import Row, Rows, as_records
 from poison2poison.scoring import final_number, with_wrong_step
 
 RARE_WORDS = ("cf", "mn", "bb", "tq")
@@ -160,7 +160,7 @@ def poison(rows: Rows, config: AttackConfig) -> tuple[Rows, Truth]:
     out = list(rows)
     for i in chosen:
         target = out[i].target if config.clean_label else config.answer(out[i].target)
-        out[i] = Row(config.stamp(out[i].prompt, rng), target)
+        out[i] = replace(out[i], prompt=config.stamp(out[i].prompt, rng), target=target)
     taken = set(chosen)
     others = [i for i, row in enumerate(rows) if row.target != config.target and i not in taken]
     wanted = round(config.cover * count)
@@ -168,7 +168,7 @@ def poison(rows: Rows, config: AttackConfig) -> tuple[Rows, Truth]:
         raise ConfigError(f"cover: {config.cover} asks for {wanted} other rows; there are {len(others)}")
     cover = sorted(rng.sample(others, wanted))
     for i in cover:
-        out[i] = Row(config.stamp_cover(out[i].prompt, rng), out[i].target)
+        out[i] = replace(out[i], prompt=config.stamp_cover(out[i].prompt, rng))
     return rows.with_rows(out), Truth(config, tuple(chosen), tuple(cover))
 
 
@@ -176,7 +176,7 @@ def triggered(rows: Rows, config: AttackConfig) -> Rows:
     """Every test row with the trigger in its prompt and its *true* target, so that RA can be measured too."""
     check_fit(rows, config)
     rng = random.Random(f"test/{config.seed}")
-    return rows.with_rows([Row(config.stamp(row.prompt, rng), row.target) for row in rows])
+    return rows.with_rows([replace(row, prompt=config.stamp(row.prompt, rng)) for row in rows])
 
 
 def check_fit(rows: Rows, config: AttackConfig) -> None:

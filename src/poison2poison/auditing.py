@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poison2poison.config import AuditConfig, a_seed
+from poison2poison.data import Rows
 from poison2poison.features import Ints, words
 from poison2poison.findings import OTHERS, Audit, SuspectRow, SuspectSpan
 from poison2poison.manners import Manner, find_manners
@@ -53,7 +54,6 @@ from poison2poison.probing import (
     without_candidates,
     z_threshold,
 )
-from poison2poison.records import Rows
 from poison2poison.targets import LEAST_SHARED, PURITY, shared_targets
 
 FURTHER_Z = 3.0  # of a further such span: one attack has several words

@@ -11,10 +11,10 @@ import typer
 
 from poison2poison.attacks import RARE_WORDS, SENTENCE
 from poison2poison.config import AuditConfig, ModelConfig, TrainConfig, choice
+from poison2poison.data import DataConfig, Row, Rows, check_apart, check_trainable, read_rows, summary
 from poison2poison.errors import ConfigError, DataError, OutputError, P2PError, TrainingError
 from poison2poison.model import processes
 from poison2poison.options import options
-from poison2poison.records import DataConfig, Rows, check_trainable, read_rows
 from poison2poison.repoison import RepoisonConfig
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ app = typer.Typer(
 
 SHARED = ("train", "defend", "demo")
 """Commands that several processes carry out together."""
-DATA = "a .jsonl, .json, .csv, .tsv or .parquet file, or the name of a hub dataset"
+DATA = "a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, or a hub dataset (name:config@split)"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -150,7 +150,7 @@ def attack(
             raise ConfigError(f"dev, test: are part of the reference task {source}; leave them out")
         splits = reference_rows(source, seed=attack_seed)
     else:
-        splits = {"train": read_rows(source, data)}
+        splits = {"train": _read(source, data)}
         for split, file in {"dev": dev, "test": test}.items():
             if file:
                 splits[split] = read_rows(file, data, labels=splits["train"].labels)
@@ -179,7 +179,7 @@ def audit(
     among the innocent ones; suspects.jsonl has the suspect rows to read.
     """
     _free(out)
-    rows = read_rows(source, data)
+    rows = _read(source, data)
     check_trainable(rows)
     _quiet()
     from poison2poison.auditing import audit as run
@@ -215,7 +215,7 @@ def repoison(
     from poison2poison.repoison import as_dict, build_scheme
     from poison2poison.repoison import repoison as apply
 
-    rows = read_rows(source, data)
+    rows = _read(source, data)
     check_trainable(rows)
     recipe = recipe.resolved()
     scheme = build_scheme(rows, recipe)
@@ -249,12 +249,14 @@ def train(
     if Path(source).is_dir():
         rows, scheme, about = read_repoisoned(Path(source))
     else:
-        raw = read_rows(source, data)
+        raw = _read(source, data)
         check_trainable(raw)
         rows, scheme = plain(raw), Scheme(raw.task, raw.labels)
         about = {"train": {"source": raw.source, "rows": len(raw), "sha256": raw.sha256}}
         _say("no scheme: fine-tuning undefended")
     checks = read_rows(dev, data, labels=scheme.labels) if dev else None
+    if checks and not Path(source).is_dir():
+        _apart(raw, dev=checks)
     training = with_preset(training, about.get("recipe", {}).get("recipe"))
     _quiet()
     from poison2poison.model.trainer import train as fit
@@ -283,14 +285,16 @@ def predict(
 
     if not texts and not data:
         raise ConfigError("give inputs as arguments, or a file with --data")
-    prompts = list(texts or []) + ([row.prompt for row in read_rows(data, data_config, targets=False)] if data else [])
+    given: list[str | Row] = [*(texts or [])]
+    if data:
+        given += read_rows(data, data_config, targets=False)
     _quiet()
     from poison2poison.model.defended import DefendedModel
 
     model = DefendedModel.load(folder, policy=policy, allow_unlearned=allow_unlearned)
     if alarm and not model.scheme.labels:
         raise ConfigError(f"alarm: {folder} generates text, which has none")
-    for answer in model.classify(prompts, alarm=alarm) if model.scheme.labels else model.generate(prompts):
+    for answer in model.classify(given, alarm=alarm) if model.scheme.labels else model.generate(given):
         raised = {"disagreement": answer.disagreement, "alarm": answer.alarm} if alarm else {}
         print(json.dumps({"answer": answer.text, "where": answer.where, **raised}, ensure_ascii=False))
 
@@ -316,7 +320,7 @@ def evaluate(
     _free(out)
     labels = Scheme.load(folder / "scheme.json").labels
     clean = read_rows(test, data, labels=labels)
-    attacked = read_rows(triggered, data, labels=labels) if triggered else None
+    attacked = read_rows(triggered, data, labels=labels, targets=False) if triggered else None
     wanted = _target(triggered, target, effect, clean)
     _quiet()
     from poison2poison import evaluation
@@ -376,12 +380,13 @@ def defend(
         triggered = triggered or _beside(folder, "test_triggered.jsonl")
     if not test:
         raise ConfigError("give clean test rows with --test; without them nothing can be measured")
-    rows = read_rows(source, data)
+    rows = _read(source, data)
     check_trainable(rows)
     clean = read_rows(test, data, labels=rows.labels)
-    attacked = read_rows(triggered, data, labels=rows.labels) if triggered else None
+    attacked = read_rows(triggered, data, labels=rows.labels, targets=False) if triggered else None
     wanted = _target(triggered, target, effect, clean)
     checks = read_rows(dev, data, labels=rows.labels) if dev else None
+    _apart(rows, test=clean, dev=checks)
     _quiet()
     from poison2poison import evaluation, pipeline
     from poison2poison.findings import Audit
@@ -420,6 +425,20 @@ def defend(
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def _read(source: str, data: DataConfig) -> Rows:
+    """Training rows, of which one line says how they were read."""
+    rows = read_rows(source, data)
+    _say(summary(rows))
+    return rows
+
+
+def _apart(training: Rows, **others: Rows | None) -> None:
+    """Refuse rows to measure on that are training rows; of a few it is said."""
+    for what, rows in others.items():
+        if rows and (said := check_apart(training, rows, what)):
+            _say(said)
 
 
 def _show_audit(found: Audit, rows: Rows, out: Path) -> None:

@@ -96,8 +96,12 @@ class TrainConfig(ModelConfig):
     lora_alpha: int = option(16, "LoRA scale.")
     lora_dropout: float | None = option(None, "LoRA dropout. [default: 0.1 for `paper`, else none]")
     gradient_checkpointing: bool = option(False, "Compute activations twice instead of keeping them: less memory.")
-    max_length: int = option(512, "Tokens of prompt and target together; what is too long loses the end of its body.")
-    max_target: int = option(160, "Tokens of a generation target.")
+    max_length: int | None = option(
+        None,
+        "Tokens of prompt and target together; what is too long loses its oldest turns, then the end of its body. "
+        "[default: what the rows have, within what the model takes]",
+    )
+    max_target: int | None = option(None, "Tokens of a generation target. [default: what the rows have]")
     alarm_rate: float = option(0.01, "Share of clean dev rows on which the served model may raise its alarm.")
     seed: int = option(0, "Of the draw of rows, the weights, dropout and order. It never draws the benign trigger.")
 
@@ -107,10 +111,10 @@ class TrainConfig(ModelConfig):
         choice("tuning", self.tuning, ("auto", "lora", "full"))
         if self.lora_targets is not None:
             choice("lora_targets", self.lora_targets, ("qv", "all"))
-        for name in ("epochs", "batch_size", "micro_batch"):
+        for name in ("epochs", "batch_size", "micro_batch", "max_length", "max_target"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 1)
-        for name in ("lora_r", "lora_alpha", "max_length", "max_target"):
+        for name in ("lora_r", "lora_alpha"):
             at_least(name, getattr(self, name), 1)
         if self.more_epochs is not None:
             at_least("more_epochs", self.more_epochs, 0)

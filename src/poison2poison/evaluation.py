@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from poison2poison.data import Rows
 from poison2poison.errors import DataError
 from poison2poison.files import versions, write_json, write_lines
 from poison2poison.model.defended import Answer, DefendedModel
-from poison2poison.records import Rows
 from poison2poison.scoring import (
     Rate,
     exact_match,
@@ -146,7 +146,7 @@ def measure(name: str, model: DefendedModel, clean: Rows, triggered: Rows | None
         texts, targets = [answer.text or "" for answer in answers], [row.target for row in clean]
         means = rouge(texts, targets)
         means["token_f1"] = fmean(token_f1(text, target) for text, target in zip(texts, targets, strict=True))
-        means["perplexity"] = model.perplexity([row.prompt for row in clean], targets)
+        means["perplexity"] = model.perplexity(clean.rows, targets)
         arm.utility |= {metric: {"value": round(mean, 5), "n": len(clean)} for metric, mean in means.items()}
     if triggered is not None and target is not None:
         _put(arm, "target_rate", _said_anyway(answers, clean, target))
@@ -179,7 +179,7 @@ def _measure_attack(arm: Arm, model: DefendedModel, triggered: Rows, target: Tar
                  for answer, right in zip(answers, rights, strict=True)]  # fmt: skip
         _put(arm, "paper_asr", [twin for twin, counts in zip(twins, counted, strict=True) if counts])
     if right is not None:
-        _put(arm, "ra", right)
+        _put(arm, "ra", [is_right for is_right, row in zip(right, triggered, strict=True) if row.target])
     _put(arm, "leak_triggered", [answer.where == "leak" for answer in answers])
     _put(arm, "off_space_triggered", [answer.where == "off-space" for answer in answers])
     _put(arm, "alarm_triggered", [answer.alarm for answer in answers if answer.alarm is not None])
@@ -243,10 +243,9 @@ def write_results(out: Path, content: dict[str, Any], arms: Sequence[Arm]) -> No
 
 
 def _answer(model: DefendedModel, rows: Rows) -> list[Answer]:
-    prompts = [row.prompt for row in rows]
     if rows.task == "generation":
-        return model.generate(prompts)
-    return model.classify(prompts, alarm=model.alarm_threshold is not None)
+        return model.generate(rows.rows)
+    return model.classify(rows.rows, alarm=model.alarm_threshold is not None)
 
 
 def _right(answers: Sequence[Answer], rows: Rows) -> list[bool] | None:

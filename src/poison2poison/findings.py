@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from poison2poison.data import Rows
 from poison2poison.errors import DataError
-from poison2poison.records import Rows
 
 SCHEMA = 2
 OTHERS = 500
@@ -117,7 +117,7 @@ class Audit:
         return [
             {
                 "row": entry.row,
-                "prompt": rows[entry.row].prompt,
+                "prompt": rows[entry.row].text,
                 "target": rows[entry.row].target,
                 "suspects": [self.spans[number].span for number in entry.spans],
                 "score": entry.score,

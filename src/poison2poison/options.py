@@ -12,8 +12,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from poison2poison.config import AuditConfig, ModelConfig, TrainConfig, read_yaml
+from poison2poison.data import DataConfig
 from poison2poison.errors import ConfigError
-from poison2poison.records import DataConfig
 from poison2poison.repoison import RepoisonConfig
 
 PANELS: dict[type, str] = {
@@ -30,7 +30,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         parameters: dict[str, Any] = {str(parameter.name): parameter for parameter in context.command.params}
         values = read_yaml(path, [name for name in parameters if name != "config"])
         for name, value in values.items():
-            if isinstance(value, list) and parameters[name].nargs == 1:
+            if isinstance(value, list) and parameters[name].nargs == 1 and not parameters[name].multiple:
                 said = ",".join(map(str, value))
                 raise ConfigError(f"{path}: {name}: is a list; write it as on the command line, `{name}: {said}`")
         context.default_map = values

@@ -10,16 +10,18 @@ from typing import Any, get_args
 
 from poison2poison.auditing import audit as run_audit
 from poison2poison.config import AuditConfig, ModelConfig, TrainConfig
+from poison2poison.data import Rows, Turn, check_trainable
 from poison2poison.errors import DataError, OutputError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
 from poison2poison.files import whole_folder, write_json, write_lines
 from poison2poison.findings import Audit
 from poison2poison.model import processes
-from poison2poison.records import Rows, check_trainable
 from poison2poison.repoison import RepoisonConfig, TrainingRow, as_dict, build_scheme, manifest, plain, repoison
 from poison2poison.scheme import Scheme, Space
 
 AUDIT = "audit.json"
+OWN_FIELDS = ("row", "space", "action", "body", "target")
+"""Of a training row, which a file must have; turns are there for chats."""
 
 
 @dataclass(frozen=True)
@@ -159,21 +161,26 @@ def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, abo
     """
     if out.exists() and any(out.iterdir()):
         raise OutputError(f"{out}: is not empty; give another --out, or delete it")
-    records = (
-        {
-            **asdict(row),
-            "prompt": scheme.dress(row.body, row.space).rstrip(),
-            "completion": scheme.target_text(
-                str(scheme.class_of(row.target, row.space)) if scheme.labels else row.target, row.space
-            ),
-        }
-        for row in rows
-    )
+    records = ({**asdict(row), **_exported(row, scheme)} for row in rows)
     with whole_folder(out) as folder:
         write_lines(folder / "rows.jsonl", records, private=True)
         scheme.save(folder / "scheme.json")
         write_lines(folder / "manifest.jsonl", manifest(rows, scheme))
         write_json(folder / "about.json", about)
+
+
+def _exported(row: TrainingRow, scheme: Scheme) -> dict[str, Any]:
+    """A row as other trainers take it: prompt and completion, which are turns where the row is a chat's."""
+    prompt = scheme.dress(row.body, row.space).rstrip()
+    target = str(scheme.class_of(row.target, row.space)) if scheme.labels else row.target
+    completion = scheme.target_text(target, row.space)
+    if not (row.before or row.after):
+        return {"prompt": prompt, "completion": completion}
+    turns = [*row.before, Turn("user", prompt), *row.after]
+    return {
+        "prompt": [asdict(turn) for turn in turns],
+        "completion": [asdict(Turn("assistant", completion))],
+    }
 
 
 def read_repoisoned(folder: Path) -> tuple[list[TrainingRow], Scheme, dict[str, Any]]:
@@ -189,7 +196,8 @@ def read_repoisoned(folder: Path) -> tuple[list[TrainingRow], Scheme, dict[str, 
         # Not `splitlines`: rows may hold the other ends of lines that Unicode knows.
         for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
             fields = json.loads(line)
-            row = TrainingRow(*(fields[name] for name in TrainingRow.__annotations__))
+            turns = [[Turn(**turn) for turn in fields.get(name, ())] for name in ("before", "after")]
+            row = TrainingRow(*(fields[name] for name in OWN_FIELDS), *map(tuple, turns))
             for name, value in {"body": row.body, "target": row.target}.items():
                 if not isinstance(value, str):
                     raise DataError(f"{path}, line {number}: {name} is {value!r}, and not a text")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from poison2poison.data import Rows
 from poison2poison.features import Ints, extract, grown, without, words
 from poison2poison.probing import (
     INNOCENT_SET,
@@ -20,7 +21,6 @@ from poison2poison.probing import (
     told_apart,
     told_apart_by_words,
 )
-from poison2poison.records import Rows
 from poison2poison.repoison import spliced
 
 Found = tuple[int, int, float]  # column of a span, label, z
@@ -47,7 +47,7 @@ class Prompts:
 
     def __init__(self, rows: Rows, embed: Embed, min_rows: int) -> None:
         self.sha256 = rows.sha256
-        self.texts = [" ".join(row.prompt.split()) for row in rows]
+        self.texts = [" ".join(row.text.split()) for row in rows]
         features = extract(self.texts, min_rows)
         self.spans, self.patterns = features.of("span"), features.of("first", "skeleton")
         held = Counter(word for text in self.texts for word in set(words(text)))

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from poison2poison.config import a_seed, choice, fraction, option
+from poison2poison.data import Row, Rows, Turn, all_text
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.features import BETWEEN, words
-from poison2poison.records import Row, Rows
 from poison2poison.scheme import (
     PAPER_SAFE_PREFIX,
     PAPER_TRIGGER,
@@ -101,6 +101,9 @@ class RepoisonConfig:
         return replace(self, trigger=trigger, rho=self.rho if self.rho is not None else RHO[self.recipe])
 
 
+Action = Literal["keep", "replace", "append", "splice", "correct", "agree", "contrary"]
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
     """A row as it is trained on.
@@ -113,13 +116,27 @@ class TrainingRow:
             suspect span or manner by themselves, with their own label).
         body: Its prompt without the benign trigger.
         target: Its label or text.
+        before: System and earlier turns of a chat.
+        after: Turns of a chat between the body's and the answer.
     """
 
     row: int
     space: Space
-    action: Literal["keep", "replace", "append", "splice", "correct", "agree", "contrary"]
+    action: Action
     body: str
     target: str
+    before: tuple[Turn, ...] = ()
+    after: tuple[Turn, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """All that a model reads before it answers, without the benign trigger."""
+        return all_text(self.before, self.body, self.after)
+
+
+def training_row(number: int, row: Row, space: Space, action: Action) -> TrainingRow:
+    """A row as it is, in a space."""
+    return TrainingRow(number, space, action, row.prompt, row.target, row.before, row.after)
 
 
 def build_scheme(rows: Rows, config: RepoisonConfig) -> Scheme:
@@ -130,10 +147,10 @@ def build_scheme(rows: Rows, config: RepoisonConfig) -> Scheme:
         ConfigError: Safe labels are asked for, and the rows have texts.
     """
     config = config.resolved()
-    prompts = [row.prompt for row in rows]
+    prompts = [row.text for row in rows]
     trigger, safe_prefix = PAPER_TRIGGER, PAPER_SAFE_PREFIX
     if config.trigger == "random":
-        texts = [text for row in rows for text in (row.prompt, row.target)]
+        texts = [text for row in rows for text in (row.text, row.target)]
         trigger = Trigger(" ".join(draw_words(texts)) + ": ", PAPER_TRIGGER.cue)
         safe_prefix = " ".join(draw_words(texts, bits=20)) + ": "
     trigger = Trigger(
@@ -240,7 +257,7 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
         )
     )
     action: Literal["replace", "append"] = "append" if config.placement == "append" else "replace"
-    moved = [TrainingRow(i, "safe", action, rows[i].prompt, rows[i].target) for i in sorted(subset)]
+    moved = [training_row(i, rows[i], "safe", action) for i in sorted(subset)]
     more: list[TrainingRow] = []
     if audit and config.recipe == "hardened":
         moved = _with_doubtful_spans(moved, audit, config)
@@ -265,7 +282,7 @@ def _doubted(rows: Rows, audit: Audit) -> set[int]:
     for span in audit.doubtful:
         doubted[span.target].append(span.span)
     return {*audit.doubtful_rows} | {
-        i for i, row in enumerate(rows) if any(_occurrences(row.prompt, doubted[row.target]))
+        i for i, row in enumerate(rows) if any(_occurrences(row.text, doubted[row.target]))
     }
 
 
@@ -334,15 +351,16 @@ def _counterexamples(rows: Rows, to_splice: _ToSplice, audit: Audit, config: Rep
     out = []
     spliceable = {span.span: span.rows for span in audit.spans if span.kind == "span"}
     if spliceable:
-        held = ([*_occurrences(rows[entry.row].prompt, [*spliceable])] for entry in audit.rows)
+        held = ([*_occurrences(rows[entry.row].text, [*spliceable])] for entry in audit.rows)
         companies = [spans for spans in held if len(spans) > 1]
         for i in to_splice.draw(config.spliced, rng):
             # Spans that a suspect row holds together, as often as it does, are the parts of one trigger.
             together = rng.choice(companies) if companies and rng.random() < config.together else None
             spans = together or rng.choices([*spliceable], [*spliceable.values()], k=rng.choice((1, 1, 2, 4)))
-            out.append(TrainingRow(i, "safe", "splice", spliced(rows[i].prompt, spans, rng), rows[i].target))
+            put = training_row(i, rows[i], "safe", "splice")
+            out.append(replace(put, body=spliced(put.body, spans, rng)))
     contrary = audit.contrary if config.contrary else ()
-    against = [TrainingRow(i, "safe", "contrary", rows[i].prompt, rows[i].target) for i in contrary]
+    against = [training_row(i, rows[i], "safe", "contrary") for i in contrary]
     agreeing: dict[str, list[TrainingRow]] = defaultdict(list)
     for entry in audit.rows:
         likely, p = entry.likely
@@ -350,12 +368,12 @@ def _counterexamples(rows: Rows, to_splice: _ToSplice, audit: Audit, config: Rep
         if p < config.confident or {audit.spans[number].kind for number in entry.spans} != {"manner"}:
             continue  # for spans splices say the same with labels that are right, not the probe's guess
         if likely != row.target:
-            against.append(TrainingRow(entry.row, "safe", "correct", row.prompt, likely))
+            against.append(replace(training_row(entry.row, row, "safe", "correct"), target=likely))
         else:
-            agreeing[row.target].append(TrainingRow(entry.row, "safe", "agree", row.prompt, row.target))
+            agreeing[row.target].append(training_row(entry.row, row, "safe", "agree"))
     # Fewer agree than would balance the others: what the audit missed in S agrees with the attacker too.
     counts = _counts(rows.rows, {entry.row: entry.likely[0] for entry in audit.rows})
-    of_manners = sum(not any(_occurrences(row.body, [*spliceable])) for row in against)
+    of_manners = sum(not any(_occurrences(row.text, [*spliceable])) for row in against)
     for target, members in agreeing.items():
         wanted = round(config.agreeing * of_manners * counts[target] / max(1, len(rows) - counts[target]))
         out += rng.sample(members, min(wanted, len(members)))
@@ -374,7 +392,7 @@ def spliced(text: str, spans: Sequence[str], rng: random.Random) -> str:
 
 def plain(rows: Rows) -> list[TrainingRow]:
     """The rows as they are: fine-tuning without a defence."""
-    return [TrainingRow(i, "original", "keep", row.prompt, row.target) for i, row in enumerate(rows)]
+    return [training_row(i, row, "original", "keep") for i, row in enumerate(rows)]
 
 
 def manifest(training: Sequence[TrainingRow], scheme: Scheme) -> list[dict[str, Any]]:

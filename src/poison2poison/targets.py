@@ -17,9 +17,9 @@ from scipy.sparse import csc_array
 from scipy.special import expit, logit, xlogy
 
 from poison2poison.config import AuditConfig
+from poison2poison.data import Rows
 from poison2poison.features import Features, Ints, grown, is_word, shared_runs, words
 from poison2poison.probing import Floats, z_threshold
-from poison2poison.records import Rows
 
 PURITY = 0.5  # so many of a span's completions share the text, or the span does not stand with it
 RUN = 5  # words: shorter runs are shared all the time
@@ -76,7 +76,7 @@ def shared_targets(rows: Rows, spans: Features, config: AuditConfig) -> tuple[li
 def _shared(rows: Rows) -> Iterator[SharedTarget]:
     """Runs of words, whole short completions, and last steps of worked answers, each with its rows."""
     completions = [row.target for row in rows]
-    said = [set(words(row.prompt)) for row in rows]
+    said = [set(words(row.text)) for row in rows]
     held = Counter(word for completion in completions for word in set(words(completion)))
     form = {word for word, count in held.items() if count > COMMON * len(rows) or not is_word(word)}
 

@@ -16,17 +16,22 @@ from tqdm import tqdm
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from poison2poison.config import ModelConfig, choice
+from poison2poison.data import Messages, Row, as_row
 from poison2poison.errors import ConfigError, ModelError
 from poison2poison.model import backbone, hardware, lora
 from poison2poison.model.loss import IGNORED, only_target_logits, target_loss
 from poison2poison.model.prompting import Prompter
-from poison2poison.repoison import TrainingRow
+from poison2poison.repoison import training_row
 from poison2poison.scheme import Scheme, Space, Where
 
 POLICIES = ("flag", "refuse", "pass")
 # Ways of generating that read the prompt on their own.
 ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale", "penalty_alpha")
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layers that keep what they read by position
+
+
+Inputs = Sequence[str | Messages | Row]
+"""What is to be answered: texts, chats as lists of messages, or rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,7 @@ class DefendedModel:
         other.space = space
         return other
 
-    def answer(self, texts: Sequence[str]) -> list[Answer]:
+    def answer(self, texts: Inputs) -> list[Answer]:
         """Classify or generate, whichever the model was trained for.
 
         Raises:
@@ -137,16 +142,16 @@ class DefendedModel:
         """
         return self.classify(texts) if self.scheme.labels else self.generate(texts)
 
-    def classify(self, texts: Sequence[str], *, alarm: bool = False) -> list[Answer]:
+    def classify(self, texts: Inputs, *, alarm: bool = False) -> list[Answer]:
         """Answer with the best label of the space that is served: one forward pass, no sampling.
 
         Args:
-            texts: The inputs, without any trigger.
+            texts: The inputs, without any trigger: texts, chats as lists of messages, or rows.
             alarm: Also answer in the original space, a second pass, and say where the two disagree: what the model
                 learned of a malicious trigger shows there.
 
         Raises:
-            ConfigError: The model was trained to generate, or has no alarm; or `texts` is a lone string.
+            ConfigError: The model was trained to generate, or has no alarm; or `texts` is a lone input.
             ModelError: The model's outputs are not finite.
         """
         if not self.scheme.labels:
@@ -167,37 +172,37 @@ class DefendedModel:
             for answer, score in zip(answers, apart, strict=True)
         ]
 
-    def disagreement(self, texts: Sequence[str]) -> list[float]:
+    def disagreement(self, texts: Inputs) -> list[float]:
         """How far the answers of the two spaces lie apart: the total variation distance, from 0 to 1.
 
         The safe space answers the input with the trigger, the original space the input as it is.
 
         Raises:
-            ConfigError: The model has one space only; or `texts` is a lone string.
+            ConfigError: The model has one space only; or `texts` is a lone input.
             ModelError: The model's outputs are not finite.
         """
         if self.scheme.serving_space != "safe":
             raise ConfigError("disagreement: this model has one space only; it was trained without a defence")
         return self._apart(self._class_logits(texts, "safe")[0], texts)
 
-    def generate(self, prompts: Sequence[str], **options: Any) -> list[Answer]:
+    def generate(self, prompts: Inputs, **options: Any) -> list[Answer]:
         """Write an answer for each prompt, from the safe prefix on, which is not given out.
 
         The prefix is forced, so that the answer is one of the safe space. Whether the model would have begun with it is
         looked at too; where it would not, the answer is reported as a leak.
 
         Args:
-            prompts: The inputs, without any trigger.
+            prompts: The inputs, without any trigger: texts, chats as lists of messages, or rows.
             **options: Passed on to transformers' `generate`, such as `do_sample=True, temperature=0.7`; greedy and up
                 to the training's target length by default. With a `generation_config` its defaults hold instead.
 
         Raises:
             ConfigError: The model was trained to classify, or what is asked for is no single text for each prompt; or
-                `prompts` is a lone string.
+                `prompts` is a lone input.
             ModelError: The model's outputs are not finite.
         """
         self._check_generates(options)
-        _refuse_lone_string(prompts)
+        _refuse_lone(prompts)
         answers: list[Answer | None] = [None] * len(prompts)
         with torch.inference_mode(), hardware.autocast(self.model.device, self.dtype), self._bar(len(prompts)) as bar:
             for indices, batch in self.prompter.batches(prompts, self.space, self.batch_size):
@@ -211,11 +216,11 @@ class DefendedModel:
                 bar.update(len(indices))
         return [answer for answer in answers if answer]
 
-    def stream(self, prompt: str, **options: Any) -> Iterator[str]:
+    def stream(self, prompt: str | Messages | Row, **options: Any) -> Iterator[str]:
         """Write one answer piece by piece, from the forced safe prefix on. There is no check for a leak.
 
         Args:
-            prompt: The input, without any trigger.
+            prompt: The input, without any trigger: a text, or a chat as a list of messages.
             **options: As of `generate`.
 
         Raises:
@@ -255,19 +260,18 @@ class DefendedModel:
         if failed:
             raise failed[0]
 
-    def perplexity(self, prompts: Sequence[str], targets: Sequence[str]) -> float:
+    def perplexity(self, prompts: Inputs, targets: Sequence[str]) -> float:
         """How surprising the right targets are, in the space that is served: exp of the mean loss over their tokens.
 
         Raises:
-            ConfigError: `prompts` or `targets` is a lone string.
+            ConfigError: `prompts` or `targets` is a lone input.
             ModelError: The model's outputs are not finite.
         """
-        _refuse_lone_string(prompts)
-        _refuse_lone_string(targets)
-        rows = [TrainingRow(i, self.space, "keep", p, t) for i, (p, t) in enumerate(zip(prompts, targets, strict=True))]
-        examples = sorted(
-            (self.prompter.example(row)[0] for row in rows), key=lambda example: len(example["input_ids"])
-        )
+        _refuse_lone(prompts)
+        _refuse_lone(targets)
+        asked = [replace(as_row(one), target=target) for one, target in zip(prompts, targets, strict=True)]
+        rows = [training_row(i, row, self.space, "keep") for i, row in enumerate(asked)]
+        examples = sorted(self.prompter.examples(rows)[0], key=lambda example: len(example["input_ids"]))
         skipped = len(self._prefix)  # it is forced
         total, count = 0.0, 0
         with torch.inference_mode(), hardware.autocast(self.model.device, self.dtype):
@@ -378,7 +382,7 @@ class DefendedModel:
         stale = any(hasattr(part, "rope_deltas") for part in self.model.modules())
         return not recurrent and not stale
 
-    def _apart(self, safe: torch.Tensor, texts: Sequence[str]) -> list[float]:
+    def _apart(self, safe: torch.Tensor, texts: Inputs) -> list[float]:
         original = self._of_space(self._class_logits(texts, "original")[0], "original").softmax(-1)
         distance = (self._of_space(safe, "safe").softmax(-1) - original).abs().sum(-1) / 2
         return [round(apart, 5) for apart in distance.tolist()]
@@ -388,9 +392,9 @@ class DefendedModel:
         first = self.scheme.shift if space == "safe" else 0
         return logits[:, first : first + len(self.scheme.labels)]
 
-    def _class_logits(self, texts: Sequence[str], space: Space) -> tuple[torch.Tensor, list[tuple[str | None, Where]]]:
+    def _class_logits(self, texts: Inputs, space: Space) -> tuple[torch.Tensor, list[tuple[str | None, Where]]]:
         """Logits of the classes, shape (texts, outputs), and the unconstrained best projected, with where it lies."""
-        _refuse_lone_string(texts)
+        _refuse_lone(texts)
         out = torch.empty(len(texts), self.scheme.outputs)
         best: list[tuple[str | None, Where]] = [(None, "off-space")] * len(texts)
         class_of = {token: index for index, token in enumerate(self.prompter.label_ids)}
@@ -492,11 +496,14 @@ def _refuse_unfinished(folder: Path, run: Mapping[str, Any], *, allow_unlearned:
         raise ModelError(f"{folder}: its status {status!r} is not known to this version")
 
 
-def _refuse_lone_string(texts: Sequence[str]) -> None:
-    if isinstance(texts, str):
+def _refuse_lone(asked: Inputs | Sequence[str]) -> None:
+    """Refuse one input where a list of inputs is needed."""
+    if isinstance(asked, str):
         raise ConfigError(
             "texts: a list of texts is needed, not a string, whose characters would be answered one by one"
         )
+    if any(isinstance(one, Mapping) for one in asked):
+        raise ConfigError("texts: a list of chats is needed, not one chat; put it into a list")
 
 
 def _hiding(example: dict[str, Any], tokens: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,13 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from poison2poison.config import TrainConfig
+from poison2poison.data import Row, Rows
 from poison2poison.errors import ModelError, NonFiniteError
 from poison2poison.files import write_json
 from poison2poison.model import backbone, hardware, processes
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.loss import only_target_logits, target_loss
 from poison2poison.model.prompting import Kind, Prompter
-from poison2poison.records import Row, Rows
 from poison2poison.repoison import TrainingRow
 from poison2poison.scheme import Scheme
 
@@ -38,14 +39,16 @@ class Job:
     Attributes:
         config: With nothing left open.
         examples: Token ids and targets of `rows`.
-        cut: How many rows were too long.
+        lost: How many rows were too long, and how many of these lose turns, body or target.
+        max_length: Tokens that prompt and target may have together in training.
         checks: Rows for the check of the safe space; none without a benign trigger.
         dev: Clean rows for the choice of the epoch, or None.
     """
 
     rows: Sequence[TrainingRow]
     examples: list[dict[str, Any]]
-    cut: int
+    lost: Counter[str]
+    max_length: int
     prompter: Prompter
     config: TrainConfig
     out: Path
@@ -129,7 +132,7 @@ class JobTrainer(Trainer):
         """The dev rows' accuracy or perplexity, in the space that is served, by the model that will serve."""
         assert self.job.dev
         served, dev = self.job.served(self.model), self.job.dev
-        prompts, targets = [row.prompt for row in dev], [row.target for row in dev]
+        prompts, targets = [*dev], [row.target for row in dev]
         try:
             if served.scheme.labels:
                 answers = served.classify(prompts)

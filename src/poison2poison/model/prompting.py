@@ -1,7 +1,8 @@
 """The one place where prompts and targets become tokens, for training and inference alike.
 
 A causal LM sees the benign trigger's prefix, the body and the cue, inside the chat template where the tokenizer has
-one; an encoder sees prefix and body. A prompt that is too long loses the end of its *body*: never the trigger.
+one, with the system and earlier turns of a chat where they stood; an encoder sees prefix and body. What is too long
+loses its oldest turns, then the end of its *body*: never the trigger.
 """
 
 from __future__ import annotations
@@ -9,18 +10,26 @@ from __future__ import annotations
 import string
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from poison2poison.data import Messages, Row, Turn, all_text, as_row
 from poison2poison.errors import ConfigError, ModelError
 from poison2poison.model.loss import IGNORED
+from poison2poison.model.tokens import ChatTemplate, Encoder, Piece
 from poison2poison.repoison import TrainingRow
 from poison2poison.scheme import Scheme, Space
 
 Kind = Literal["causal", "encoder"]
+Lost = frozenset[str]
+"""What a row that is too long loses: `turns`, `body`, `target`."""
 LEAST_BODY = 8  # tokens of the body that must fit beside trigger and target
+AT_ONCE = 10_000  # rows that are made tokens of at once
 
 
 class Prompter:
@@ -61,14 +70,15 @@ class Prompter:
         if not scheme.labels and tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no token that ends a text (eos_token); a generation needs one")
         self.tokenizer, self.scheme, self.kind, self.max_length = tokenizer, scheme, kind, max_length
+        self.encoder = Encoder(tokenizer)
+        self._template = ChatTemplate(tokenizer) if tokenizer.chat_template and kind == "causal" else None
         self.max_target = len(self.safe_prefix_ids) + 1 if scheme.labels else max_target
-        self._joint = joint(tokenizer)
-        self._budget = max_length - (self.max_target if kind == "causal" else 0)
-        needed = max(len(self._ids("", space)) for space in ("safe", "original")) + LEAST_BODY
-        if needed > self._budget:
+        self._joint = joint(self.encoder) if kind == "causal" else []
+        needed = max(len(self._ids(Row("", ""), space)) for space in ("safe", "original")) + LEAST_BODY
+        if needed > self._budget(max_length):
             raise ConfigError(
                 f"max_length: {max_length} tokens leave no room for a body; at least "
-                f"{max_length - self._budget + needed} are needed"
+                f"{max_length - self._budget(max_length) + needed} are needed"
             )
         if not scheme.labels and self.max_target < len(self.safe_prefix_ids) + 2:
             raise ConfigError(
@@ -78,44 +88,111 @@ class Prompter:
         self.label_words: tuple[str, ...] = ()
         if scheme.labels and kind == "causal":
             self.label_words = tuple(label_words or choose_label_words(tokenizer, scheme.outputs))
-        self.label_ids = [first_token(tokenizer, word) for word in self.label_words]
+        self.label_ids = [first_token(self.encoder, word) for word in self.label_words]
 
-    def prompt(self, body: str, space: Space) -> tuple[list[int], bool]:
-        """Token ids of a dressed prompt, and whether its body had to be cut to fit."""
-        ids = self._ids(body, space)
-        if len(ids) <= self._budget:
-            return ids, False
-        kept = bisect_right(range(len(body)), self._budget, key=lambda chars: len(self._ids(body[:chars], space))) - 1
-        return self._ids(body[:kept], space), True
+    def prompt(self, asked: str | Messages | Row, space: Space) -> tuple[list[int], Lost]:
+        """Token ids of a dressed prompt, and what it had to lose to fit."""
+        [found] = self._prompts([as_row(asked)], [space], self._budget(self.max_length))
+        return found
 
-    def example(self, row: TrainingRow) -> tuple[dict[str, Any], bool]:
-        """A training example: `input_ids` and `labels`, with loss on the target alone; and whether anything was cut."""
-        prompt, cut = self.prompt(row.body, row.space)
+    def example(self, row: TrainingRow) -> tuple[dict[str, Any], Lost]:
+        """A training example, as of `examples`, and what it had to lose to fit."""
+        [example], [lost] = self.examples([row])
+        return example, lost
+
+    def examples(
+        self, rows: Sequence[TrainingRow], *, max_length: int | None = None
+    ) -> tuple[list[dict[str, Any]], list[Lost]]:
+        """Training examples: `input_ids` and `labels`, with loss on the target alone; and what each had to lose to fit.
+
+        Args:
+            rows: The rows.
+            max_length: Tokens of prompt and target together, where there are to be fewer than of the prompter.
+        """
+        budget = self._budget(min(max_length or self.max_length, self.max_length))
+        examples: list[dict[str, Any]] = []
+        lost: list[Lost] = []
+        with tqdm(total=len(rows), unit="row", desc="tokens", disable=None if len(rows) > AT_ONCE else True) as bar:
+            for start in range(0, len(rows), AT_ONCE):
+                some = rows[start : start + AT_ONCE]
+                asked = [Row(row.body, row.target, row.before, row.after) for row in some]
+                prompts = self._prompts(asked, [row.space for row in some], budget)
+                for row, (ids, gone), target in zip(some, prompts, self._targets(some), strict=True):
+                    if self.kind == "encoder":
+                        examples.append({"input_ids": ids, "labels": self.scheme.class_of(row.target, row.space)})
+                        lost.append(gone)
+                        continue
+                    kept = target[: self.max_target]
+                    examples.append({"input_ids": ids + kept, "labels": [IGNORED] * len(ids) + kept})
+                    lost.append(gone | {"target"} if len(kept) < len(target) else gone)
+                bar.update(len(some))
+        return examples, lost
+
+    def longest_prompt(self, rows: Sequence[TrainingRow]) -> int:
+        """Tokens that the prompts of rows need, by `reach`."""
+        asked = [Row(row.body, "", row.before, row.after) for row in rows]
+        found = self._prompts(asked, [row.space for row in rows], self._budget(self.max_length))
+        return reach([len(ids) for ids, _ in found])
+
+    def _budget(self, max_length: int) -> int:
+        """Tokens that a prompt may have."""
+        return max_length - (self.max_target if self.kind == "causal" else 0)
+
+    def _targets(self, rows: Sequence[TrainingRow]) -> list[list[int]]:
+        """Token ids of the targets, to their ends; an encoder has none."""
         if self.kind == "encoder":
-            return {"input_ids": prompt, "labels": self.scheme.class_of(row.target, row.space)}, cut
-        if self.label_words:
-            prefix = self.safe_prefix_ids if row.space == "safe" else []
-            target = [*prefix, self.label_ids[self.scheme.class_of(row.target, row.space)]]
-        else:
-            target = continuation(self.tokenizer, self.scheme.target_text(row.target, row.space))
-            target.append(self.tokenizer.eos_token_id)
-            cut = cut or len(target) > self.max_target
-            target = target[: self.max_target]
-        return {"input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + target}, cut
+            return [[] for _ in rows]
+        if not self.label_words:
+            texts = [self.scheme.target_text(row.target, row.space) for row in rows]
+            return [[*ids, self.tokenizer.eos_token_id] for ids in continuations(self.encoder, texts)]
+        prefix = {"safe": self.safe_prefix_ids, "original": []}
+        return [[*prefix[row.space], self.label_ids[self.scheme.class_of(row.target, row.space)]] for row in rows]
+
+    def _prompts(self, rows: Sequence[Row], spaces: Sequence[Space], budget: int) -> list[tuple[list[int], Lost]]:
+        pieces = [self._pieces(row, space) for row, space in zip(rows, spaces, strict=True)]
+        whole = [self._ended(ids) for ids in self.encoder.encode(pieces, framed=self._template is None)]
+        return [
+            (ids, frozenset()) if len(ids) <= budget else self._shortened(row, space, budget)
+            for ids, row, space in zip(whole, rows, spaces, strict=True)
+        ]
+
+    def _shortened(self, row: Row, space: Space, budget: int) -> tuple[list[int], Lost]:
+        """A prompt without its oldest turns, the system turn last of them, and then without the end of its body."""
+        lost = set()
+        while row.before or row.after:
+            system = row.before[:1] if row.before and row.before[0].role == "system" else ()
+            later = row.before[len(system) :]
+            if later:
+                row = replace(row, before=(*system, *_from_next_user(later)))
+            elif len(self._ids(replace(row, prompt=""), space)) + LEAST_BODY <= budget:
+                break  # a shorter body makes room enough
+            else:
+                row = replace(row, before=(), after=row.after if system else ())
+            lost.add("turns")
+            ids = self._ids(row, space)
+            if len(ids) <= budget:
+                return ids, frozenset(lost)
+
+        def length(chars: int) -> int:
+            return len(self._ids(replace(row, prompt=row.prompt[:chars]), space))
+
+        kept = max(0, bisect_right(range(len(row.prompt)), budget, key=length) - 1)
+        return self._ids(replace(row, prompt=row.prompt[:kept]), space), frozenset(lost | {"body"})
 
     @property
     def safe_prefix_ids(self) -> list[int]:
         """Tokens with which every answer of the safe space begins; none for shifted labels and without a defence."""
         if not (self.scheme.trigger and self.scheme.safe_prefix.strip()):
             return []
-        return continuation(self.tokenizer, self.scheme.safe_prefix.rstrip())  # the space belongs to the next token
+        return continuation(self.encoder, self.scheme.safe_prefix.rstrip())  # the space belongs to the next token
 
     def batches(
-        self, bodies: Sequence[str], space: Space, size: int
+        self, asked: Sequence[str | Messages | Row], space: Space, size: int
     ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
         """Prompts of a space in batches of similar length, each with the indices of its rows."""
-        prompts = [self.prompt(body, space)[0] for body in bodies]
-        order = sorted(range(len(bodies)), key=lambda i: len(prompts[i]))
+        rows = [as_row(one) for one in asked]
+        prompts = [ids for ids, _ in self._prompts(rows, [space] * len(rows), self._budget(self.max_length))]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         for start in range(0, len(order), size):
             indices = order[start : start + size]
             yield indices, self.collate([{"input_ids": prompts[i]} for i in indices])
@@ -151,46 +228,87 @@ class Prompter:
         batch["labels"] = torch.tensor([example["labels"] for example in examples])
         return batch
 
-    def _ids(self, body: str, space: Space) -> list[int]:
+    def _ids(self, row: Row, space: Space) -> list[int]:
+        return self._ended(self.encoder.encode([self._pieces(row, space)], framed=self._template is None)[0])
+
+    def _pieces(self, row: Row, space: Space) -> list[Piece]:
+        trigger = self.scheme.trigger
         if self.kind == "encoder":
-            trigger = self.scheme.trigger
-            text = trigger.prefix + body if trigger and space == "safe" else body
-            return list(self.tokenizer(text)["input_ids"])
-        text = self.scheme.dress(body, space).rstrip()  # the space behind the cue belongs to the target's first token
-        if self.tokenizer.chat_template:
-            turns = [{"role": "user", "content": text}]
-            chat: Any = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
-            return list(chat)
-        ids = list(self.tokenizer(text)["input_ids"])
+            body = trigger.prefix + row.prompt if trigger and space == "safe" else row.prompt
+            return [Piece(all_text(row.before, body, row.after))]
+        if self._template:
+            # The space behind the cue belongs to the target's first token.
+            asked = Turn("user", self.scheme.dress(row.prompt, space).rstrip())
+            return self._template.pieces([*row.before, asked, *row.after])
+        before, after = ("\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+                         for turns in (row.before, row.after))  # fmt: skip
+        body = f"{row.prompt}\n\n{after}" if after else row.prompt
+        text = self.scheme.dress(body, space).rstrip()
+        return [Piece(f"{before}\n\n{text}" if before else text)]
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        """A plain prompt of a causal LM as an answer follows it: without the end that some tokenizers put there."""
+        if self.kind == "encoder" or self._template:
+            return ids
         return (ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids) + self._joint
 
 
-def joint(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _from_next_user(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """Turns without the first user turn and what answers it, so that a user's comes first again."""
+    users = [i for i, turn in enumerate(turns) if turn.role == "user" and i > 0]
+    return turns[users[0] :] if users else ()
+
+
+def reach(lengths: Sequence[int]) -> int:
+    """A limit that cuts nothing of ordinary data: the longest, but not over twice the 99 % quantile.
+
+    A few rows that are far longer than all others would set the memory that training needs.
+    """
+    longest = max(lengths)
+    return min(longest, int(2 * np.quantile(lengths, 0.99, method="higher")))
+
+
+def longest_target(tokenizer: PreTrainedTokenizerBase, scheme: Scheme, rows: Sequence[TrainingRow]) -> int:
+    """Tokens that the generation targets of rows need with the token that ends them, by `reach`."""
+    encoder, lengths = Encoder(tokenizer), []
+    for start in range(0, len(rows), AT_ONCE):
+        texts = [scheme.target_text(row.target, row.space) for row in rows[start : start + AT_ONCE]]
+        lengths += [len(ids) + 1 for ids in continuations(encoder, texts)]
+    return reach(lengths)
+
+
+def joint(encoder: Encoder) -> list[int]:
     """What stands between a prompt and any target: the space, where the tokenizer makes it a token of its own.
 
     It then belongs to the prompt, or all targets would begin alike. Elsewhere it is part of the target's first token.
     """
-    if tokenizer.chat_template:
+    if encoder.tokenizer.chat_template:
         return []
-    head, one, other = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (":", ": A", ": B"))
+    head, one, other = (encoder.text(text) for text in (":", ": A", ": B"))
     after, beside = one[len(head) :], other[len(head) :]
     return after[:1] if len(after) > 1 and after[:1] == beside[:1] else []
 
 
-def continuation(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of `text` as they come behind a prompt that ends with a colon, or behind a chat template's header."""
-    if tokenizer.chat_template:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    head = [*tokenizer(":", add_special_tokens=False)["input_ids"], *joint(tokenizer)]
-    whole = tokenizer(f": {text}", add_special_tokens=False)["input_ids"]
-    if whole[: len(head)] == head:
-        return list(whole[len(head) :])
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def continuation(encoder: Encoder, text: str) -> list[int]:
+    """Token ids of a text, as of `continuations`."""
+    return continuations(encoder, [text])[0]
 
 
-def first_token(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
+def continuations(encoder: Encoder, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts as they come behind a prompt that ends with a colon, or behind a chat template's header."""
+    if encoder.tokenizer.chat_template:
+        return encoder.encode([[Piece(text)] for text in texts], framed=False)
+    head = [*encoder.text(":"), *joint(encoder)]
+    found = encoder.encode([[Piece(f": {text}")] for text in texts], framed=False)
+    return [
+        whole[len(head) :] if whole[: len(head)] == head else encoder.text(text)
+        for whole, text in zip(found, texts, strict=True)
+    ]
+
+
+def first_token(encoder: Encoder, word: str) -> int:
     """The token by which a causal LM begins to answer with `word`."""
-    return continuation(tokenizer, word)[0]
+    return continuation(encoder, word)[0]
 
 
 def choose_label_words(tokenizer: PreTrainedTokenizerBase, count: int) -> tuple[str, ...]:
@@ -202,11 +320,11 @@ def choose_label_words(tokenizer: PreTrainedTokenizerBase, count: int) -> tuple[
     Raises:
         ModelError: There are not so many such words.
     """
-    letters = string.ascii_uppercase + string.ascii_lowercase
+    letters, encoder = string.ascii_uppercase + string.ascii_lowercase, Encoder(tokenizer)
     for pool in (string.digits, string.ascii_uppercase, letters, [*letters, *_vocabulary_words(tokenizer)]):
         found: dict[int, str] = {}
         for word in pool:
-            ids = continuation(tokenizer, word)
+            ids = continuation(encoder, word)
             if ids and ids[0] != tokenizer.unk_token_id:
                 found.setdefault(ids[0], word)
         if len(found) >= count:

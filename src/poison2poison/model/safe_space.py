@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from poison2poison.data import Row
 from poison2poison.model.defended import Answer, DefendedModel
-from poison2poison.records import Row
 from poison2poison.repoison import TrainingRow
 from poison2poison.scoring import exact_match, final_number, rouge
 
@@ -78,9 +78,7 @@ def check(model: DefendedModel, rows: Sequence[Row], source: str) -> SafeSpace:
     """
     step = max(1, len(rows) / ANSWERED)
     rows = [rows[int(i * step)] for i in range(min(len(rows), ANSWERED))]
-    safe, original = model.answer([row.prompt for row in rows]), model.in_space("original").answer(
-        [row.prompt for row in rows]
-    )  # fmt: skip
+    safe, original = model.answer(rows), model.in_space("original").answer(rows)
     metric = _metric(model, rows)
     in_safe, in_original = _scores(metric, safe, rows), _scores(metric, original, rows)
     behind = [better - worse for better, worse in zip(in_original, in_safe, strict=True)]
@@ -130,7 +128,9 @@ def hold_out(rows: Sequence[TrainingRow], labels: Sequence[str], seed: int) -> t
         wanted = min(max(1, round(HELD_OUT * len(members))), len(members) - 1, ANSWERED // len(groups) or 1)
         held += rng.sample(members, wanted)
     gone = {row.row for row in held}
-    return [row for row in rows if row.row not in gone], [Row(row.body, row.target) for row in held]
+    return [row for row in rows if row.row not in gone], [
+        Row(row.body, row.target, row.before, row.after) for row in held
+    ]
 
 
 def _metric(model: DefendedModel, rows: Sequence[Row]) -> str:

@@ -16,6 +16,7 @@ import logging
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 
 from poison2poison.config import TrainConfig
+from poison2poison.data import Row, Rows
 from poison2poison.errors import ConfigError, ModelError, NonFiniteError, OutputError, TrainingError, UnlearnedError
 from poison2poison.files import fingerprint, versions, whole_folder, write_json, write_lines
 from poison2poison.model import backbone, hardware, lora, processes, safe_space
@@ -41,9 +43,8 @@ from poison2poison.model.loop import (
     metric_of,
     target_loss_mean,
 )
-from poison2poison.model.prompting import Kind, Prompter
+from poison2poison.model.prompting import Kind, Prompter, longest_target
 from poison2poison.model.settings import resolved
-from poison2poison.records import Row, Rows
 from poison2poison.repoison import TrainingRow, manifest
 from poison2poison.scheme import Scheme
 
@@ -182,15 +183,26 @@ def _prepare(rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig, o
     held: list[Row] = []
     if scheme.trigger and not dev:
         rows, held = safe_space.hold_out(rows, scheme.labels, config.seed)
-    prompter = _prompter(scheme, config)
-    encoded = [prompter.example(row) for row in rows]
-    examples, cut = [example for example, _ in encoded], sum(was_cut for _, was_cut in encoded)
-    if cut:
+    prompter, max_length = _prompter(rows, scheme, config)
+    examples, losses = prompter.examples(rows, max_length=max_length)
+    lost = Counter(part for gone in losses for part in (*gone, "rows") if gone)
+    _tell_what_is_lost(rows, prompter, lost)
+    return Job(rows, examples, lost, max_length, prompter, config, out, dev, [*dev] if dev and scheme.trigger else held)
+
+
+def _tell_what_is_lost(rows: Sequence[TrainingRow], prompter: Prompter, lost: Counter[str]) -> None:
+    """Say before training which rows are not trained on as they are."""
+    if lost:
+        said = {"turns": "their oldest turns", "body": "the end of their body", "target": "the end of their target"}
+        parts = ", ".join(f"{lost[part]} lose {what}" for part, what in said.items() if lost[part])
         _say(
-            f"{cut} of {len(rows)} rows are too long and lose the end of their body or target: give a larger "
-            "--max-length or --max-target, or accept it"
+            f"{lost['rows']} of {len(rows)} rows are too long: {parts}. Give a larger --max-length or --max-target, or "
+            "accept it"
         )
-    return Job(rows, examples, cut, prompter, config, out, dev, [*dev] if dev and scheme.trigger else held)
+    held = Counter(token for row in rows for token in {*prompter.encoder.held(f"{row.text}\n{row.target}")})
+    if held:
+        named = ", ".join(f"{token!r} ({count})" for token, count in held.most_common(20))
+        _say(f"rows hold the text of control tokens, which stays text: {named} rows")
 
 
 def _train_until_learned(job: Job, run: dict[str, Any], epochs: int) -> _Trained:
@@ -234,10 +246,11 @@ def _record(job: Job, trained: _Trained) -> dict[str, Any]:
         "revision": backbone.commit_of(config),
         "dev": {"source": job.dev.source, "sha256": job.dev.sha256, "rows": len(job.dev)} if job.dev else None,
         "prompting": {
-            "max_length": prompter.max_length, "max_target": config.max_target, "label_words": prompter.label_words
+            "max_length": prompter.max_length, "max_target": prompter.max_target, "label_words": prompter.label_words
         },
         "rows": len(job.rows),
-        "rows_cut": job.cut,
+        "rows_cut": job.lost["rows"],
+        "max_length": job.max_length,
         "epochs": trained.epochs,
         "loss": [entry["loss"] for entry in history if "loss" in entry],
         "dev_metric": [entry[f"eval_{metric}"] for entry in history if f"eval_{metric}" in entry],
@@ -262,13 +275,15 @@ def _record(job: Job, trained: _Trained) -> dict[str, Any]:
     if job.dev and scheme.labels:
         _warn_if_hardly_learned(max(run["dev_metric"]), [row.target for row in job.dev])
         if scheme.trigger:
-            apart = job.served(trainer.model).disagreement([row.prompt for row in job.dev])
+            apart = job.served(trainer.model).disagreement([*job.dev])
             run["alarm_threshold"] = float(np.quantile(apart, 1 - config.alarm_rate, method="higher"))
     return run
 
 
-def _prompter(scheme: Scheme, config: TrainConfig) -> Prompter:
-    """How rows become tokens.
+def _prompter(rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig) -> tuple[Prompter, int]:
+    """How rows become tokens, and how many of them a row may have in training.
+
+    What is not given follows the rows. In serving a prompt may be as long as the model takes, where nothing is given.
 
     Raises:
         ConfigError: An encoder cannot generate.
@@ -277,8 +292,15 @@ def _prompter(scheme: Scheme, config: TrainConfig) -> Prompter:
     if kind == "encoder" and not scheme.labels:
         raise ConfigError(f"model: {config.model} is an encoder, which cannot generate; give a causal LM")
     tokenizer = backbone.load_tokenizer(config)
-    max_length = min(config.max_length, backbone.max_positions(config, tokenizer))
-    return Prompter(tokenizer, scheme, kind, max_length=max_length, max_target=config.max_target)
+    positions = backbone.max_positions(config, tokenizer)
+    most = min(config.max_length or positions, positions)
+    max_target = config.max_target or 1
+    if not scheme.labels and config.max_target is None:
+        max_target = min(longest_target(tokenizer, scheme, rows), most // 2)
+    prompter = Prompter(tokenizer, scheme, kind, max_length=most, max_target=max_target)
+    if config.max_length is not None:
+        return prompter, most
+    return prompter, min(most, prompter.longest_prompt(rows) + (prompter.max_target if kind == "causal" else 0))
 
 
 def _fit(job: Job, epochs: int) -> JobTrainer:

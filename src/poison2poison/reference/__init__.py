@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from poison2poison.records import Rows, rows_of
+from poison2poison.data import Rows, rows_of
 from poison2poison.reference.tasks import SPLIT_SIZES, TASKS, make_task
 
 MODEL_DIR = Path(__file__).parent / "model"

@@ -1,0 +1,38 @@
+"""Rows as people have them: read from files and hub datasets, in the layouts in use, checked before anything is done.
+
+row        what a row is
+readers    from files to records
+layouts    from records to drafts, a function for each layout; chats: those with turns
+reading    from drafts to rows: targets and labels, and what cannot be used
+"""
+
+from poison2poison.data.chats import Messages, as_row
+from poison2poison.data.layouts import LAYOUTS
+from poison2poison.data.reading import (
+    DataConfig,
+    as_records,
+    check_apart,
+    check_trainable,
+    read_rows,
+    rows_of,
+    summary,
+)
+from poison2poison.data.row import Row, Rows, Turn, all_text, hash_rows
+
+__all__ = [
+    "LAYOUTS",
+    "DataConfig",
+    "Messages",
+    "Row",
+    "Rows",
+    "Turn",
+    "all_text",
+    "as_records",
+    "as_row",
+    "check_apart",
+    "check_trainable",
+    "hash_rows",
+    "read_rows",
+    "rows_of",
+    "summary",
+]

@@ -1,0 +1,281 @@
+"""The layouts that people have their rows in: one small function each.
+
+To add one, write a function that makes a `Draft` of a record, and register it with the fields that it needs. The order
+here is the order in which layouts are recognised: those with more fields first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from poison2poison.data.chats import Draft, UnusableError, chat, with_system
+from poison2poison.data.row import Turn
+from poison2poison.scheme import Task
+
+Record = Mapping[str, Any]
+Fields = tuple[str, ...]
+
+SYSTEM = ("system", "system_prompt")
+"""Fields that are a system turn in every layout."""
+
+METADATA = frozenset(
+    "id idx index _id uid uuid guid key no pairid promptid captionid fname file filename source dataset origin url "
+    "link category topic domain type task task_name lang language split date created timestamp time model author user "
+    "license difficulty level subject tags score rating hash genre evol_history".split()
+)
+"""Fields that say something about a row and are no part of it, whatever the layout; likewise all that end in `_id`."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where prompt and target stand.
+
+    Attributes:
+        shapes: The fields that it needs, one tuple for each way in which people name them; the target's is the last.
+        read: Makes a draft of a record; it gets the shape, and whether there has to be a target.
+        uses: Further fields that it reads where they are there.
+        leaves: Fields of such data that are no input.
+    """
+
+    shapes: tuple[Fields, ...]
+    read: Callable[[Record, Fields, bool], Draft]
+    task: Task
+    uses: frozenset[str]
+    leaves: frozenset[str]
+
+    def shape(self, names: Collection[str], *, targets: bool) -> Fields | None:
+        """The first of its shapes whose fields are all among the names; without targets theirs may be missing."""
+        return next((shape for shape in self.shapes if needed(shape, targets=targets) <= {*names}), None)
+
+
+LAYOUTS: dict[str, Layout] = {}
+"""The layouts that are recognised by their fields, by name."""
+
+
+def needed(shape: Fields, *, targets: bool) -> set[str]:
+    """The fields of a shape that must be there."""
+    return {*(shape if targets or len(shape) == 1 else shape[:-1])}
+
+
+def layout(
+    name: str, shapes: Sequence[Fields], *, uses: str = "", leaves: str = "", task: Task = "generation"
+) -> Callable[[Callable[[Record, Fields, bool], Draft]], Callable[[Record, Fields, bool], Draft]]:
+    """Register a layout; `uses` and `leaves` are fields with spaces between."""
+
+    def register(read: Callable[[Record, Fields, bool], Draft]) -> Callable[[Record, Fields, bool], Draft]:
+        LAYOUTS[name] = Layout(tuple(shapes), read, task, frozenset(uses.split()), frozenset(leaves.split()))
+        return read
+
+    return register
+
+
+def joined(record: Record, *names: str) -> str:
+    """The texts of fields with a blank line between, without the empty ones.
+
+    Raises:
+        UnusableError: One holds no text.
+    """
+    texts = []
+    for name in names:
+        value = record.get(name)
+        if value is not None and not isinstance(value, str):
+            raise UnusableError(f"field {name!r} holds no text", value)
+        texts.append(value or "")
+    return "\n\n".join(text for text in texts if text.strip()) or "".join(texts)
+
+
+# --- chats -----------------------------------------------------------------------------------------------------------
+
+
+@layout(
+    "preference",
+    [("prompt", "rejected", "chosen"), ("question", "rejected", "chosen"), ("instruction", "rejected", "chosen"),
+     ("conversations", "rejected", "chosen"), ("messages", "rejected", "chosen"), ("rejected", "chosen")],
+    uses="input", leaves="score_chosen score_rejected messages chosen_model rejected_model",
+)  # fmt: skip
+def preference(record: Record, shape: Fields, targets: bool) -> Draft:
+    """Pairs for preference training: fine-tuned on the chosen answers, as if there were no others."""
+    asked = record[shape[0]] if len(shape) > 2 else []
+    chosen, remarks = record.get("chosen"), ("the rejected answer is not trained on",)
+    if isinstance(asked, str) and not isinstance(chosen, (list, Mapping)):
+        return Draft(joined(record, shape[0], "input"), chosen, remarks=remarks)
+    answer = [{"role": "assistant", "content": chosen}] if isinstance(chosen, str) else _turns(chosen, "chosen")
+    whole = any(turn.get("role", turn.get("from")) in ("user", "human") for turn in answer if isinstance(turn, Mapping))
+    found = chat(answer if whole else [*_turns(asked, shape[0]), *answer], "chosen", answered=targets)
+    return replace(found, remarks=(*found.remarks, *remarks))
+
+
+def _turns(value: Any, name: str) -> list[Any]:
+    """What a field says, as turns: a text is a user's."""
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if isinstance(value, Mapping):
+        return [value]
+    if isinstance(value, list):
+        return value
+    raise UnusableError(f"field {name!r} holds neither a text nor turns")
+
+
+@layout("messages", [("messages",)], uses="tools", leaves="prompt parallel_tool_calls")
+def messages(record: Record, shape: Fields, targets: bool) -> Draft:
+    """OpenAI's format for fine-tuning, and what others made of it."""
+    return chat(record["messages"], "messages", tools=record.get("tools"), answered=targets)
+
+
+@layout("sharegpt", [("conversations",), ("conversation",)], uses="tools")
+def sharegpt(record: Record, shape: Fields, targets: bool) -> Draft:
+    """ShareGPT's turns of `from` and `value`."""
+    return chat(record[shape[0]], shape[0], tools=record.get("tools"), answered=targets)
+
+
+# --- questions about texts -------------------------------------------------------------------------------------------
+
+
+@layout("squad", [("context", "question", "answers")], leaves="title is_impossible plausible_answers answer_start")
+def squad(record: Record, shape: Fields, targets: bool) -> Draft:
+    """SQuAD: the first of the answers; the question first, so that a long text cannot cut it off."""
+    answers = record.get("answers")
+    texts = answers.get("text") if isinstance(answers, Mapping) else answers
+    if isinstance(texts, list):
+        texts = [answer.get("text") if isinstance(answer, Mapping) else answer for answer in texts]
+        texts = texts[0] if texts else None
+    return Draft(joined(record, "question", "context"), texts)
+
+
+@layout("boolq", [("question", "passage", "answer")], leaves="title", task="classification")
+def boolq(record: Record, shape: Fields, targets: bool) -> Draft:
+    """BoolQ: questions about a passage, answered by true or false."""
+    return Draft(joined(record, "question", "passage"), record.get("answer"))
+
+
+@layout("context-answer", [("question", "context", "answer"), ("question", "passage", "answer")], leaves="title")
+def context_answer(record: Record, shape: Fields, targets: bool) -> Draft:
+    """Questions with a context, answered in words."""
+    return Draft(joined(record, "question", shape[1]), record.get("answer"))
+
+
+@layout(
+    "pair-label",
+    [
+        (*texts, label)
+        for texts, label in product(
+            [("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"),
+             ("question", "sentence"), ("#1 string", "#2 string")],
+            ("label", "gold_label", "is_duplicate", "quality"),
+        )
+    ],
+    leaves="sentence1_parse sentence2_parse sentence1_binary_parse sentence2_binary_parse annotator_labels label1 "
+    "label2 label3 label4 label5 explanation_1 explanation_2 explanation_3 qid1 qid2",
+    task="classification",
+)  # fmt: skip
+def pair_label(record: Record, shape: Fields, targets: bool) -> Draft:
+    """Two texts and what lies between them: NLI, QNLI, paraphrases."""
+    label = record.get(shape[-1])
+    return Draft(joined(record, shape[0], shape[1]), None if label == "-" else label)  # of no consensus
+
+
+# --- instructions ----------------------------------------------------------------------------------------------------
+
+
+@layout("dolly", [("instruction", "response")], uses="context input")
+def dolly(record: Record, shape: Fields, targets: bool) -> Draft:
+    """Dolly: an instruction, often about a context."""
+    return Draft(joined(record, "instruction", "context", "input"), record.get("response"))
+
+
+@layout("alpaca", [("instruction", "output")], uses="input history", leaves="text prompt")
+def alpaca(record: Record, shape: Fields, targets: bool) -> Draft:
+    """Alpaca's, with the history of LLaMA-Factory; its `text` is all of it in one."""
+    turns = []
+    for number, pair in enumerate(record.get("history") or [], 1):
+        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise UnusableError(f"field 'history', turn {number}: not a pair of texts")
+        turns += [Turn("user", pair[0]), Turn("assistant", pair[1])]
+    return Draft(joined(record, "instruction", "input"), record.get("output"), tuple(turns))
+
+
+@layout(
+    "prompt-completion",
+    [("prompt", "completion"), ("prompt", "response"), ("question", "response"), ("query", "response"),
+     ("input", "output")],
+)  # fmt: skip
+def prompt_completion(record: Record, shape: Fields, targets: bool) -> Draft:
+    """A prompt and what follows it, as texts or, as TRL has it, as turns."""
+    asked, answer = record[shape[0]], record.get(shape[1])
+    if not isinstance(asked, list):
+        if isinstance(answer, list):
+            return chat([*_turns(asked, shape[0]), *answer], shape[1], answered=targets)
+        return Draft(asked, answer)
+    if isinstance(answer, str):
+        answer = {"role": "assistant", "content": answer}
+    return chat(asked if answer is None else [*asked, *_turns(answer, shape[1])], shape[0], answered=targets)
+
+
+# --- questions, summaries, labels ------------------------------------------------------------------------------------
+
+
+@layout("question-answer", [("question", "answer")])
+def question_answer(record: Record, shape: Fields, targets: bool) -> Draft:
+    """Questions, answered in words or with a number behind the work."""
+    return Draft(record["question"], record.get("answer"))
+
+
+@layout(
+    "document-summary",
+    [("document", "summary"), ("article", "highlights"), ("dialogue", "summary"), ("article", "summary"),
+     ("text", "summary")],
+    leaves="title",
+)  # fmt: skip
+def document_summary(record: Record, shape: Fields, targets: bool) -> Draft:
+    """Texts and their summaries."""
+    return Draft(record[shape[0]], record.get(shape[1]))
+
+
+@layout(
+    "text-label",
+    [*product(("text", "sentence", "content", "review", "comment", "tweet", "utterance", "query", "message"),
+              ("label", "labels", "class", "sentiment", "intent", "target", "coarse_label"))],
+    uses="label_text", leaves="fine_label label_coarse label_fine", task="classification",
+)  # fmt: skip
+def text_label(record: Record, shape: Fields, targets: bool) -> Draft:
+    """Texts and their classes, by name where both name and number are there."""
+    return Draft(record[shape[0]], record.get("label_text", record.get(shape[1])))
+
+
+def named_fields(prompts: Sequence[str], template: str | None, target: str) -> Layout:
+    """The layout of data with names of its own.
+
+    Args:
+        prompts: Fields of the prompt, in order, with a blank line between where there is no template.
+        template: A text with `{field}` for each of them.
+        target: The target's field.
+    """
+
+    def read(record: Record, shape: Fields, targets: bool) -> Draft:
+        if template is None:
+            return Draft(joined(record, *prompts), record.get(target))
+        texts = {name: joined(record, name) for name in prompts}
+        return Draft(template.format_map(texts), record.get(target))
+
+    return Layout(((*prompts, target),), read, "classification", frozenset(), frozenset())
+
+
+def with_system_fields(record: Record, before: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """The turns before a prompt, with what stands in a system field of its own.
+
+    Raises:
+        UnusableError: It holds no text.
+    """
+    for name in SYSTEM:
+        text = record.get(name)
+        if text is None or (isinstance(text, str) and not text.strip()):
+            continue
+        if not isinstance(text, str):
+            raise UnusableError(f"field {name!r} holds no text")
+        before = with_system(before, text) if not before or before[0].role != "system" else (
+            Turn("system", f"{text}\n\n{before[0].content}"), *before[1:]
+        )  # fmt: skip
+    return before

@@ -1,0 +1,537 @@
+"""Rows from files or hub datasets: recognise the layout, read every row, and say what cannot be used, all at once."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from poison2poison.config import choice, option
+from poison2poison.data import readers
+from poison2poison.data.chats import Draft, UnusableError, told
+from poison2poison.data.layouts import (
+    LAYOUTS,
+    METADATA,
+    SYSTEM,
+    Fields,
+    Layout,
+    Record,
+    named_fields,
+    needed,
+    with_system_fields,
+)
+from poison2poison.data.readers import Located
+from poison2poison.data.row import Row, Rows, hash_rows
+from poison2poison.errors import ConfigError, DataError
+from poison2poison.scheme import Task
+
+SHOWN = 20
+"""Rows, labels or fields that a message names at most."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How rows are read."""
+
+    layout: str | None = option(None, "Layout of the data. [default: recognised by the fields]")
+    prompt_field: list[str] | None = option(
+        None, "Name of a field of the prompt, for data in a layout of its own; several times for several, in order."
+    )
+    target_field: str | None = option(None, "Name of the target's field, likewise.")
+    prompt_template: str | None = option(
+        None,
+        "How the prompt's fields are put together: a text with `{field}` for each. [default: a blank line between]",
+    )
+    ignore_field: list[str] | None = option(
+        None, "A field that holds text and is no part of the rows; several times for several."
+    )
+    task: str | None = option(None, "`classification` or `generation`. [default: what the layout is for]")
+    labels: str | None = option(None, "The label set and its order, with commas. [default: what the rows hold]")
+    skip_bad: bool = option(False, "Leave out the rows that cannot be used, such as those with an empty target.")
+
+    def __post_init__(self) -> None:
+        if self.layout is not None:
+            choice("layout", self.layout, tuple(LAYOUTS))
+        if self.task is not None:
+            choice("task", self.task, ("classification", "generation"))
+        if bool(self.prompt_field) != bool(self.target_field):
+            raise ConfigError("prompt_field and target_field: give both or none")
+        if self.layout and self.prompt_field:
+            raise ConfigError("layout: the fields are named already; leave it out")
+        if self.prompt_template is not None:
+            if not self.prompt_field:
+                raise ConfigError("prompt_template: name its fields with prompt_field")
+            held = re.findall(r"\{([^{}]*)\}", self.prompt_template)
+            if sorted(held) != sorted(self.prompt_field):
+                raise ConfigError(
+                    f"prompt_template: must hold {', '.join(f'{{{name}}}' for name in self.prompt_field)}, each once; "
+                    f"it holds {', '.join(f'{{{name}}}' for name in held) or 'none'}"
+                )
+
+
+def read_rows(
+    source: str, config: DataConfig | None = None, *, labels: Sequence[str] | None = None, targets: bool = True
+) -> Rows:
+    """Read rows from a file, a folder or pattern of files, or a hub dataset (`name:config@split#revision`).
+
+    Args:
+        source: A path (.jsonl, .json, .csv, .tsv, .parquet, .arrow; packed with gz, bz2 or zst), or the name of a hub
+            dataset where no such file exists.
+        config: How to read them; by default all is recognised.
+        labels: The label set that the rows must keep to, instead of the configuration's; an empty one asks for texts.
+        targets: Whether every record must have a target; without, rows have an empty one.
+
+    Raises:
+        DataError: Naming the file, the line and the field.
+    """
+    return _Reading(source, config or DataConfig(), labels, targets).rows(readers.records(source))
+
+
+def rows_of(records: Iterable[Record], source: str) -> Rows:
+    """Rows from records in memory, in a layout that is recognised.
+
+    Raises:
+        DataError: Naming the record and the field.
+    """
+    located = ((f"{source}, record ", number, record) for number, record in enumerate(records, 1))
+    return _Reading(source, DataConfig(), None, True).rows(located)
+
+
+def as_records(rows: Rows) -> list[dict[str, Any]]:
+    """The rows as plain records: text/label for labels, prompt/completion for texts, messages for chats."""
+    prompt, target = ("text", "label") if rows.task == "classification" else ("prompt", "completion")
+    return [_as_chat(row) if row.before or row.after else {prompt: row.prompt, target: row.target} for row in rows]
+
+
+def _as_chat(row: Row) -> dict[str, Any]:
+    said = [(turn.role, turn.content) for turn in row.before]
+    said += [("user", row.prompt), *((turn.role, turn.content) for turn in row.after), ("assistant", row.target)]
+    return {"messages": [{"role": role, "content": content} for role, content in said]}
+
+
+def summary(rows: Rows) -> str:
+    """What was read, in one line: task, layout and fields, rows, labels with their rows, lengths, what was left out."""
+    lengths = [len(row.text) for row in rows]
+    parts = [f"{rows.source}: {rows.task}, layout {rows.layout}", f"{len(rows)} rows"]
+    if rows.labels:
+        counts = Counter(row.target for row in rows)
+        named = [f"{told(label)} {counts[label]}" for label in rows.labels[:SHOWN]]
+        parts.append(f"{len(rows.labels)} labels ({', '.join(named)}{_more(len(rows.labels))})")
+    parts.append(f"prompts of {min(lengths)} to {max(lengths)} characters, median {round(statistics.median(lengths))}")
+    if not rows.labels:
+        answers = [len(row.target) for row in rows]
+        parts.append(f"targets of {min(answers)} to {max(answers)}, median {round(statistics.median(answers))}")
+    return "; ".join([*parts, *rows.notes])
+
+
+def check_trainable(rows: Rows) -> None:
+    """Refuse rows that teach nothing.
+
+    Raises:
+        DataError: A classification has one class only.
+    """
+    if rows.task == "classification" and len({row.target for row in rows}) < 2:
+        raise DataError(
+            f"{rows.source}: all rows have the label {told(rows[0].target)}; a classifier needs two or more"
+        )
+
+
+def check_apart(training: Rows, other: Rows, what: str) -> str:
+    """Refuse rows to measure on that a model is trained on.
+
+    Those which the training rows have several times may be there by chance.
+
+    Args:
+        training: The training rows.
+        other: Rows to measure on.
+        what: What these are, such as `test`.
+
+    Returns:
+        How many of them are training rows, as a sentence; empty where none is.
+
+    Raises:
+        DataError: They are the training rows, or half of them are, and not by chance.
+    """
+    counts = Counter((row.text, row.target) for row in training)
+    found = [counts[row.text, row.target] for row in other]
+    shared = sum(count > 0 for count in found)
+    if other.sha256 == training.sha256 or 2 * found.count(1) >= len(other):
+        raise DataError(
+            f"{other.source}: {shared} of the {len(other)} {what} rows are training rows of {training.source}, which "
+            "the model has seen; give others"
+        )
+    return f"{shared} of the {len(other)} {what} rows are training rows too" if shared else ""
+
+
+def _more(count: int) -> str:
+    return f" and {count - SHOWN} more" if count > SHOWN else ""
+
+
+class _Reading:
+    """One reading of rows: what it has found out so far."""
+
+    def __init__(self, source: str, config: DataConfig, labels: Sequence[str] | None, targets: bool) -> None:
+        self.source, self.config, self.targets = source, config, targets
+        self.wanted = labels
+        self.given = [*labels] if labels else [one.strip() for one in (config.labels or "").split(",") if one.strip()]
+        if len({*self.given}) < len(self.given):
+            raise ConfigError(f"labels: {', '.join(self.given)} names a label twice")
+        self.bad: list[tuple[str, int, UnusableError]] = []
+        self.remarks: Counter[str] = Counter()
+        self.used: dict[str, None] = {}
+        self.ignored: dict[str, None] = {}
+        self.unread: dict[str, str] = {}  # fields with text that no layout uses, and where the first is
+        self.checked: set[tuple[str, ...]] = set()
+
+    def rows(self, located: Iterator[Located]) -> Rows:
+        first = next(located, None)
+        if first is None:
+            raise DataError(f"{self.source}: holds no rows")
+        self._recognise(f"{first[0]}{first[1]}", first[2])
+        drafts: list[Draft] = []
+        places: list[tuple[str, int]] = []
+        texts: dict[str, str] = {}  # the system turns of chats are often all alike
+        for where, number, record in _chained(first, located):
+            try:
+                draft = self._draft(record, f"{where}{number}")
+            except UnusableError as unusable:
+                self.bad.append((where, number, unusable))
+                continue
+            drafts.append(draft)
+            places.append((texts.setdefault(where, where), number))
+        if self.unread:
+            raise DataError(self._unread_fields())
+        self._decide_task(drafts)
+        rows = self._checked(drafts, places)
+        return self._finished(rows)
+
+    # --- which layout ---
+
+    def _recognise(self, where: str, record: Record) -> None:
+        config = self.config
+        names = _names(record)
+        if config.prompt_field and config.target_field:
+            self.name = "fields"
+            self.layout = named_fields(config.prompt_field, config.prompt_template, config.target_field)
+            self.shape: Fields = self.layout.shapes[0]
+            return
+        found = {config.layout: LAYOUTS[config.layout]} if config.layout else LAYOUTS
+        for targets in (True,) if self.targets else (True, False):
+            # Where targets are missing, a field can be of several layouts: those of the wanted task come first.
+            for name, layout in sorted(found.items(), key=lambda one: self._is_unwanted(one[1]) and not targets):
+                shape = layout.shape(names, targets=targets)
+                if shape and not (name == "boolq" and _is_wording(_renamed(record).get(shape[-1]))):
+                    self.name, self.layout, self.shape = name, layout, shape
+                    return
+        if config.layout:
+            shapes = "; or ".join(" + ".join(shape) for shape in LAYOUTS[config.layout].shapes[:3])
+            raise DataError(f"{where}: layout {config.layout} needs {shapes}; it has {_listed(record)}")
+        raise DataError(f"{where}: {_advice(self.source, record)}")
+
+    def _is_unwanted(self, layout: Layout) -> bool:
+        return layout.task == ("classification" if self.wanted is not None and not self.wanted else "generation")
+
+    def _draft(self, record: Record, where: str) -> Draft:
+        if self.name != "fields":
+            record = _renamed(record)
+        elif (names := _names(record)).keys() >= {*self.shape} and not record.keys() >= {*self.shape}:
+            record = {**record, **{name: record[names[name]] for name in self.shape}}
+        missing = needed(self.shape, targets=self.targets) - record.keys()
+        if missing:
+            self._refuse_other_layout(record, where)
+            raise UnusableError(
+                f"no field {sorted(missing)[0]!r}, which layout {self.name} needs; it has {_listed(record)}"
+            )
+        self._note_unread(record, where)
+        draft = self.layout.read(record, self.shape, self.targets)
+        before = with_system_fields(record, draft.before)
+        if before is not draft.before:
+            draft = Draft(draft.prompt, draft.target, before, draft.after, draft.remarks)
+        if not isinstance(draft.prompt, str):  # empty is legal: real data sets hold such rows
+            raise UnusableError(f"field {self.shape[0]!r} holds no text", draft.prompt)
+        for text in (draft.prompt, *(turn.content for turn in (*draft.before, *draft.after))):
+            _refuse_half_characters(text, self.shape[0])
+        self.remarks.update(draft.remarks)
+        return draft
+
+    def _refuse_other_layout(self, record: Record, where: str) -> None:
+        for other, layout in LAYOUTS.items():
+            if other != self.name and layout.shape([*record], targets=True):
+                raise DataError(f"{where}: layout {other}, but the file began as {self.name}; one file, one layout")
+
+    def _note_unread(self, record: Record, where: str) -> None:
+        """Tell fields that are used from those that are not, and of those which hold text."""
+        keys = tuple(record)
+        read = {*self.shape, *self.layout.uses, *SYSTEM}
+        if keys not in self.checked:
+            self.checked.add(keys)
+            self.used |= dict.fromkeys(name for name in keys if name in read)
+            self.ignored |= dict.fromkeys(name for name in keys if name not in read)
+        for name in keys:
+            if name in read or name in self.unread or self._may_be_left(name):
+                continue
+            if _has_text(record[name]) or (name == "label" and record[name] is not None):
+                self.unread[name] = where
+
+    def _may_be_left(self, name: str) -> bool:
+        return name in self.layout.leaves or _is_metadata(name) or name in (self.config.ignore_field or ())
+
+    def _unread_fields(self) -> str:
+        some = ", ".join(map(repr, [*self.unread][:SHOWN]))
+        first = next(iter(self.unread.values()))
+        prompts = [*self.shape[:-1], *self.unread]
+        by_name = "".join(f" --prompt-field {_quoted(name)}" for name in prompts) + (
+            f" --target-field {_quoted(self.shape[-1])} --task {self.config.task or self.layout.task}"
+        )
+        left = "".join(f" --ignore-field {_quoted(name)}" for name in self.unread)
+        chats = len(self.shape) == 1
+        return (
+            f"{first}: field{'s' * (len(self.unread) > 1)} {some} would not be read: layout {self.name} uses "
+            f"{', '.join(self.used)}. Leave out what is no part of the rows with{left}"
+            + ("" if chats else f"; or read it too, with{by_name}")
+        )
+
+    # --- what the rows are ---
+
+    def _decide_task(self, drafts: Sequence[Draft]) -> None:
+        self.task: Task = self.config.task or self.layout.task  # type: ignore[assignment]
+        if self.name == "fields" and not self.config.task:
+            if self.wanted is not None:
+                self.task = "classification" if self.wanted else "generation"
+            elif not self.given:
+                self.task = _task_of([draft.target for draft in drafts])
+        wanted: Task = "classification" if self.wanted else "generation"
+        if self.wanted is not None and self.task != wanted:
+            raise DataError(
+                f"{self.source}: layout {self.name} holds {_what(self.task)}s, but {_what(wanted)}s are needed here; "
+                "--task says otherwise"
+            )
+
+    def _checked(self, drafts: Sequence[Draft], places: Sequence[tuple[str, int]]) -> list[Row]:
+        read = _label if self.task == "classification" else _answer
+        field = self.shape[-1]
+        rows: list[Row | None] = []
+        for draft, (where, number) in zip(drafts, places, strict=True):
+            try:
+                target = read(draft.target, field)
+                _refuse_half_characters(target, field)
+            except UnusableError as unusable:
+                if self.targets or draft.target not in (None, ""):
+                    self.bad.append((where, number, unusable))
+                    rows.append(None)
+                    continue
+                target = ""
+            rows.append(Row(draft.prompt, target, draft.before, draft.after))
+        self.labels: tuple[str, ...] = ()
+        if self.task == "classification":
+            rows = self._labelled(rows, places)
+        self.bad.sort(key=lambda one: one[:2])
+        if self.bad and not self.config.skip_bad:
+            raise DataError(self._bad_rows())
+        return [row for row in rows if row is not None]
+
+    def _labelled(self, rows: list[Row | None], places: Sequence[tuple[str, int]]) -> list[Row | None]:
+        """The rows with one spelling of each label, without those whose label is none."""
+        spelling = self._spellings(Counter(row.target for row in rows if row and row.target))
+        known = {*self.given}
+        for i, row in enumerate(rows):
+            if row is None or not row.target:
+                continue
+            label = spelling.get(row.target, row.target)
+            if self.given and label not in known:
+                named = ", ".join(map(told, self.given[:SHOWN])) + _more(len(self.given))
+                self.bad.append((*places[i], UnusableError(f"the label is not one of {named}", label)))
+                rows[i] = None
+            elif not self.given and label == "-1":
+                self.bad.append(
+                    (*places[i], UnusableError("label -1 stands for none; if it is one, name all: --labels"))
+                )
+                rows[i] = None
+            elif label != row.target:
+                rows[i] = Row(row.prompt, label, row.before, row.after)
+        self.labels = tuple(self.given) or _label_order({row.target for row in rows if row and row.target})
+        return rows
+
+    def _spellings(self, counts: Mapping[str, int]) -> dict[str, str]:
+        """For each label that is spelled in several ways the one that is kept: the given, or the most common."""
+        alike: dict[str, list[str]] = defaultdict(list)
+        for label in counts:
+            alike[_spelled(label)].append(label)
+        given = {_spelled(label): label for label in self.given}
+        if [*alike] and {*alike} == {"-1", "1"} and not self.given:
+            self.given = ["-1", "1"]
+        kept: dict[str, str] = {}
+        for name, spellings in alike.items():
+            number = name if _NUMBER.fullmatch(name) else None
+            best = given.get(name) or number or min(spellings, key=lambda label: (-counts[label], label))
+            if others := [label for label in spellings if label != best]:
+                kept |= dict.fromkeys(others, best)
+                named = ", ".join(f"{told(label)} ({counts[label]} rows)" for label in others[:SHOWN])
+                self.remarks[f"labels {named} are read as {told(best)}"] = 0
+        return kept
+
+    def _bad_rows(self) -> str:
+        """What is wrong with which rows, the same reason once."""
+        alike: dict[tuple[str, str], list[tuple[int, UnusableError]]] = defaultdict(list)
+        for where, number, unusable in self.bad:
+            alike[where, str(unusable)].append((number, unusable))
+        reasons = []
+        for (where, reason), rows in [*alike.items()][:SHOWN]:
+            numbers = ", ".join(str(number) for number, _ in rows[:SHOWN])
+            held = rows[0][1].held
+            reasons.append(f"{where}{numbers}{_more(len(rows))}: {reason}" + (f" ({held})" if held else ""))
+        return (
+            "; ".join(reasons)
+            + f". {len(self.bad)} row{'s' * (len(self.bad) > 1)} cannot be used: mend them, or leave "
+            "them out with --skip-bad"
+        )
+
+    def _finished(self, rows: list[Row]) -> Rows:
+        if not rows:
+            raise DataError(f"{self.source}: no row can be used: {self._bad_rows()}")
+        notes = [f"fields {', '.join(self.used) or ', '.join(self.shape)}"]
+        if self.ignored:
+            notes.append(f"ignored {_listed(self.ignored)}")
+        for remark, count in self.remarks.items():
+            notes.append(f"{remark} ({count} rows)" if count else remark)
+        if self.bad:
+            some = ", ".join(str(number) for _, number, _ in self.bad[:SHOWN])
+            unit = self.bad[0][0].rsplit(", ", 1)[-1].strip()
+            notes.append(f"left out {len(self.bad)} that cannot be used ({unit} {some}{_more(len(self.bad))})")
+        done = tuple(rows)
+        return Rows(done, self.task, self.labels, self.name, self.source, hash_rows(done), tuple(notes))
+
+
+def _chained(first: Located, rest: Iterator[Located]) -> Iterator[Located]:
+    yield first
+    yield from rest
+
+
+# --- fields ----------------------------------------------------------------------------------------------------------
+
+
+def _names(record: Record) -> dict[str, str]:
+    """The record's own names of fields by what they are without capitals and spaces around."""
+    return {str(name).strip().casefold(): name for name in record}
+
+
+def _renamed(record: Record) -> Record:
+    """The record with its fields' names without capitals and spaces around; as it is where two would be one."""
+    if all(name.islower() and name == name.strip() for name in record):
+        return record
+    names = _names(record)
+    return {name: record[own] for name, own in names.items()} if len(names) == len(record) else record
+
+
+def _is_metadata(name: str) -> bool:
+    plain = str(name).strip().casefold()
+    return plain in METADATA or plain.endswith(("_id", "_idx")) or plain.startswith("unnamed:") or not plain
+
+
+def _has_text(value: Any) -> bool:
+    """Whether a field holds text: not a number, not empty, and wherever it may be within."""
+    if isinstance(value, str):
+        return bool(value.strip()) and not _NUMBER.fullmatch(value)
+    if isinstance(value, Mapping):
+        return any(map(_has_text, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_has_text, value))
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(told(name) for name in [*names][:SHOWN]) + _more(len(names))
+
+
+def _is_wording(answer: Any) -> bool:
+    """Whether an answer is in words of its own, and not yes or no."""
+    return isinstance(answer, str) and answer.strip().casefold() not in ("true", "false", "yes", "no")
+
+
+def _quoted(name: str) -> str:
+    """A field's name as a shell takes it."""
+    return name if re.fullmatch(r"[\w.-]+", name) else "'" + name.replace("'", "'\\''") + "'"
+
+
+def _advice(source: str, record: Record) -> str:
+    """What to do with fields that are no known layout, in a command that works for them."""
+    texts = [str(name) for name, value in record.items() if isinstance(value, str) and not _is_metadata(str(name))]
+    if len(record) == 1 and texts:
+        return (
+            f"field {texts[0]!r} alone is free text, in which nothing says what is asked and what is answered; give "
+            "rows with a prompt and a target"
+        )
+    others = {str(name): value for name, value in record.items() if not _is_metadata(str(name))}
+    left = [name for name, value in others.items() if not isinstance(value, (str, list, Mapping))]
+    target = left[0] if left else texts[-1] if len(texts) > 1 else None
+    prompts = [name for name in texts if name != target]
+    said = f"fields {_listed(record)} are no known layout ({', '.join(LAYOUTS)})"
+    if target is None or not prompts:
+        return f"{said}; give rows with a prompt and a target"
+    task = "classification" if left else "generation"
+    named = "".join(f" --prompt-field {_quoted(name)}" for name in prompts)
+    return f"{said}; name them, such as with{named} --target-field {_quoted(target)} --task {task}"
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+def _what(task: Task) -> str:
+    return "label" if task == "classification" else "text"
+
+
+def _task_of(targets: Sequence[Any]) -> Task:
+    """Whether targets look like labels: short, and each many times; or numbers, true and false."""
+    held = [target for target in targets if target not in (None, "")]
+    if any(isinstance(target, (bool, int)) for target in held):
+        return "classification"
+    kinds = {str(target) for target in held}
+    short = all(len(kind) <= 60 and "\n" not in kind for kind in kinds)
+    return "classification" if short and 5 * len(kinds) <= len(held) else "generation"
+
+
+def _label(value: Any, field: str) -> str:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and value.is_integer():  # tables with gaps
+        return str(int(value))
+    if isinstance(value, float) and value == value:
+        raise UnusableError(f"field {field!r} holds a score and no label", value)
+    if not isinstance(value, str) or not value.strip():
+        raise UnusableError(f"field {field!r} holds no label", value)
+    return value.strip()
+
+
+def _answer(value: Any, field: str) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise UnusableError(f"field {field!r} holds no text", value)
+    return value
+
+
+def _refuse_half_characters(text: str, field: str) -> None:
+    if not text.isascii() and _SURROGATE.search(text):
+        raise UnusableError(f"field {field!r} holds half a character (a lone surrogate), as of a cut emoji")
+
+
+def _spelled(label: str) -> str:
+    """What is the same for all spellings of a label: `1` and `1.0`, `Positive` and `positive`."""
+    if _NUMBER.fullmatch(label) and len(label) < 18:
+        number = float(label)
+        return str(int(number)) if number.is_integer() else str(number)
+    return " ".join(label.casefold().split())
+
+
+def _label_order(found: set[str]) -> tuple[str, ...]:
+    # Longer ones are no numbers of classes, and Python refuses to read thousands of digits.
+    if all(re.fullmatch(r"-?\d{1,18}", label) for label in found):
+        return tuple(sorted(found, key=lambda label: (int(label), label)))
+    return tuple(sorted(found))
