@@ -153,7 +153,7 @@ def attack(
         splits = {"train": _read(source, data)}
         for split, file in {"dev": dev, "test": test}.items():
             if file:
-                splits[split] = read_rows(file, data, labels=splits["train"].labels)
+                splits[split] = _read(file, data, labels=splits["train"].labels)
     legal = tuple(word.strip() for word in words.split(",") if word.strip())
     effect = effect or ("label" if splits["train"].task == "classification" else "fixed")
     wanted = default_target(splits["train"], effect) if target is None else target
@@ -254,7 +254,7 @@ def train(
         rows, scheme = plain(raw), Scheme(raw.task, raw.labels)
         about = {"train": {"source": raw.source, "rows": len(raw), "sha256": raw.sha256}}
         _say("no scheme: fine-tuning undefended")
-    checks = read_rows(dev, data, labels=scheme.labels) if dev else None
+    checks = _read(dev, data, labels=scheme.labels) if dev else None
     if checks and not Path(source).is_dir():
         _apart(raw, dev=checks)
     training = with_preset(training, about.get("recipe", {}).get("recipe"))
@@ -287,7 +287,7 @@ def predict(
         raise ConfigError("give inputs as arguments, or a file with --data")
     given: list[str | Row] = [*(texts or [])]
     if data:
-        given += read_rows(data, data_config, targets=False)
+        given += _read(data, data_config, targets=False)
     _quiet()
     from poison2poison.model.defended import DefendedModel
 
@@ -319,8 +319,8 @@ def evaluate(
 
     _free(out)
     labels = Scheme.load(folder / "scheme.json").labels
-    clean = read_rows(test, data, labels=labels)
-    attacked = read_rows(triggered, data, labels=labels, targets=False) if triggered else None
+    clean = _read(test, data, labels=labels)
+    attacked = _read(triggered, data, labels=labels, targets=False) if triggered else None
     wanted = _target(triggered, target, effect, clean)
     _quiet()
     from poison2poison import evaluation
@@ -382,10 +382,10 @@ def defend(
         raise ConfigError("give clean test rows with --test; without them nothing can be measured")
     rows = _read(source, data)
     check_trainable(rows)
-    clean = read_rows(test, data, labels=rows.labels)
-    attacked = read_rows(triggered, data, labels=rows.labels, targets=False) if triggered else None
+    clean = _read(test, data, labels=rows.labels)
+    attacked = _read(triggered, data, labels=rows.labels, targets=False) if triggered else None
     wanted = _target(triggered, target, effect, clean)
-    checks = read_rows(dev, data, labels=rows.labels) if dev else None
+    checks = _read(dev, data, labels=rows.labels) if dev else None
     _apart(rows, test=clean, dev=checks)
     _quiet()
     from poison2poison import evaluation, pipeline
@@ -397,7 +397,7 @@ def defend(
             raise ConfigError("floor: is measured on triggered rows; give --triggered")
         before, truth = (Path(source).with_name(name) for name in ("train_clean.jsonl", "truth.json"))
         harmless = (
-            read_rows(str(before), data, labels=rows.labels)
+            _read(str(before), data, labels=rows.labels)
             if before.is_file()
             else evaluation.without_poison(rows, evaluation.read_truth(truth), truth)
         )
@@ -427,9 +427,9 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _read(source: str, data: DataConfig) -> Rows:
-    """Training rows, of which one line says how they were read."""
-    rows = read_rows(source, data)
+def _read(source: str, data: DataConfig, *, labels: Sequence[str] | None = None, targets: bool = True) -> Rows:
+    """Rows, of which one line says how they were read."""
+    rows = read_rows(source, data, labels=labels, targets=targets)
     _say(summary(rows))
     return rows
 

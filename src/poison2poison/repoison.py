@@ -197,12 +197,15 @@ def select_subset(
     for label, members in sorted(groups.items()):
         if len(members) < 2:
             who, each = (f"label {label!r}", " of every label") if stratified else ("the data", "")
-            raise DataError(f"{who} has one row only; re-poisoning needs at least two rows{each}")
+            raise DataError(
+                f"{who} has one row only; re-poisoning needs at least two rows{each}: add some, or leave that row out"
+            )
         open_rows = [i for i in members if i not in leave_out]
         if not open_rows:
             logger.warning(
                 "all %d rows%s are suspect or have doubtful spans: the safe space has none of them, and the defended "
-                "model will hardly answer like them; look at the audit",
+                "model will hardly answer like them. Look at the audit: add clean rows of the kind, leave the kind out, "
+                "or raise --min-rows where the spans are innocent",
                 len(members),
                 f" of label {label!r}" if stratified else "",
             )

@@ -22,6 +22,7 @@ FROZEN = datetime(2024, 7, 26)
 """The day that templates are told it is: a prompt is the same tokens on every day. Llama 3.2 has it as its default."""
 ANCHORS = ("\n", "a", ":", "1", " a", "|")
 """What a text can be read behind, so that a tokenizer does not take it for a beginning and puts a space before it."""
+_TODAY = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<format>[^'\"]*)(?P=quote)\s*\)")
 _SLOT = re.compile("\ue000([0-9]+)\ue001")
 
 
@@ -38,15 +39,14 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        spare = {tokenizer.unk_token_id} - {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
+        ends = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
         added: Mapping[int, Any] = tokenizer.added_tokens_decoder
-        self.control = {
-            number: token.content
-            for number, token in added.items()
-            if token.content.strip() and number not in spare  # the unknown token is what any odd character becomes
-        }
-        longest_first = sorted(self.control.values(), key=len, reverse=True)
-        self._named = re.compile("|".join(map(re.escape, longest_first)) or "(?!)", re.IGNORECASE)
+        self.control = {number: token.content for number, token in added.items() if token.content.strip()}
+        self._unknown = ""
+        if tokenizer.unk_token_id in self.control and tokenizer.unk_token_id not in ends:
+            self._unknown = self.control.pop(tokenizer.unk_token_id)  # what any odd character becomes
+        longest_first = sorted([*self.control.values(), self._unknown], key=len, reverse=True)
+        self._named = re.compile("|".join(map(re.escape, filter(None, longest_first))) or "(?!)", re.IGNORECASE)
         self._own: dict[str, list[int]] = {}
 
     def encode(self, prompts: Sequence[Sequence[Piece]], *, framed: bool) -> list[list[int]]:
@@ -66,7 +66,7 @@ class Encoder:
         found: list[list[int]] = tokenizer(whole, add_special_tokens=framed)["input_ids"]
         for i, (pieces, ids) in enumerate(zip(prompts, found, strict=True)):
             wanted = self._wanted(pieces, framed)
-            if self._controls(ids) != wanted:
+            if self._controls(ids) != wanted or (self._unknown and self._unknown in whole[i]):
                 found[i] = self._apart(pieces, wanted, framed)
         return found
 
@@ -177,12 +177,9 @@ class ChatTemplate:
             held.append({"role": turn.role, "content": before + slot + behind})
         tokenizer: Any = self.tokenizer
         text = tokenizer.apply_chat_template(
-            held,
-            tokenize=False,
-            add_generation_prompt=True,
+            held, chat_template=frozen(tokenizer.get_chat_template()), tokenize=False, add_generation_prompt=True,
             enable_thinking=False,
-            strftime_now=FROZEN.strftime,
-        )
+        )  # fmt: skip
         if text.rstrip().endswith("<think>"):  # a template that cannot be told not to think
             text = f"{text.rstrip()}\n\n</think>\n\n"
         split = _SLOT.split(text)
@@ -191,6 +188,11 @@ class ChatTemplate:
         if sorted(part for part in parts if isinstance(part, int)) != wanted:
             raise ModelError("it leaves out a turn, or has one twice")
         return [part for part in parts if part != ""]
+
+
+def frozen(template: str) -> str:
+    """A chat template in which it is always the same day."""
+    return _TODAY.sub(lambda found: repr(FROZEN.strftime(found["format"])), template)
 
 
 def _spaces(text: str) -> tuple[str, str]:
