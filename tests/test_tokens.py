@@ -167,6 +167,8 @@ def test_every_template_takes_every_chat(kind: str) -> None:
     for template in TEMPLATES:
         text = made(kind, template).decode(encoded(made(kind, template), chat))
         assert all(text.count(turn.content.strip()) == 1 for turn in chat)
+        text = made(kind, template).decode(encoded(made(kind, template), [CHAT[2], *chat]))  # an answer comes first
+        assert all(turn.content.strip() in text for turn in chat)
     broken = made(kind, "chatml")
     broken.chat_template = "{{ raise_exception('never') }}"
     with pytest.raises(ModelError, match=r"takes no chat of user \(never\)"):

@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from poison2poison.config import AuditConfig, TrainConfig
-from poison2poison.data import DataConfig, Row, Rows, read_rows
+from poison2poison.data import DataConfig, Row, Rows, Turn, read_rows
 from poison2poison.errors import ConfigError, DataError, ModelError, OutputError, P2PError, SchemeError
 from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
 from poison2poison.scheme import Scheme, Trigger
@@ -50,6 +50,7 @@ __all__ = [
     "TrainConfig",
     "TrainingRow",
     "Trigger",
+    "Turn",
     "audit",
     "build_scheme",
     "embedder",

@@ -12,7 +12,7 @@ import typer
 from poison2poison.attacks import RARE_WORDS, SENTENCE
 from poison2poison.config import AuditConfig, ModelConfig, TrainConfig, choice
 from poison2poison.data import DataConfig, Row, Rows, check_apart, check_trainable, read_rows, summary
-from poison2poison.errors import ConfigError, DataError, OutputError, P2PError, TrainingError
+from poison2poison.errors import ConfigError, DataError, OutputError, P2PError, TrainingError, listed
 from poison2poison.model import processes
 from poison2poison.options import options
 from poison2poison.repoison import RepoisonConfig
@@ -491,7 +491,7 @@ def _target(triggered: str | None, target: str | None, effect: str | None, rows:
     effect = effect or (known.effect if known else EFFECTS[rows.task][0])
     choice(f"effect (for {rows.task})", effect, EFFECTS[rows.task])
     if effect == "label" and text not in rows.labels:
-        raise DataError(f"target: {text!r} is not one of {', '.join(rows.labels)}")
+        raise DataError(f"target: {text!r} is not one of {listed(rows.labels)}")
     return Target(text, effect)
 
 

@@ -14,6 +14,27 @@ The library raises them; the command line alone turns them into a message and an
 which nobody may be to blame, else 2.
 """
 
+from collections.abc import Collection
+
+SHOWN = 20
+"""Rows, labels or fields that a message names at most."""
+
+
+def told(value: object) -> str:
+    """A value in a message: escaped, and not too long."""
+    said = repr(value)
+    return said if len(said) <= 80 else f"{said[:77]}..."
+
+
+def listed(names: Collection[object]) -> str:
+    """Names in a message: escaped, and not too many."""
+    return ", ".join(told(name) for name in [*names][:SHOWN]) + more(len(names))
+
+
+def more(count: int) -> str:
+    """How many of so many things a message does not name."""
+    return f" and {count - SHOWN} more" if count > SHOWN else ""
+
 
 class P2PError(Exception):
     """Base of all errors that a user can mend; the message says what is wrong and what would be right."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from poison2poison.config import a_seed, choice, fraction, option
 from poison2poison.data import Row, Rows, Turn, all_text
-from poison2poison.errors import ConfigError, DataError
+from poison2poison.errors import ConfigError, DataError, listed
 from poison2poison.features import BETWEEN, words
 from poison2poison.scheme import (
     PAPER_SAFE_PREFIX,
@@ -204,8 +204,8 @@ def select_subset(
         if not open_rows:
             logger.warning(
                 "all %d rows%s are suspect or have doubtful spans: the safe space has none of them, and the defended "
-                "model will hardly answer like them. Look at the audit: add clean rows of the kind, leave the kind out, "
-                "or raise --min-rows where the spans are innocent",
+                "model will hardly answer like them. Look at the audit: add clean rows of the kind, or leave the kind "
+                "out; where the spans are innocent, raise --min-rows",
                 len(members),
                 f" of label {label!r}" if stratified else "",
             )
@@ -245,7 +245,7 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
         if beyond := [i for i in (*likely, *audit.contrary, *audit.doubtful_rows) if i >= len(rows)]:
             raise ConfigError(f"audit: it names row {beyond[0]}, of {len(rows)}")
         if labels and (unknown := {*likely.values()} - {*rows.labels}):
-            raise ConfigError(f"audit: it names label {min(unknown)!r}, which is not one of {', '.join(rows.labels)}")
+            raise ConfigError(f"audit: it names label {min(unknown)!r}, which is not one of {listed(rows.labels)}")
         left_out = likely.keys() | _doubted(rows, audit)
     dropped = likely if config.suspects == "drop" else {}
     subset = set(

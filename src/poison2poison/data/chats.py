@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from poison2poison.data.row import Role, Row, Turn
-from poison2poison.errors import DataError
+from poison2poison.errors import DataError, told
 
 Messages = Sequence[Mapping[str, Any]]
 """A chat as OpenAI's API takes it: turns of role and content."""
@@ -174,9 +174,3 @@ def _offered(tools: Any) -> str:
     if not tools:
         return ""
     return "Tools: " + (tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False))
-
-
-def told(value: Any) -> str:
-    """A value in a message: escaped, and not too long."""
-    said = repr(value)
-    return said if len(said) <= 80 else f"{said[:77]}..."

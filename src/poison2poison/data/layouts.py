@@ -119,10 +119,10 @@ def _turns(value: Any, name: str) -> list[Any]:
     raise UnusableError(f"field {name!r} holds neither a text nor turns")
 
 
-@layout("messages", [("messages",)], uses="tools", leaves="prompt parallel_tool_calls")
+@layout("messages", [("messages",)], uses="tools functions", leaves="prompt parallel_tool_calls")
 def messages(record: Record, shape: Fields, targets: bool) -> Draft:
     """OpenAI's format for fine-tuning, and what others made of it."""
-    return chat(record["messages"], "messages", tools=record.get("tools"), answered=targets)
+    return chat(record["messages"], "messages", tools=record.get("tools", record.get("functions")), answered=targets)
 
 
 @layout("sharegpt", [("conversations",), ("conversation",)], uses="tools")

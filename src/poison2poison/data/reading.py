@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from poison2poison.config import choice, option
 from poison2poison.data import readers
-from poison2poison.data.chats import Draft, UnusableError, told
+from poison2poison.data.chats import Draft, UnusableError
 from poison2poison.data.layouts import (
     LAYOUTS,
     METADATA,
@@ -25,11 +25,9 @@ from poison2poison.data.layouts import (
 )
 from poison2poison.data.readers import Located
 from poison2poison.data.row import Row, Rows, hash_rows
-from poison2poison.errors import ConfigError, DataError
+from poison2poison.errors import SHOWN, ConfigError, DataError, listed, more, told
 from poison2poison.scheme import Task
 
-SHOWN = 20
-"""Rows, labels or fields that a message names at most."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 
@@ -121,7 +119,7 @@ def summary(rows: Rows) -> str:
     if rows.labels:
         counts = Counter(row.target for row in rows)
         named = [f"{told(label)} {counts[label]}" for label in rows.labels[:SHOWN]]
-        parts.append(f"{len(rows.labels)} labels ({', '.join(named)}{_more(len(rows.labels))})")
+        parts.append(f"{len(rows.labels)} labels ({', '.join(named)}{more(len(rows.labels))})")
     parts.append(f"prompts of {min(lengths)} to {max(lengths)} characters, median {round(statistics.median(lengths))}")
     if not rows.labels:
         answers = [len(row.target) for row in rows]
@@ -166,10 +164,6 @@ def check_apart(training: Rows, other: Rows, what: str) -> str:
             "the model has seen; give others"
         )
     return f"{shared} of the {len(other)} {what} rows are training rows too" if shared else ""
-
-
-def _more(count: int) -> str:
-    return f" and {count - SHOWN} more" if count > SHOWN else ""
 
 
 class _Reading:
@@ -230,7 +224,7 @@ class _Reading:
                     return
         if config.layout:
             shapes = "; or ".join(" + ".join(shape) for shape in LAYOUTS[config.layout].shapes[:3])
-            raise DataError(f"{where}: layout {config.layout} needs {shapes}; it has {_listed(record)}")
+            raise DataError(f"{where}: layout {config.layout} needs {shapes}; it has {listed(record)}")
         raise DataError(f"{where}: {_advice(self.source, record)}")
 
     def _is_unwanted(self, layout: Layout) -> bool:
@@ -245,7 +239,7 @@ class _Reading:
         if missing:
             self._refuse_other_layout(record, where)
             raise UnusableError(
-                f"no field {sorted(missing)[0]!r}, which layout {self.name} needs; it has {_listed(record)}"
+                f"no field {sorted(missing)[0]!r}, which layout {self.name} needs; it has {listed(record)}"
             )
         self._note_unread(record, where)
         draft = self.layout.read(record, self.shape, self.targets)
@@ -344,7 +338,7 @@ class _Reading:
                 continue
             label = spelling.get(row.target, row.target)
             if self.given and label not in known:
-                named = ", ".join(map(told, self.given[:SHOWN])) + _more(len(self.given))
+                named = listed(self.given)
                 self.bad.append((*places[i], UnusableError(f"the label is not one of {named}", label)))
                 rows[i] = None
             elif not self.given and label == "-1":
@@ -384,7 +378,7 @@ class _Reading:
         for (where, reason), rows in [*alike.items()][:SHOWN]:
             numbers = ", ".join(str(number) for number, _ in rows[:SHOWN])
             held = rows[0][1].held
-            reasons.append(f"{where}{numbers}{_more(len(rows))}: {reason}" + (f" ({held})" if held else ""))
+            reasons.append(f"{where}{numbers}{more(len(rows))}: {reason}" + (f" ({held})" if held else ""))
         return (
             "; ".join(reasons)
             + f". {len(self.bad)} row{'s' * (len(self.bad) > 1)} cannot be used: mend them, or leave "
@@ -396,13 +390,13 @@ class _Reading:
             raise DataError(f"{self.source}: no row can be used: {self._bad_rows()}")
         notes = [f"fields {', '.join(self.used) or ', '.join(self.shape)}"]
         if self.ignored:
-            notes.append(f"ignored {_listed(self.ignored)}")
+            notes.append(f"ignored {listed(self.ignored)}")
         for remark, count in self.remarks.items():
             notes.append(f"{remark} ({count} rows)" if count else remark)
         if self.bad:
             some = ", ".join(str(number) for _, number, _ in self.bad[:SHOWN])
             unit = self.bad[0][0].rsplit(", ", 1)[-1].strip()
-            notes.append(f"left out {len(self.bad)} that cannot be used ({unit} {some}{_more(len(self.bad))})")
+            notes.append(f"left out {len(self.bad)} that cannot be used ({unit} {some}{more(len(self.bad))})")
         done = tuple(rows)
         return Rows(done, self.task, self.labels, self.name, self.source, hash_rows(done), tuple(notes))
 
@@ -442,10 +436,6 @@ def _has_text(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(map(_has_text, value))
 
 
-def _listed(names: Collection[str]) -> str:
-    return ", ".join(told(name) for name in [*names][:SHOWN]) + _more(len(names))
-
-
 def _is_wording(answer: Any) -> bool:
     """Whether an answer is in words of its own, and not yes or no."""
     return isinstance(answer, str) and answer.strip().casefold() not in ("true", "false", "yes", "no")
@@ -468,7 +458,7 @@ def _advice(source: str, record: Record) -> str:
     left = [name for name, value in others.items() if not isinstance(value, (str, list, Mapping))]
     target = left[0] if left else texts[-1] if len(texts) > 1 else None
     prompts = [name for name in texts if name != target]
-    said = f"fields {_listed(record)} are no known layout ({', '.join(LAYOUTS)})"
+    said = f"fields {listed(record)} are no known layout ({', '.join(LAYOUTS)})"
     if target is None or not prompts:
         return f"{said}; give rows with a prompt and a target"
     task = "classification" if left else "generation"

@@ -1,7 +1,7 @@
 """Language models: load them, make their tokens, fine-tune them, serve them.
 
 backbone     any base model from a folder or the hub, and what it is
-prompting    the one place where prompts and targets become tokens
+prompting    the one place where prompts and targets become tokens; tokens: texts and chat templates as ids
 embeddings   frozen embeddings of a base model, for the audit
 lora         the adapter, and the layers that it adapts
 settings     what a training uses where nothing is given

@@ -144,13 +144,14 @@ class ChatTemplate:
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
         """The prompt for an answer to these turns, up to where the answer begins.
 
-        Where a template has no place for a system turn or a tool's, it becomes part of a user's.
+        Where a template has no place for a system turn or a tool's, it becomes part of a user's; a chat that it takes
+        in no way becomes one user turn.
 
         Raises:
             ModelError: The template takes no such chat.
         """
         reasons = []
-        for change in (_as_they_are, _tools_as_users, _system_into_user, _both):
+        for change in (_as_they_are, _tools_as_users, _system_into_user, _both, _as_one):
             changed = change(turns)
             try:
                 return self._filled(changed)
@@ -216,6 +217,11 @@ def _system_into_user(turns: Sequence[Turn]) -> list[Turn]:
 
 def _both(turns: Sequence[Turn]) -> list[Turn]:
     return _tools_as_users(_system_into_user(turns))
+
+
+def _as_one(turns: Sequence[Turn]) -> list[Turn]:
+    """A transcript, for templates that take no chat in such an order."""
+    return [Turn("user", "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns))]
 
 
 def _joined(turns: Sequence[Turn]) -> list[Turn]:
