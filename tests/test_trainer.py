@@ -286,6 +286,8 @@ def test_how_far_behind_and_how_leaky_a_safe_space_may_be(wrong: int, leaks: int
     rows = [Row(label, label) for label in ("negative", "positive") * 50]  # prompts that name their answers
     found = safe_space.check(Fake(wrong, leaks), rows, "dev")  # type: ignore[arg-type]
     assert (found.learned, found.leak, found.safe) == (learned, leaks / 100, 1 - wrong / 100)
+    few = safe_space.check(Fake(wrong, min(leaks, 1)), rows[:9], "dev")  # type: ignore[arg-type]
+    assert few.learned == (not wrong and not leaks)  # one of a few is too many
 
 
 def test_a_task_that_was_hardly_learned_is_said(caplog: pytest.LogCaptureFixture) -> None:
