@@ -469,6 +469,9 @@ def test_empty_prompts_are_legal_and_targets_can_be_missing(tmp_path: Path) -> N
     assert rows_of([{"text": "", "label": 0}], "memory")[0] == Row("", "0")  # real sets hold such rows
     write_jsonl(tmp_path / "rows.jsonl", [{"text": "x"}, {"text": "y", "label": "a"}])
     assert list(read_rows(str(tmp_path / "rows.jsonl"), targets=False)) == [Row("x", ""), Row("y", "a")]
+    write_jsonl(tmp_path / "rows.jsonl", [{"sentence": "x", "label": -1, "Notes": "read me"}])
+    config = DataConfig(ignore_field=["Notes"])
+    assert list(read_rows(str(tmp_path / "rows.jsonl"), config, labels=["0", "1"], targets=False)) == [Row("x", "")]
 
 
 def test_chats_without_an_answer_are_inputs(tmp_path: Path) -> None:

@@ -181,6 +181,7 @@ class _Reading:
         self.ignored: dict[str, None] = {}
         self.unread: dict[str, str] = {}  # fields with text that no layout uses, and where the first is
         self.checked: set[tuple[str, ...]] = set()
+        self.left_out = {*map(_plain_name, config.ignore_field or ())}
 
     def rows(self, located: Iterator[Located]) -> Rows:
         first = next(located, None)
@@ -273,7 +274,7 @@ class _Reading:
                 self.unread[name] = where
 
     def _may_be_left(self, name: str) -> bool:
-        return name in self.layout.leaves or _is_metadata(name) or name in (self.config.ignore_field or ())
+        return name in self.layout.leaves or _is_metadata(name) or _plain_name(name) in self.left_out
 
     def _unread_fields(self) -> str:
         some = ", ".join(map(repr, [*self.unread][:SHOWN]))
@@ -337,7 +338,9 @@ class _Reading:
             if row is None or not row.target:
                 continue
             label = spelling.get(row.target, row.target)
-            if self.given and label not in known:
+            if label == "-1" and label not in known and not self.targets:
+                rows[i] = Row(row.prompt, "", row.before, row.after)  # kept back, as in many test sets
+            elif self.given and label not in known:
                 named = listed(self.given)
                 self.bad.append((*places[i], UnusableError(f"the label is not one of {named}", label)))
                 rows[i] = None
@@ -411,7 +414,11 @@ def _chained(first: Located, rest: Iterator[Located]) -> Iterator[Located]:
 
 def _names(record: Record) -> dict[str, str]:
     """The record's own names of fields by what they are without capitals and spaces around."""
-    return {str(name).strip().casefold(): name for name in record}
+    return {_plain_name(name): name for name in record}
+
+
+def _plain_name(name: str) -> str:
+    return str(name).strip().casefold()
 
 
 def _renamed(record: Record) -> Record:
@@ -423,7 +430,7 @@ def _renamed(record: Record) -> Record:
 
 
 def _is_metadata(name: str) -> bool:
-    plain = str(name).strip().casefold()
+    plain = _plain_name(name)
     return plain in METADATA or plain.endswith(("_id", "_idx")) or plain.startswith("unnamed:") or not plain
 
 
