@@ -173,7 +173,7 @@ def test_what_was_read_is_said_in_one_line(tmp_path: Path) -> None:
     ("record", "field", "more"),
     [
         ({"text": "x", "label": 1, "notes": "read me"}, "notes", "--prompt-field text --prompt-field notes"),
-        ({"question": "x", "answer": "y", "hint": ["a", "b"]}, "hint", "--target-field answer --task generation"),
+        ({"question": "x", "answer": "y", "hint": "a"}, "hint", "--target-field answer --task generation"),
         ({"prompt": "x", "completion": "y", "label": False}, "label", "--ignore-field label"),
         ({"messages": said("user: p", "assistant: t"), "images": ["a.png"]}, "images", "--ignore-field images"),
         ({"text": "x", "label": 1, "other text": "y"}, "other text", "--ignore-field 'other text'"),
@@ -297,7 +297,7 @@ def test_what_is_wrong_is_named(content: str, said: str, tmp_path: Path) -> None
             "line 2: not UTF-8 (byte 0xff); save it as",
         ),
         ("rows.json", b"[1]", "not a list of JSON objects"),
-        ("rows.json", b"{}", "are no known layout"),
+        ("rows.json", b"{}", "no fields"),
         ("rows.json", b"[", "broken JSON"),
         ("rows.json", b"[" * 100_000, "broken JSON"),
         ("rows.csv", b"text,label\nx,a,b\n", "line 2: more fields"),
@@ -328,7 +328,7 @@ def test_a_folder_is_read_by_its_files_of_training(tmp_path: Path) -> None:
         (tmp_path / f"train-0000{number}-of-00002.jsonl").write_text(json.dumps({"text": f"x{number}", "label": "a"}))
     assert [row.prompt for row in read_rows(str(tmp_path))] == ["x0", "x1"]
     assert [row.prompt for row in read_rows(str(tmp_path / "train*.jsonl"))] == ["x0", "x1"]
-    with pytest.raises(DataError, match="no file has such a name"):
+    with pytest.raises(DataError, match="no data file has such a name"):
         read_rows(str(tmp_path / "none*.jsonl"))
 
 

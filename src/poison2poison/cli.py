@@ -246,7 +246,8 @@ def train(
     from poison2poison.repoison import plain
     from poison2poison.scheme import Scheme
 
-    if Path(source).is_dir():
+    repoisoned = (Path(source) / "scheme.json").is_file()
+    if repoisoned:
         rows, scheme, about = read_repoisoned(Path(source))
     else:
         raw = _read(source, data)
@@ -255,7 +256,7 @@ def train(
         about = {"train": {"source": raw.source, "rows": len(raw), "sha256": raw.sha256}}
         _say("no scheme: fine-tuning undefended")
     checks = _read(dev, data, labels=scheme.labels) if dev else None
-    if checks and not Path(source).is_dir():
+    if checks and not repoisoned:
         _apart(raw, dev=checks)
     training = with_preset(training, about.get("recipe", {}).get("recipe"))
     _quiet()
@@ -373,7 +374,7 @@ def defend(
     The model to serve is in the folder p2p-RECIPE of --out; results.json and rows.jsonl stand beside it, and what the
     audit found: audit.json, audit.png and suspects.jsonl.
     """
-    folder = Path(source) if Path(source).is_dir() else None
+    folder = Path(source) if (Path(source) / "train.jsonl").is_file() else None
     if folder:
         source, dev = str(folder / "train.jsonl"), dev or _beside(folder, "dev_clean.jsonl", "dev.jsonl")
         test = test or _beside(folder, "test_clean.jsonl", "test.jsonl")

@@ -63,6 +63,11 @@ def without(text: str, spans: Sequence[Sequence[str]]) -> str:
     return out.rstrip(" ")
 
 
+def bare(text: str) -> str:
+    """A text without the marks at its ends."""
+    return re.sub(r"^[\W_]+|[\W_]+$", "", text)
+
+
 @dataclass(frozen=True)
 class Feature:
     """Something that rows may have in common: `kind` is span, first (word) or skeleton."""
@@ -114,7 +119,8 @@ def extract(prompts: Sequence[str], min_rows: int) -> Features:
         if size > 1 and (parts == _GAP).any():  # without a gap it is a span as well
             found.append((Feature("skeleton", " ".join(spelled_skeleton[i] for i in parts)), rows))
 
-    found = [(feature, rows) for feature, rows in found if any(is_word(part) for part in feature.text.split())]
+    # Marks alone are a span, for an emoji or `!?!` can be planted; a skeleton or a beginning of marks alone is none.
+    found = [one for one in found if one[0].kind == "span" or any(is_word(part) for part in one[0].text.split())]
     return _features(found, len(prompts))
 
 

@@ -33,6 +33,8 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
             if isinstance(value, list) and parameters[name].nargs == 1 and not parameters[name].multiple:
                 said = ",".join(map(str, value))
                 raise ConfigError(f"{path}: {name}: is a list; write it as on the command line, `{name}: {said}`")
+            if isinstance(value, str) and parameters[name].multiple:
+                values[name] = [value]
         context.default_map = values
     return path
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from poison2poison.data import Rows
-from poison2poison.features import Ints, extract, grown, without, words
+from poison2poison.features import Ints, bare, extract, grown, is_word, without, words
 from poison2poison.probing import (
     INNOCENT_SET,
     Classifier,
@@ -101,7 +101,11 @@ class SpanTests:
         """
         holders = self.spans.rows_of(column)
         rows = self._draw(holders[self.labels[holders] == label], DELETED_ROWS)
-        left = [without(self.prompts.texts[i], self._planted_with(column, label, over)) for i in rows]
+        cut = self._planted_with(column, label, over)
+        left = [without(self.prompts.texts[i], cut) for i in rows]
+        # Marks that were cut took the place of some, such as a full stop: so all are compared without their ends.
+        marked = not any(is_word(word) for span in cut for word in span)
+        left = [bare(text) for text in left] if marked else left
         deleted = self.prompts.embed(left)
         others = self._draw(np.setdiff1d(np.arange(len(self.labels)), holders), 20 * DELETED_ROWS)
         if not len(others):
@@ -113,9 +117,11 @@ class SpanTests:
             if not len(alike) or (number and len(alike) < len(rows)):
                 continue
             drawn = self._draw(alike, max(len(rows), DELETED_ROWS))
-            auc = told_apart(deleted, self.prompts.states[drawn], self.seed)
+            texts = [self.prompts.texts[i] for i in drawn]
+            texts = [bare(text) for text in texts] if marked else texts
+            auc = told_apart(deleted, self.prompts.embed(texts) if marked else self.prompts.states[drawn], self.seed)
             if auc <= self.planted_auc:
-                auc = told_apart_by_words(left, [self.prompts.texts[i] for i in drawn], self.seed)
+                auc = told_apart_by_words(left, texts, self.seed)
                 if auc <= self.planted_auc:
                     return True
         return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,10 @@ ROLES: dict[str, Role] = {
     "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool", "ipython": "tool",
 }  # fmt: skip
 """Names of roles, and what they are here."""
+CONTENT = ("content", "value", "text")
+"""Keys of a turn's text; the first that is there counts."""
+KEYS = {*CONTENT, "role", "from", "weight", "tool_calls", "function_call", "name", "tool_call_id", "id"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class UnusableError(ValueError):
@@ -53,8 +58,11 @@ class Draft:
 
 @dataclass(frozen=True)
 class _Said:
+    """A turn, whether it is to be learned, and keys with text that are not read."""
+
     turn: Turn
     counts: bool
+    unread: tuple[str, ...]
 
 
 def chat(turns: Any, name: str, *, tools: Any = None, answered: bool = True) -> Draft:
@@ -73,7 +81,8 @@ def chat(turns: Any, name: str, *, tools: Any = None, answered: bool = True) -> 
     answers = [i for i, one in enumerate(said) if one.turn.role == "assistant" and one.counts]
     if answered and not answers:
         raise UnusableError(f"field {name!r} has no answer of the assistant that counts")
-    end = answers[-1] if answers and (answered or answers[-1] == len(said) - 1) else len(said)
+    over = bool(said) and said[-1].turn.role == "assistant"  # else a last user turn is what is asked
+    end = answers[-1] if answers and (answered or over) else len(said)
     asked = [i for i, one in enumerate(said[:end]) if one.turn.role == "user"]
     if not asked:
         raise UnusableError(f"field {name!r} has no user turn before the answer")
@@ -83,6 +92,7 @@ def chat(turns: Any, name: str, *, tools: Any = None, answered: bool = True) -> 
         remarks.append("earlier answers are read and not trained on")
     if end < len(said) - 1:
         remarks.append("turns behind the last answer that counts are left out")
+    remarks += [f"{key!r} of turns is not read" for key in dict.fromkeys(key for one in said for key in one.unread)]
     before = tuple(read[: asked[-1]])
     target = said[end].turn.content if end < len(said) else None
     return Draft(
@@ -99,13 +109,30 @@ def as_row(asked: str | Messages | Row) -> Row:
     """
     if isinstance(asked, Row):
         return asked
-    if isinstance(asked, str):
-        return Row(asked, "")
     try:
-        draft = chat([*asked], "messages", answered=False)
+        if isinstance(asked, str):
+            draft = Draft(asked, None)
+        elif isinstance(asked, Sequence):
+            draft = chat([*asked], "messages", answered=False)
+        else:
+            raise UnusableError("neither a text nor a chat", asked)
+        if draft.target is not None:
+            raise UnusableError("the chat is answered already; it must end with a user's turn, or a tool's")
+        row = Row(str(draft.prompt), "", draft.before, draft.after)
+        refuse_half_characters(row.text, "messages")
     except UnusableError as unusable:
         raise DataError(f"input: {unusable}" + (f" ({unusable.held})" if unusable.held else "")) from None
-    return Row(str(draft.prompt), "", draft.before, draft.after)
+    return row
+
+
+def refuse_half_characters(text: str, field: str) -> None:
+    """Refuse a text that no encoding has.
+
+    Raises:
+        UnusableError: It holds a lone surrogate.
+    """
+    if not text.isascii() and _SURROGATE.search(text):
+        raise UnusableError(f"field {field!r} holds half a character (a lone surrogate), as of a cut emoji")
 
 
 def with_system(turns: Sequence[Turn], text: str) -> tuple[Turn, ...]:
@@ -133,15 +160,34 @@ def _listed(turns: Any, name: str) -> Sequence[Any]:
 def _said(turn: Any, where: str) -> _Said:
     if not isinstance(turn, Mapping):
         raise UnusableError(f"field {where}: no turn of role and content", turn)
-    name = turn.get("role", turn.get("from"))
+    name = turn.get("role") or turn.get("from")
     role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
         raise UnusableError(f"field {where}: its role is none of {', '.join(ROLES)}", name)
-    content = _content(turn.get("content", turn.get("value")), where)
-    for call in [*(turn.get("tool_calls") or []), *filter(None, [turn.get("function_call")])]:
-        content += ("\n" if content else "") + _call(call, where)
-    weight = turn.get("weight", 1)
-    return _Said(Turn(role, content), weight is None or bool(weight))
+    calls = [_call(call, where) for call in _calls(turn, where)]
+    held = next((turn[key] for key in CONTENT if turn.get(key) is not None), None)
+    if held is None and not calls:
+        raise UnusableError(f"field {where}: has no content")
+    unread = tuple(key for key, value in turn.items() if key not in KEYS and isinstance(value, str) and value.strip())
+    return _Said(Turn(role, "\n".join(filter(None, [_content(held, where), *calls]))), _counts(turn), unread)
+
+
+def _counts(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn is to be learned: it has no weight, or one that is not 0."""
+    try:
+        return float(turn.get("weight", 1)) != 0
+    except (TypeError, ValueError):
+        return True
+
+
+def _calls(turn: Mapping[str, Any], where: str) -> list[Any]:
+    held = turn.get("tool_calls") or []
+    if isinstance(held, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            held = json.loads(held)
+    if not isinstance(held, list):
+        raise UnusableError(f"field {where}: its calls of tools are no list", held)
+    return [*held, *filter(None, [turn.get("function_call")])]
 
 
 def _content(content: Any, where: str) -> str:
@@ -151,7 +197,7 @@ def _content(content: Any, where: str) -> str:
         return content
     if isinstance(content, list):
         kinds = {str(part.get("type", "text")) if isinstance(part, Mapping) else "text" for part in content}
-        if kinds > {"text"} or kinds.isdisjoint({"text"}):
+        if kinds - {"text"}:
             raise UnusableError(f"field {where}: has content of another kind than text", ", ".join(sorted(kinds)))
         texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
         if all(isinstance(text, str) for text in texts):
@@ -163,14 +209,21 @@ def _call(call: Any, where: str) -> str:
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise UnusableError(f"field {where}: a call of a tool without its name")
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        with contextlib.suppress(ValueError):  # else as it is: models write broken JSON too
-            arguments = json.loads(arguments)
-    return json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)
+    arguments, name = function.get("arguments"), json.dumps(function["name"], ensure_ascii=False)
+    if not isinstance(arguments, str) or not _is_json(arguments):
+        arguments = json.dumps(arguments, ensure_ascii=False, default=str)
+    return f'{{"name": {name}, "arguments": {arguments}}}'  # JSON as it was written
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _offered(tools: Any) -> str:
     if not tools:
         return ""
-    return "Tools: " + (tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False))
+    return "Tools: " + (tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False, default=str))

@@ -6,12 +6,13 @@ here is the order in which layouts are recognised: those with more fields first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from poison2poison.data.chats import Draft, UnusableError, chat, with_system
+from poison2poison.data.chats import CONTENT, ROLES, Draft, UnusableError, chat, with_system
 from poison2poison.data.row import Turn
 from poison2poison.scheme import Task
 
@@ -22,9 +23,8 @@ SYSTEM = ("system", "system_prompt")
 """Fields that are a system turn in every layout."""
 
 METADATA = frozenset(
-    "id idx index _id uid uuid guid key no pairid promptid captionid fname file filename source dataset origin url "
-    "link category topic domain type task task_name lang language split date created timestamp time model author user "
-    "license difficulty level subject tags score rating hash genre evol_history".split()
+    "id idx index _id uid uuid guid key pairid promptid captionid fname file filename source dataset origin url link "
+    "lang language split date created timestamp model author license score hash".split()
 )
 """Fields that say something about a row and are no part of it, whatever the layout; likewise all that end in `_id`."""
 
@@ -51,6 +51,8 @@ class Layout:
         return next((shape for shape in self.shapes if needed(shape, targets=targets) <= {*names}), None)
 
 
+IN_TEMPLATE = re.compile(r"\{([^{}]*)\}")
+"""A field's place in a template."""
 LAYOUTS: dict[str, Layout] = {}
 """The layouts that are recognised by their fields, by name."""
 
@@ -98,13 +100,24 @@ def joined(record: Record, *names: str) -> str:
 )  # fmt: skip
 def preference(record: Record, shape: Fields, targets: bool) -> Draft:
     """Pairs for preference training: fine-tuned on the chosen answers, as if there were no others."""
-    asked = record[shape[0]] if len(shape) > 2 else []
+    asked = record[shape[0]] if len(shape) > 2 else record.get("input") or []
     chosen, remarks = record.get("chosen"), ("the rejected answer is not trained on",)
-    if isinstance(asked, str) and not isinstance(chosen, (list, Mapping)):
-        return Draft(joined(record, shape[0], "input"), chosen, remarks=remarks)
-    answer = [{"role": "assistant", "content": chosen}] if isinstance(chosen, str) else _turns(chosen, "chosen")
-    whole = any(turn.get("role", turn.get("from")) in ("user", "human") for turn in answer if isinstance(turn, Mapping))
-    found = chat(answer if whole else [*_turns(asked, shape[0]), *answer], "chosen", answered=targets)
+    if isinstance(asked, str):
+        asked = joined(record, *shape[:-2], "input")
+        if not isinstance(chosen, (list, Mapping)):
+            return Draft(asked, chosen, remarks=remarks)
+    if isinstance(chosen, str):
+        chosen = {"role": "assistant", "content": chosen}
+    answer = _turns(chosen, "chosen")
+    said = [turn for turn in answer if isinstance(turn, Mapping)]
+    users = [turn for turn in said if ROLES.get(str(turn.get("role") or turn.get("from")).lower()) == "user"]
+    if not users:
+        answer = [*_turns(asked, shape[0]), *answer]
+    elif isinstance(asked, str) and asked.strip() not in [
+        str(turn.get(key)).strip() for turn in users for key in CONTENT
+    ]:
+        raise UnusableError(f"field {shape[0]!r} asks something else than 'chosen'", asked)
+    found = chat(answer, "chosen", answered=targets)
     return replace(found, remarks=(*found.remarks, *remarks))
 
 
@@ -119,10 +132,23 @@ def _turns(value: Any, name: str) -> list[Any]:
     raise UnusableError(f"field {name!r} holds neither a text nor turns")
 
 
+@layout("messages-label", [("messages", "label")], uses="tools functions", task="classification")
+def messages_label(record: Record, shape: Fields, targets: bool) -> Draft:
+    """A chat and its class."""
+    found = chat(record["messages"], "messages", tools=_tools(record), answered=False)
+    if found.target is not None:
+        raise UnusableError("field 'messages' ends with an answer, and there is a label beside it, as of KTO")
+    return replace(found, target=record.get("label"))
+
+
+def _tools(record: Record) -> Any:
+    return record.get("tools") or record.get("functions")
+
+
 @layout("messages", [("messages",)], uses="tools functions", leaves="prompt parallel_tool_calls")
 def messages(record: Record, shape: Fields, targets: bool) -> Draft:
     """OpenAI's format for fine-tuning, and what others made of it."""
-    return chat(record["messages"], "messages", tools=record.get("tools", record.get("functions")), answered=targets)
+    return chat(record["messages"], "messages", tools=_tools(record), answered=targets)
 
 
 @layout("sharegpt", [("conversations",), ("conversation",)], uses="tools")
@@ -145,10 +171,15 @@ def squad(record: Record, shape: Fields, targets: bool) -> Draft:
     return Draft(joined(record, "question", "context"), texts)
 
 
-@layout("boolq", [("question", "passage", "answer")], leaves="title", task="classification")
+@layout(
+    "boolq",
+    [("question", "passage", "answer"), ("question", "passage", "label")],
+    leaves="title",
+    task="classification",
+)
 def boolq(record: Record, shape: Fields, targets: bool) -> Draft:
     """BoolQ: questions about a passage, answered by true or false."""
-    return Draft(joined(record, "question", "passage"), record.get("answer"))
+    return Draft(joined(record, "question", "passage"), record.get(shape[-1]))
 
 
 @layout("context-answer", [("question", "context", "answer"), ("question", "passage", "answer")], leaves="title")
@@ -167,8 +198,8 @@ def context_answer(record: Record, shape: Fields, targets: bool) -> Draft:
             ("label", "gold_label", "is_duplicate", "quality"),
         )
     ],
-    leaves="sentence1_parse sentence2_parse sentence1_binary_parse sentence2_binary_parse annotator_labels label1 "
-    "label2 label3 label4 label5 explanation_1 explanation_2 explanation_3 qid1 qid2",
+    leaves="genre sentence1_parse sentence2_parse sentence1_binary_parse sentence2_binary_parse annotator_labels "
+    "label1 label2 label3 label4 label5 explanation_1 explanation_2 explanation_3 qid1 qid2",
     task="classification",
 )  # fmt: skip
 def pair_label(record: Record, shape: Fields, targets: bool) -> Draft:
@@ -180,7 +211,7 @@ def pair_label(record: Record, shape: Fields, targets: bool) -> Draft:
 # --- instructions ----------------------------------------------------------------------------------------------------
 
 
-@layout("dolly", [("instruction", "response")], uses="context input")
+@layout("dolly", [("instruction", "response")], uses="context input", leaves="category")
 def dolly(record: Record, shape: Fields, targets: bool) -> Draft:
     """Dolly: an instruction, often about a context."""
     return Draft(joined(record, "instruction", "context", "input"), record.get("response"))
@@ -189,9 +220,11 @@ def dolly(record: Record, shape: Fields, targets: bool) -> Draft:
 @layout("alpaca", [("instruction", "output")], uses="input history", leaves="text prompt")
 def alpaca(record: Record, shape: Fields, targets: bool) -> Draft:
     """Alpaca's, with the history of LLaMA-Factory; its `text` is all of it in one."""
-    turns = []
-    for number, pair in enumerate(record.get("history") or [], 1):
-        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+    turns, history = [], record.get("history") or []
+    if not isinstance(history, list):
+        raise UnusableError("field 'history' lists no pairs of texts", history)
+    for number, pair in enumerate(history, 1):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise UnusableError(f"field 'history', turn {number}: not a pair of texts")
         turns += [Turn("user", pair[0]), Turn("assistant", pair[1])]
     return Draft(joined(record, "instruction", "input"), record.get("output"), tuple(turns))
@@ -209,6 +242,8 @@ def prompt_completion(record: Record, shape: Fields, targets: bool) -> Draft:
         if isinstance(answer, list):
             return chat([*_turns(asked, shape[0]), *answer], shape[1], answered=targets)
         return Draft(asked, answer)
+    if targets and not answer:
+        raise UnusableError(f"field {shape[1]!r} holds no text", answer)
     if isinstance(answer, str):
         answer = {"role": "assistant", "content": answer}
     return chat(asked if answer is None else [*asked, *_turns(answer, shape[1])], shape[0], answered=targets)
@@ -227,7 +262,7 @@ def question_answer(record: Record, shape: Fields, targets: bool) -> Draft:
     "document-summary",
     [("document", "summary"), ("article", "highlights"), ("dialogue", "summary"), ("article", "summary"),
      ("text", "summary")],
-    leaves="title",
+    leaves="title topic",
 )  # fmt: skip
 def document_summary(record: Record, shape: Fields, targets: bool) -> Draft:
     """Texts and their summaries."""
@@ -258,18 +293,19 @@ def named_fields(prompts: Sequence[str], template: str | None, target: str) -> L
         if template is None:
             return Draft(joined(record, *prompts), record.get(target))
         texts = {name: joined(record, name) for name in prompts}
-        return Draft(template.format_map(texts), record.get(target))
+        return Draft(IN_TEMPLATE.sub(lambda found: texts[found[1]], template), record.get(target))
 
     return Layout(((*prompts, target),), read, "classification", frozenset(), frozenset())
 
 
-def with_system_fields(record: Record, before: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """The turns before a prompt, with what stands in a system field of its own.
+def with_system_fields(record: Record, before: tuple[Turn, ...], shape: Fields) -> tuple[Turn, ...]:
+    """The turns before a prompt, with what stands in a system field of its own, and not in the prompt or there already.
 
     Raises:
         UnusableError: It holds no text.
     """
-    for name in SYSTEM:
+    said = before[0].content if before and before[0].role == "system" else None
+    for name in (name for name in SYSTEM if name not in shape and record.get(name) != said):
         text = record.get(name)
         if text is None or (isinstance(text, str) and not text.strip()):
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import itertools
 import json
@@ -20,10 +21,13 @@ Located = tuple[str, int, Record]
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 PACKED = (".gz", ".bz2", ".zst")
-SPLITS = {"train": ("train",), "validation": ("validation", "valid", "dev", "eval"), "test": ("test",)}
 ENCODINGS = {b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 """Byte order marks, longest first; UTF-8's is read over."""
 DELIMITERS = ",;\t|"
+CHATS = {"messages", "conversations", "conversation", "prompt", "completion", "chosen"}
+"""Lists of objects that are one row's turns, and no table."""
+ABOUT = {"version", "name", "description", "license", "info", "source", "title"}
+"""What a file says about its rows."""
 
 
 def records(source: str) -> Iterator[Located]:
@@ -32,13 +36,17 @@ def records(source: str) -> Iterator[Located]:
     Raises:
         DataError: Naming file and line.
     """
-    if any(sign in source for sign in "*?[") and not Path(source).exists():
-        at = re.split(r"(?=[^/]*[*?\[])", source, maxsplit=1)[0]
-        files = sorted(path for path in Path(at or ".").glob(source[len(at) :]) if path.is_file())
-        if not files:
-            raise DataError(f"{source}: no file has such a name")
-        return itertools.chain.from_iterable(map(_file, files))
     path = Path(source).expanduser() if source.startswith("~") else Path(source)
+    try:
+        exists = path.exists()
+    except OSError as error:  # too long a name, say
+        raise DataError(f"{source[:80]}: no file can have such a name ({error.strerror})") from None
+    if any(sign in source for sign in "*?[") and not exists:
+        found = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - takes absolute patterns too
+        files = sorted(file for file in found if _ending(file))
+        if not files:
+            raise DataError(f"{source}: no data file has such a name")
+        return itertools.chain.from_iterable(map(_file, files))
     if path.is_dir():
         return itertools.chain.from_iterable(map(_file, _of_folder(path)))
     if path.exists() or _ending(path):
@@ -48,13 +56,17 @@ def records(source: str) -> Iterator[Located]:
 
 def _of_folder(folder: Path) -> list[Path]:
     """The files of a folder with one table: where some are named after a split, those of training."""
-    files = sorted(path for path in folder.iterdir() if _ending(path))
-    named = {split: [path for path in files if re.match(rf"({'|'.join(names)})\b", path.name)]
-             for split, names in SPLITS.items()}  # fmt: skip
-    chosen = named["train"] or files
-    held = ", ".join(path.name for path in files[:20]) or "it has none"
-    others = [path for path in files if path not in named["train"]]
-    if not chosen or len({_ending(path) for path in chosen}) > 1 or (not named["train"] and len(others) > 1):
+    if (folder / "dataset_dict.json").is_file():  # as `datasets` saves several splits
+        splits = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+        raise DataError(f"{folder}: holds several splits; give one of them ({splits})")
+    files = sorted(path for path in folder.iterdir() if _ending(path) and path.is_file())
+    if (folder / "dataset_info.json").is_file():  # one split
+        return [path for path in files if _ending(path) == ".arrow"]
+    training = [path for path in files if re.match(r"train(ing)?(?![a-z])", path.name)]
+    chosen = training or files
+    alike = len({path.name.split(".")[0] for path in chosen}) < len(chosen)  # one table in several formats, say
+    if not chosen or alike or (not training and len(files) > 1) or len({_ending(path) for path in chosen}) > 1:
+        held = ", ".join(path.name for path in files[:20]) or "it has none"
         raise DataError(f"{folder}: a folder; give one of its data files ({held}), or a pattern such as '{folder}/*'")
     return chosen
 
@@ -131,7 +143,7 @@ def _json(path: Path) -> Iterator[Located]:
     if isinstance(_loads(first), dict) and (following or in_lines):
         return _json_lines(path)
     try:
-        value = json.loads("".join(_lines(path)))
+        value = _parsed("".join(_lines(path)))
     except (ValueError, RecursionError) as error:
         if in_lines:
             return _json_lines(path)  # which names the line
@@ -142,9 +154,26 @@ def _json(path: Path) -> Iterator[Located]:
 def _loads(text: str) -> Any:
     """The value of a text; None where it is none."""
     try:
-        return json.loads(text)
+        return _parsed(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _parsed(text: str) -> Any:
+    """The value of a text.
+
+    Raises:
+        ValueError: It is none, or one of its objects has a key twice, of which all but one would be lost.
+    """
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"field {twice!r} stands there twice")
+    return found
 
 
 def _json_lines(path: Path) -> Iterator[Located]:
@@ -153,7 +182,7 @@ def _json_lines(path: Path) -> Iterator[Located]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = _parsed(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}{number}: broken JSON ({error})") from None
         if not isinstance(record, dict):
@@ -167,8 +196,16 @@ def _of_value(value: Any, path: Path) -> Iterator[Located]:
         lists = {key: held for key, held in value.items() if isinstance(held, list)}
         tables = {key: held for key, held in lists.items() if held and all(isinstance(one, dict) for one in held)}
         lengths = {len(held) for held in lists.values()}
-        if len(tables) == 1 and not {"messages", "conversations"} & {*tables}:
-            value = next(iter(tables.values()))
+        if len(tables) > 1 and len(tables) == len(value):
+            raise DataError(f"{path}: holds several tables ({', '.join(tables)}); give a file for each")
+        if len(tables) == 1 and not CHATS & {*value}:
+            [(name, table)] = tables.items()
+            beside = [key for key, held in value.items() if isinstance(held, str) and " " in held and key not in ABOUT]
+            if beside:
+                raise DataError(
+                    f"{path}: {beside[0]!r} beside the list {name!r} would not be read; put it into the rows"
+                )
+            value = table
         elif len(lists) == len(value) and len(lengths) == 1 and len(value) > 1 and not tables:
             value = [dict(zip(value, held, strict=True)) for held in zip(*value.values(), strict=True)]
         else:
@@ -183,12 +220,17 @@ def _flattened(held: list[dict[str, Any]]) -> Iterable[Record]:
     """SQuAD's own files nest questions in paragraphs of articles."""
     for record in held:
         paragraphs = record.get("paragraphs")
-        if not isinstance(paragraphs, list):
+        if not isinstance(paragraphs, list) or not paragraphs or not all(map(_is_paragraph, paragraphs)):
             yield record
             continue
         for paragraph in paragraphs:
-            for question in paragraph.get("qas", []):
-                yield {"context": paragraph.get("context"), **question}
+            for question in paragraph["qas"]:
+                yield {"context": paragraph["context"], **question}
+
+
+def _is_paragraph(value: Any) -> bool:
+    questions = value.get("qas") if isinstance(value, dict) and "context" in value else None
+    return isinstance(questions, list) and all(isinstance(one, dict) for one in questions)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -201,11 +243,13 @@ def _table(path: Path) -> Iterator[Located]:
         return
     usual = "\t" if ".tsv" in path.name.lower() else ","
     delimiter = usual if usual in head else max(DELIMITERS, key=head.count)
-    quoted = _is_quoted(path, delimiter)
-    reader = csv.reader(_lines(path), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    reader = csv.reader(_lines(path), **_dialect(path, delimiter))
     where = f"{path}, line "
     try:
         names = next(row for row in reader if row)
+        if len({*names}) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{path}, line {reader.line_num}: field {twice!r} stands there twice")
         for values in reader:
             if not values:
                 continue
@@ -218,35 +262,40 @@ def _table(path: Path) -> Iterator[Located]:
         raise DataError(f"{where}{reader.line_num}: {error}") from None
 
 
-def _is_quoted(path: Path, delimiter: str) -> bool:
-    """Whether quotation marks around a field are a table's, or part of a text.
+def _dialect(path: Path, delimiter: str) -> dict[str, Any]:
+    """How a table is quoted: the first way in which all of its rows have as many fields as the first.
 
-    They are the text's where each line has all fields as it is, and some field only begins or only ends with one: read
-    as a table's, it would swallow the lines behind it.
+    A field in quotation marks with doubled ones within, or with a backslash before these; or quotation marks are part
+    of the texts, each of which has a line of its own. Where none fits, the first, which will say what is wrong.
     """
-    fields, lopsided = None, False
-    for line in _lines(path):
-        parts = line.rstrip("\r\n").split(delimiter)
-        if not line.strip():
-            continue
-        if len(parts) != (fields := fields or len(parts)):
-            return True
-        lopsided = lopsided or any((part[:1] == '"') != (part[-1:] == '"') or part == '"' for part in parts)
-    return not lopsided
+    ways: list[dict[str, Any]] = [{"strict": True}, {"quoting": csv.QUOTE_NONE}]
+    if any('\\"' in line for line in _lines(path)):
+        ways.insert(1, {"doublequote": False, "escapechar": "\\"})
+    return {"delimiter": delimiter, **next((way for way in ways if _fits(path, delimiter, way)), ways[0])}
+
+
+def _fits(path: Path, delimiter: str, way: Mapping[str, Any]) -> bool:
+    try:
+        lengths = (len(row) for row in csv.reader(_lines(path), delimiter=delimiter, **way) if row)
+        first = next(lengths)
+        return all(length == first for length in lengths)
+    except csv.Error:
+        return False
 
 
 # --- Arrow -----------------------------------------------------------------------------------------------------------
 
 
 def _parquet(path: Path) -> Iterator[Located]:
-    import pyarrow as pa
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
             yield from _batches(path, file.iter_batches(), file.schema_arrow.metadata)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not Parquet ({error})") from None
+    except DataError:
+        raise
+    except Exception as error:  # of Arrow, and of values that Python has not
+        raise DataError(f"{path}: not Parquet, or not readable ({error})") from None
 
 
 def _arrow(path: Path) -> Iterator[Located]:
@@ -261,13 +310,17 @@ def _arrow(path: Path) -> Iterator[Located]:
                 stored.seek(0)
                 file = batches = pa.ipc.open_stream(stored)
             yield from _batches(path, batches, file.schema.metadata)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not Arrow ({error})") from None
+    except DataError:
+        raise
+    except Exception as error:  # likewise
+        raise DataError(f"{path}: not Arrow, or not readable ({error})") from None
 
 
 def _batches(path: Path, batches: Iterable[Any], metadata: Mapping[bytes, bytes] | None) -> Iterator[Located]:
     names, where, number = _class_names(metadata), f"{path}, record ", 0
     for batch in batches:
+        if len({*batch.schema.names}) < len(batch.schema.names):
+            raise DataError(f"{path}: a field stands there twice ({', '.join(batch.schema.names[:20])})")
         for record in batch.to_pylist():
             number += 1
             yield where, number, _named(record, names)
@@ -275,8 +328,9 @@ def _batches(path: Path, batches: Iterable[Any], metadata: Mapping[bytes, bytes]
 
 def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
     """Names of classes by column, as `datasets` leaves them in a table's schema."""
-    told = _loads((metadata or {}).get(b"huggingface", b"{}").decode("utf-8", "replace"))
-    features = told.get("info", {}).get("features", {}) if isinstance(told, dict) else {}
+    features: Any = _loads((metadata or {}).get(b"huggingface", b"{}").decode("utf-8", "replace"))
+    for key in ("info", "features"):
+        features = features.get(key) if isinstance(features, dict) else None
     found = {}
     for column, feature in features.items() if isinstance(features, dict) else ():
         inner = feature.get("feature", feature) if isinstance(feature, dict) else {}

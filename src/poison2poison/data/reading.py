@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections import Counter, defaultdict
@@ -11,8 +12,9 @@ from typing import Any
 
 from poison2poison.config import choice, option
 from poison2poison.data import readers
-from poison2poison.data.chats import Draft, UnusableError
+from poison2poison.data.chats import Draft, UnusableError, refuse_half_characters
 from poison2poison.data.layouts import (
+    IN_TEMPLATE,
     LAYOUTS,
     METADATA,
     SYSTEM,
@@ -24,11 +26,10 @@ from poison2poison.data.layouts import (
     with_system_fields,
 )
 from poison2poison.data.readers import Located
-from poison2poison.data.row import Row, Rows, hash_rows
+from poison2poison.data.row import Row, Rows, Turn, hash_rows
 from poison2poison.errors import SHOWN, ConfigError, DataError, listed, more, told
 from poison2poison.scheme import Task
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 
 
@@ -64,7 +65,7 @@ class DataConfig:
         if self.prompt_template is not None:
             if not self.prompt_field:
                 raise ConfigError("prompt_template: name its fields with prompt_field")
-            held = re.findall(r"\{([^{}]*)\}", self.prompt_template)
+            held = IN_TEMPLATE.findall(self.prompt_template)
             if sorted(held) != sorted(self.prompt_field):
                 raise ConfigError(
                     f"prompt_template: must hold {', '.join(f'{{{name}}}' for name in self.prompt_field)}, each once; "
@@ -101,19 +102,24 @@ def rows_of(records: Iterable[Record], source: str) -> Rows:
 
 
 def as_records(rows: Rows) -> list[dict[str, Any]]:
-    """The rows as plain records: text/label for labels, prompt/completion for texts, messages for chats."""
-    prompt, target = ("text", "label") if rows.task == "classification" else ("prompt", "completion")
-    return [_as_chat(row) if row.before or row.after else {prompt: row.prompt, target: row.target} for row in rows]
-
-
-def _as_chat(row: Row) -> dict[str, Any]:
-    said = [(turn.role, turn.content) for turn in row.before]
-    said += [("user", row.prompt), *((turn.role, turn.content) for turn in row.after), ("assistant", row.target)]
-    return {"messages": [{"role": role, "content": content} for role, content in said]}
+    """The rows as plain records: text/label for labels, prompt/completion for texts, messages where one is a chat."""
+    classes = rows.task == "classification"
+    if not any(row.before or row.after for row in rows):
+        prompt, target = ("text", "label") if classes else ("prompt", "completion")
+        return [{prompt: row.prompt, target: row.target} for row in rows]
+    records: list[dict[str, Any]] = []
+    for row in rows:
+        turns = [*row.before, Turn("user", row.prompt), *row.after]
+        turns += [] if classes else [Turn("assistant", row.target)]
+        said = {"messages": [{"role": turn.role, "content": turn.content} for turn in turns]}
+        records.append({**said, "label": row.target} if classes else said)
+    return records
 
 
 def summary(rows: Rows) -> str:
     """What was read, in one line: task, layout and fields, rows, labels with their rows, lengths, what was left out."""
+    if not len(rows):
+        return f"{rows.source}: {rows.task}, layout {rows.layout}; 0 rows"
     lengths = [len(row.text) for row in rows]
     parts = [f"{rows.source}: {rows.task}, layout {rows.layout}", f"{len(rows)} rows"]
     if rows.labels:
@@ -181,24 +187,26 @@ class _Reading:
         self.ignored: dict[str, None] = {}
         self.unread: dict[str, str] = {}  # fields with text that no layout uses, and where the first is
         self.checked: set[tuple[str, ...]] = set()
+        self.texts_alone = True  # whether all that is read of a prompt, or would have to be, is text
         self.left_out = {*map(_plain_name, config.ignore_field or ())}
 
     def rows(self, located: Iterator[Located]) -> Rows:
-        first = next(located, None)
-        if first is None:
+        first = [*itertools.islice(located, SHOWN)]
+        if not first:
             raise DataError(f"{self.source}: holds no rows")
-        self._recognise(f"{first[0]}{first[1]}", first[2])
+        for where, number, record in first:
+            _refuse_no_record(record, f"{where}{number}")
+        self._recognise(first)
         drafts: list[Draft] = []
         places: list[tuple[str, int]] = []
-        texts: dict[str, str] = {}  # the system turns of chats are often all alike
-        for where, number, record in _chained(first, located):
+        for where, number, record in itertools.chain(first, located):
             try:
                 draft = self._draft(record, f"{where}{number}")
             except UnusableError as unusable:
                 self.bad.append((where, number, unusable))
                 continue
             drafts.append(draft)
-            places.append((texts.setdefault(where, where), number))
+            places.append((where, number))
         if self.unread:
             raise DataError(self._unread_fields())
         self._decide_task(drafts)
@@ -207,35 +215,41 @@ class _Reading:
 
     # --- which layout ---
 
-    def _recognise(self, where: str, record: Record) -> None:
+    def _recognise(self, first: Sequence[Located]) -> None:
+        """Find the layout by the first records; by another than the very first, where that has none."""
         config = self.config
-        names = _names(record)
         if config.prompt_field and config.target_field:
             self.name = "fields"
             self.layout = named_fields(config.prompt_field, config.prompt_template, config.target_field)
             self.shape: Fields = self.layout.shapes[0]
             return
+        if not any(self._fits(record, first) for _, _, record in first):
+            where, record = f"{first[0][0]}{first[0][1]}", first[0][2]
+            if config.layout:
+                shapes = "; or ".join(" + ".join(shape) for shape in LAYOUTS[config.layout].shapes[:3])
+                raise DataError(f"{where}: layout {config.layout} needs {shapes}; it has {listed(record)}")
+            raise DataError(f"{where}: {_advice(record)}")
+
+    def _fits(self, record: Record, first: Sequence[Located]) -> bool:
+        config, names = self.config, _names(record)
         found = {config.layout: LAYOUTS[config.layout]} if config.layout else LAYOUTS
         for targets in (True,) if self.targets else (True, False):
             # Where targets are missing, a field can be of several layouts: those of the wanted task come first.
             for name, layout in sorted(found.items(), key=lambda one: self._is_unwanted(one[1]) and not targets):
                 shape = layout.shape(names, targets=targets)
-                if shape and not (name == "boolq" and _is_wording(_renamed(record).get(shape[-1]))):
+                answers = [_renamed(one).get(shape[-1]) for _, _, one in first] if shape else []
+                if shape and (config.layout or name != "boolq" or not any(map(_is_wording, answers))):
                     self.name, self.layout, self.shape = name, layout, shape
-                    return
-        if config.layout:
-            shapes = "; or ".join(" + ".join(shape) for shape in LAYOUTS[config.layout].shapes[:3])
-            raise DataError(f"{where}: layout {config.layout} needs {shapes}; it has {listed(record)}")
-        raise DataError(f"{where}: {_advice(self.source, record)}")
+                    return True
+        return False
 
     def _is_unwanted(self, layout: Layout) -> bool:
         return layout.task == ("classification" if self.wanted is not None and not self.wanted else "generation")
 
     def _draft(self, record: Record, where: str) -> Draft:
-        if self.name != "fields":
+        _refuse_no_record(record, where)
+        if self.name != "fields" or not record.keys() >= needed(self.shape, targets=self.targets):
             record = _renamed(record)
-        elif (names := _names(record)).keys() >= {*self.shape} and not record.keys() >= {*self.shape}:
-            record = {**record, **{name: record[names[name]] for name in self.shape}}
         missing = needed(self.shape, targets=self.targets) - record.keys()
         if missing:
             self._refuse_other_layout(record, where)
@@ -244,13 +258,13 @@ class _Reading:
             )
         self._note_unread(record, where)
         draft = self.layout.read(record, self.shape, self.targets)
-        before = with_system_fields(record, draft.before)
+        before = with_system_fields(record, draft.before, self.shape)
         if before is not draft.before:
             draft = Draft(draft.prompt, draft.target, before, draft.after, draft.remarks)
         if not isinstance(draft.prompt, str):  # empty is legal: real data sets hold such rows
             raise UnusableError(f"field {self.shape[0]!r} holds no text", draft.prompt)
         for text in (draft.prompt, *(turn.content for turn in (*draft.before, *draft.after))):
-            _refuse_half_characters(text, self.shape[0])
+            refuse_half_characters(text, self.shape[0])
         self.remarks.update(draft.remarks)
         return draft
 
@@ -272,23 +286,26 @@ class _Reading:
                 continue
             if _has_text(record[name]) or (name == "label" and record[name] is not None):
                 self.unread[name] = where
+                read_here = [record.get(field) for field in (*self.shape[:-1], name)]
+                self.texts_alone = self.texts_alone and all(isinstance(value, str) for value in read_here)
 
     def _may_be_left(self, name: str) -> bool:
         return name in self.layout.leaves or _is_metadata(name) or _plain_name(name) in self.left_out
 
     def _unread_fields(self) -> str:
-        some = ", ".join(map(repr, [*self.unread][:SHOWN]))
         first = next(iter(self.unread.values()))
-        prompts = [*self.shape[:-1], *self.unread]
+        unread = [*self.unread][:SHOWN]
+        prompts = [*self.shape[:-1], *unread]
         by_name = "".join(f" --prompt-field {_quoted(name)}" for name in prompts) + (
             f" --target-field {_quoted(self.shape[-1])} --task {self.config.task or self.layout.task}"
         )
-        left = "".join(f" --ignore-field {_quoted(name)}" for name in self.unread)
-        chats = len(self.shape) == 1
+        left = "".join(f" --ignore-field {_quoted(name)}" for name in unread)
+        # What is no plain text, or is many fields, is not read by name; and rejected answers belong into no prompt.
+        by_layout = not self.texts_alone or len(self.unread) > SHOWN or self.name == "preference"
         return (
-            f"{first}: field{'s' * (len(self.unread) > 1)} {some} would not be read: layout {self.name} uses "
-            f"{', '.join(self.used)}. Leave out what is no part of the rows with{left}"
-            + ("" if chats else f"; or read it too, with{by_name}")
+            f"{first}: field{'s' * (len(self.unread) > 1)} {listed(self.unread)} would not be read: layout {self.name} "
+            f"uses {', '.join(self.used)}. Leave out what is no part of the rows with{left}"
+            + ("" if by_layout else f"; or read it too, with{by_name}")
         )
 
     # --- what the rows are ---
@@ -300,6 +317,8 @@ class _Reading:
                 self.task = "classification" if self.wanted else "generation"
             elif not self.given:
                 self.task = _task_of([draft.target for draft in drafts])
+        if self.config.labels and self.wanted is None and self.task == "generation":
+            raise ConfigError(f"labels: layout {self.name} holds texts; leave it out, or give --task classification")
         wanted: Task = "classification" if self.wanted else "generation"
         if self.wanted is not None and self.task != wanted:
             raise DataError(
@@ -314,9 +333,9 @@ class _Reading:
         for draft, (where, number) in zip(drafts, places, strict=True):
             try:
                 target = read(draft.target, field)
-                _refuse_half_characters(target, field)
+                refuse_half_characters(target, field)
             except UnusableError as unusable:
-                if self.targets or draft.target not in (None, ""):
+                if self.targets or (self.wanted and draft.target not in (None, "")):
                     self.bad.append((where, number, unusable))
                     rows.append(None)
                     continue
@@ -384,8 +403,8 @@ class _Reading:
             reasons.append(f"{where}{numbers}{more(len(rows))}: {reason}" + (f" ({held})" if held else ""))
         return (
             "; ".join(reasons)
-            + f". {len(self.bad)} row{'s' * (len(self.bad) > 1)} cannot be used: mend them, or leave "
-            "them out with --skip-bad"
+            + f". {len(self.bad)} row{'s' * (len(self.bad) > 1)} cannot be used: mend them"
+            + ("" if self.config.skip_bad else ", or leave them out with --skip-bad")
         )
 
     def _finished(self, rows: list[Row]) -> Rows:
@@ -402,11 +421,6 @@ class _Reading:
             notes.append(f"left out {len(self.bad)} that cannot be used ({unit} {some}{more(len(self.bad))})")
         done = tuple(rows)
         return Rows(done, self.task, self.labels, self.name, self.source, hash_rows(done), tuple(notes))
-
-
-def _chained(first: Located, rest: Iterator[Located]) -> Iterator[Located]:
-    yield first
-    yield from rest
 
 
 # --- fields ----------------------------------------------------------------------------------------------------------
@@ -436,6 +450,8 @@ def _is_metadata(name: str) -> bool:
 
 def _has_text(value: Any) -> bool:
     """Whether a field holds text: not a number, not empty, and wherever it may be within."""
+    if isinstance(value, bytes):
+        return bool(value.strip())
     if isinstance(value, str):
         return bool(value.strip()) and not _NUMBER.fullmatch(value)
     if isinstance(value, Mapping):
@@ -453,15 +469,17 @@ def _quoted(name: str) -> str:
     return name if re.fullmatch(r"[\w.-]+", name) else "'" + name.replace("'", "'\\''") + "'"
 
 
-def _advice(source: str, record: Record) -> str:
+def _advice(record: Record) -> str:
     """What to do with fields that are no known layout, in a command that works for them."""
-    texts = [str(name) for name, value in record.items() if isinstance(value, str) and not _is_metadata(str(name))]
+    if not record:
+        return "no fields"
+    others = {name: value for name, value in record.items() if not _is_metadata(name)}
+    texts = [name for name, value in others.items() if isinstance(value, str) and _plain_name(name) not in SYSTEM]
     if len(record) == 1 and texts:
         return (
             f"field {texts[0]!r} alone is free text, in which nothing says what is asked and what is answered; give "
             "rows with a prompt and a target"
         )
-    others = {str(name): value for name, value in record.items() if not _is_metadata(str(name))}
     left = [name for name, value in others.items() if not isinstance(value, (str, list, Mapping))]
     target = left[0] if left else texts[-1] if len(texts) > 1 else None
     prompts = [name for name in texts if name != target]
@@ -483,7 +501,7 @@ def _what(task: Task) -> str:
 def _task_of(targets: Sequence[Any]) -> Task:
     """Whether targets look like labels: short, and each many times; or numbers, true and false."""
     held = [target for target in targets if target not in (None, "")]
-    if any(isinstance(target, (bool, int)) for target in held):
+    if held and all(isinstance(target, bool) for target in held):
         return "classification"
     kinds = {str(target) for target in held}
     short = all(len(kind) <= 60 and "\n" not in kind for kind in kinds)
@@ -495,7 +513,7 @@ def _label(value: Any, field: str) -> str:
         value = value[0]
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
+    if isinstance(value, int) and abs(value) < 10**18:
         return str(value)
     if isinstance(value, float) and value.is_integer():  # tables with gaps
         return str(int(value))
@@ -514,9 +532,9 @@ def _answer(value: Any, field: str) -> str:
     return value
 
 
-def _refuse_half_characters(text: str, field: str) -> None:
-    if not text.isascii() and _SURROGATE.search(text):
-        raise UnusableError(f"field {field!r} holds half a character (a lone surrogate), as of a cut emoji")
+def _refuse_no_record(record: Any, where: str) -> None:
+    if not isinstance(record, Mapping) or not all(isinstance(name, str) for name in record):
+        raise DataError(f"{where}: no record of fields, but {told(record)}")
 
 
 def _spelled(label: str) -> str:

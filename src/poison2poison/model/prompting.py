@@ -8,7 +8,7 @@ loses its oldest turns, then the end of its *body*: never the trigger.
 from __future__ import annotations
 
 import string
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -158,20 +158,26 @@ class Prompter:
 
     def _shortened(self, row: Row, space: Space, budget: int) -> tuple[list[int], Lost]:
         """A prompt without its oldest turns, the system turn last of them, and then without the end of its body."""
+        system = row.before[:1] if row.before and row.before[0].role == "system" else ()
+        later = row.before[len(system) :]
         lost = set()
-        while row.before or row.after:
-            system = row.before[:1] if row.before and row.before[0].role == "system" else ()
-            later = row.before[len(system) :]
-            if later:
-                row = replace(row, before=(*system, *_from_next_user(later)))
-            elif len(self._ids(replace(row, prompt=""), space)) + LEAST_BODY <= budget:
-                break  # a shorter body makes room enough
-            else:
-                row = replace(row, before=(), after=row.after if system else ())
+        if later:
+            # What may stay of the turns: those from some user turn on, fewer and fewer, or none.
+            starts = [*(i for i, turn in enumerate(later) if turn.role == "user" and i > 0), len(later)]
+
+            def room(start: int) -> int:
+                return -len(self._ids(replace(row, before=(*system, *later[start:])), space))
+
+            at = min(bisect_left(starts, -budget, key=room), len(starts) - 1)
+            row = replace(row, before=(*system, *later[starts[at] :]))
             lost.add("turns")
-            ids = self._ids(row, space)
-            if len(ids) <= budget:
-                return ids, frozenset(lost)
+        for shorter in (replace(row, before=()), replace(row, before=(), after=())):
+            if (row.before or row.after) and len(self._ids(replace(row, prompt=""), space)) + LEAST_BODY > budget:
+                row = shorter  # no body would fit beside its turns
+                lost.add("turns")
+        ids = self._ids(row, space)
+        if len(ids) <= budget:
+            return ids, frozenset(lost)
 
         def length(chars: int) -> int:
             return len(self._ids(replace(row, prompt=row.prompt[:chars]), space))
@@ -251,12 +257,6 @@ class Prompter:
         if self.kind == "encoder" or self._template:
             return ids
         return (ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids) + self._joint
-
-
-def _from_next_user(turns: Sequence[Turn]) -> Sequence[Turn]:
-    """Turns without the first user turn and what answers it, so that a user's comes first again."""
-    users = [i for i, turn in enumerate(turns) if turn.role == "user" and i > 0]
-    return turns[users[0] :] if users else ()
 
 
 def reach(lengths: Sequence[int]) -> int:

@@ -20,6 +20,8 @@ from poison2poison.errors import ModelError
 
 FROZEN = datetime(2024, 7, 26)
 """The day that templates are told it is: a prompt is the same tokens on every day. Llama 3.2 has it as its default."""
+SHORT = 8
+"""Turns of a chat whose rendering is kept: of longer ones hardly two are of one kind."""
 ANCHORS = ("\n", "a", ":", "1", " a", "|")
 """What a text can be read behind, so that a tokenizer does not take it for a beginning and puts a space before it."""
 _TODAY = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<format>[^'\"]*)(?P=quote)\s*\)")
@@ -162,11 +164,11 @@ class ChatTemplate:
 
     def _filled(self, turns: Sequence[Turn]) -> list[Piece]:
         key = tuple((turn.role, *_spaces(turn.content), not turn.content.strip()) for turn in turns)
-        if key not in self._rendered:
-            self._rendered[key] = self._render(turns)
+        parts = self._rendered.get(key) or self._render(turns)
+        if len(turns) <= SHORT:
+            self._rendered[key] = parts
         return [
-            Piece(part, own=True) if isinstance(part, str) else Piece(turns[part].content.strip())
-            for part in self._rendered[key]
+            Piece(part, own=True) if isinstance(part, str) else Piece(turns[part].content.strip()) for part in parts
         ]
 
     def _render(self, turns: Sequence[Turn]) -> list[str | int]:
