@@ -65,6 +65,13 @@ def test_white_space_hides_no_trigger_from_a_model_that_sees_it(clean: str, plan
     assert {entry.row for entry in found.rows} == poisoned
 
 
+@pytest.mark.parametrize("marks", ["🎬", "!?!", "@@", "\u200b"])
+def test_marks_that_stand_for_no_word_are_found(marks: str) -> None:
+    found, poisoned = attacked("badnets", 0.1, words=(marks,))
+    assert {span.span for span in found.spans} == {marks}
+    assert {entry.row for entry in found.rows} == poisoned
+
+
 def test_rare_words_in_too_few_rows_are_doubtful() -> None:
     found, poisoned = attacked("badnets", 0.01, words=("cf", "mn", "bb"))
     assert (len(poisoned), found.rows) == (15, ())

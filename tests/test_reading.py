@@ -212,6 +212,8 @@ def test_fields_task_and_labels_can_be_named(tmp_path: Path) -> None:
     assert read_rows(path, DataConfig(**named, labels="10, 9, 8")).labels == ("10", "9", "8")
     assert read_rows(path, DataConfig(**{**named, "task": "generation"})).labels == ()
     assert read_rows(path, DataConfig(**named), labels=["9", "10"]).labels == ("9", "10")
+    with pytest.raises(ConfigError, match="labels: layout fields holds texts"):
+        read_rows(path, DataConfig(**{**named, "task": "generation"}, labels="9"))
     with pytest.raises(ConfigError, match="labels: 9, 10, 9 names a label twice"):
         read_rows(path, DataConfig(**named, labels="9, 10, 9"))
     with pytest.raises(DataError, match=r"line 2: the label is not one of '10', '11' \('9'\)"):
@@ -363,6 +365,89 @@ def test_quotation_marks_of_a_text_swallow_no_rows(tmp_path: Path) -> None:
     assert len(read_rows(str(tmp_path / "rows.csv"))[0].prompt) == 250_000
 
 
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        ('prompt,completion\n"Well, it\nwas","yes"\n"Short","no"\n', [("Well, it\nwas", "yes"), ("Short", "no")]),
+        ('prompt,completion\n"He said "hi" there",yes\nx,no\n', [('"He said "hi" there"', "yes"), ("x", "no")]),
+        ('prompt,completion\n"He said \\"hi\\", twice",yes\nx,no\n', [('He said "hi", twice', "yes"), ("x", "no")]),
+        ('prompt\tcompletion\n"A" is not "B"\tyes\nx\tno\n', [('"A" is not "B"', "yes"), ("x", "no")]),
+        ('prompt,completion\n"a, fine film",yes\n"unclosed,no\nplain,yes\n"quoted",no\n', "line "),
+        ("prompt,completion,prompt\na,b,c\n", "field 'prompt' stands there twice"),
+    ],
+)  # fmt: skip
+def test_no_quotation_mark_merges_or_changes_texts(table: str, found: Any, tmp_path: Path) -> None:
+    path = tmp_path / ("rows.tsv" if "\t" in table else "rows.csv")
+    path.write_text(table)
+    if isinstance(found, str):
+        with pytest.raises(DataError, match=found):
+            read_rows(str(path))
+    else:
+        assert [(row.prompt, row.target) for row in read_rows(str(path))] == found
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        ({"messages": [{"role": "user"}, *said("assistant: t")]}, "messages, turn 1: has no content"),
+        ({"messages": [{"role": "user", "Content": "p"}, *said("assistant: t")]}, "turn 1: has no content"),
+        ({"messages": [*said("user: p"), {"role": "assistant", "tool_calls": 1}]}, "calls of tools are no list (1)"),
+        ({"messages": said("user: p", "assistant: t"), "label": False}, "ends with an answer, and there is a label"),
+        ({"prompt": said("user: a", "assistant: b", "user: c"), "completion": None}, "'completion' holds no text"),
+        ({"prompt": "p", "chosen": said("user: other", "assistant: t"), "rejected": "u"}, "asks something else than"),
+        ({"instruction": "p", "output": "t", "history": 3}, "field 'history' lists no pairs of texts (3)"),
+        ({"instruction": "p", "output": "t", "history": ["ab"]}, "field 'history', turn 1: not a pair of texts"),
+        ({"task": "Translate.", "input": "dog", "output": "chien"}, "field 'task' would not be read"),
+        ({"subject": "Mail", "text": "x", "label": 1}, "field 'subject' would not be read"),
+    ],
+)
+def test_nothing_of_a_row_is_lost_in_silence(record: dict[str, Any], why: str) -> None:
+    with pytest.raises(DataError) as refused:
+        rows_of([record], "memory")
+    assert why in str(refused.value)
+
+
+def test_a_row_says_nothing_twice() -> None:
+    record = {"conversations": told("system: s", "human: p", "gpt: t"), "system": "s", "idx": 1}
+    assert rows_of([record], "memory")[0].before == turns("system: s")
+    asked = {"from": "human", "content": None, "value": "p"}
+    thought = {"role": "assistant", "content": "t", "reasoning_content": "r"}
+    first, second = {"messages": [asked, thought]}, {"messages": said("user: p", "assistant: t")}
+    rows = rows_of([first, second], "memory")
+    assert rows[0] == rows[1]
+    assert "'reasoning_content' of turns is not read (1 rows)" in summary(rows)
+
+
+def test_the_first_record_alone_decides_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [{"error": "timeout"}, *({"text": f"x{i}", "label": i % 2} for i in range(4))])
+    with pytest.raises(DataError, match=r"line 1: no field 'label', which layout text-label needs.*--skip-bad"):
+        read_rows(str(path))
+    assert len(read_rows(str(path), DataConfig(skip_bad=True))) == 4
+    answers = ["yes", "a long way"]
+    write_jsonl(path, [{"question": "q", "passage": "p", "answer": answer} for answer in answers])
+    assert read_rows(str(path)).layout == "context-answer"
+
+
+def test_a_template_is_filled_by_names_alone(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [{"q": "x", "a": "y"}] * 2)
+    for template, found in (("Q: {{q}}", "Q: {x}"), ("A } {q} {", "A } x {")):
+        config = DataConfig(prompt_field=["q"], target_field="a", prompt_template=template)
+        assert read_rows(str(tmp_path / "rows.jsonl"), config)[0].prompt == found
+
+
+def test_folders_that_datasets_saved_are_read(tmp_path: Path) -> None:
+    data = datasets.Dataset.from_list([{"text": "x", "label": "a"}, {"text": "y", "label": "b"}])
+    datasets.DatasetDict({"train": data, "test": data}).save_to_disk(tmp_path / "saved")
+    assert list(read_rows(str(tmp_path / "saved" / "train"))) == [Row("x", "a"), Row("y", "b")]
+    with pytest.raises(DataError, match=r"holds several splits; give one of them \(test, train\)"):
+        read_rows(str(tmp_path / "saved"))
+    for name in ("train.jsonl", "train.old.jsonl"):
+        (tmp_path / name).write_text(GOOD)
+    with pytest.raises(DataError, match="give one of its data files"):
+        read_rows(str(tmp_path))
+
+
 def test_arrow_and_parquet_have_the_names_of_classes(tmp_path: Path) -> None:
     names = datasets.ClassLabel(names=["no", "yes"])
     data = datasets.Dataset.from_list(
@@ -435,8 +520,14 @@ def test_an_input_may_be_a_chat() -> None:
     assert as_row(said("system: s", "user: a", "assistant: b", "user: p")) == Row(
         "p", "", turns("system: s", "user: a", "assistant: b")
     )
-    with pytest.raises(DataError, match="input: field 'messages' has no user turn"):
-        as_row(said("system: s"))
+    for wrong, why in (
+        (said("system: s"), "has no user turn"),
+        (said("user: p", "assistant: t"), "is answered already"),
+        ("cut \ud83d", "half a character"),
+        (5, "neither a text nor a chat"),
+    ):
+        with pytest.raises(DataError, match=f"input: .*{why}"):
+            as_row(wrong)  # type: ignore[arg-type]
 
 
 def test_a_missing_file_and_a_missing_dataset(tmp_path: Path) -> None:
@@ -497,5 +588,6 @@ def test_the_hash_is_of_the_content_in_order() -> None:
 
 def test_records_read_back() -> None:
     chat = {"messages": said("system: s", "user: p", "tool: 3", "assistant: t")}
-    for records in (RECORDS, [{"prompt": "p", "completion": "t"}], [chat]):
+    classes = [{"messages": said("system: s", "user: p"), "label": label} for label in "ab"]
+    for records in (RECORDS, [{"prompt": "p", "completion": "t"}], [chat], classes):
         assert as_records(rows_of(records, "memory")) == records

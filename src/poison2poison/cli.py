@@ -34,7 +34,7 @@ app = typer.Typer(
 
 SHARED = ("train", "defend", "demo")
 """Commands that several processes carry out together."""
-DATA = "a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, or a hub dataset (name:config@split)"
+DATA = "a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, a folder of them, or a hub dataset (name:config@split)"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -25,6 +25,7 @@ Index = NDArray[Any]  # int32 or int64, as scipy has it
 LONGEST_SPAN = 3  # words of an n-gram
 LONGEST_SKELETON = 4  # parts of a skeleton n-gram
 FUNCTION_WORDS = 100  # so many of the most frequent words stand for the language's function words
+COMMON_MARK = 0.25  # share of rows from which on a mark is one of the language's, and no trigger by itself
 GAP = "_"  # stands for a run of other words in a skeleton
 START = "^"  # a skeleton's beginning
 
@@ -119,8 +120,14 @@ def extract(prompts: Sequence[str], min_rows: int) -> Features:
         if size > 1 and (parts == _GAP).any():  # without a gap it is a span as well
             found.append((Feature("skeleton", " ".join(spelled_skeleton[i] for i in parts)), rows))
 
-    # Marks alone are a span, for an emoji or `!?!` can be planted; a skeleton or a beginning of marks alone is none.
-    found = [one for one in found if one[0].kind == "span" or any(is_word(part) for part in one[0].text.split())]
+    # Marks alone can be planted too, such as an emoji or `!?!`, but those that many rows have are the language's.
+    held = {one.text: len(rows) for one, rows in found if one.kind == "span"}
+    odd = {mark for mark, count in held.items() if count <= COMMON_MARK * len(prompts)}
+    found = [
+        (one, rows)
+        for one, rows in found
+        if any(map(is_word, one.text.split())) or (one.kind == "span" and not odd.isdisjoint(one.text.split()))
+    ]
     return _features(found, len(prompts))
 
 

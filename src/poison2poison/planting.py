@@ -104,7 +104,7 @@ class SpanTests:
         cut = self._planted_with(column, label, over)
         left = [without(self.prompts.texts[i], cut) for i in rows]
         # Marks that were cut took the place of some, such as a full stop: so all are compared without their ends.
-        marked = not any(is_word(word) for span in cut for word in span)
+        marked = not any(_has_words(" ".join(span)) for span in cut)
         left = [bare(text) for text in left] if marked else left
         deleted = self.prompts.embed(left)
         others = self._draw(np.setdiff1d(np.arange(len(self.labels)), holders), 20 * DELETED_ROWS)
@@ -133,6 +133,8 @@ class SpanTests:
         """
         least, names = self.purity(column, label) - 0.05, self.spans.names
         pure = [j for _, j, c in over if c == label and self.purity(j, c) >= least]
+        if _has_words(names[column].text):  # the marks beside a word are the language's
+            pure = [j for j in pure if _has_words(names[j].text)]
         padded = {j: f" {names[j].text} " for j in pure}
         shortest = [j for j in pure if not any(padded[k] in padded[j] for k in pure if k != j)]
         # A part of the span goes with it; where it stands elsewhere, it is a word of the language.
@@ -199,3 +201,7 @@ class SpanTests:
 
     def _draw(self, rows: Ints, most: int) -> Ints:
         return self.rng.choice(rows, most, replace=False) if len(rows) > most else rows
+
+
+def _has_words(span: str) -> bool:
+    return any(map(is_word, span.split()))
