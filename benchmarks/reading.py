@@ -2,6 +2,7 @@
 
 python benchmarks/reading.py                                   # a million short rows, made here
 python benchmarks/reading.py --model runs/causal/smollm2-135m-instruct
+python benchmarks/reading.py --model runs/causal/smollm2-135m-instruct --cut ../shared/data/gsm8k/train.jsonl
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from poison2poison.config import REFERENCE
+from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.data import Rows, read_rows
 from poison2poison.model import backbone
 from poison2poison.model.prompting import Prompter
-from poison2poison.repoison import plain
+from poison2poison.model.settings import resolved
+from poison2poison.model.trainer import fitting
+from poison2poison.repoison import RepoisonConfig, build_scheme, plain, repoison
 from poison2poison.scheme import Scheme
 
 
@@ -41,12 +44,29 @@ def tokens(rows: Rows, model: str) -> float:
     return time.monotonic() - started
 
 
+def cut(file: str, model: str) -> None:
+    """Tell how many rows of a file lose something where no limit is given, re-poisoned by the paper's recipe."""
+    rows = read_rows(file)
+    recipe = RepoisonConfig("paper")
+    scheme = build_scheme(rows, recipe)
+    training = repoison(rows, scheme, recipe)
+    prompter, max_length = fitting(training, scheme, resolved(TrainConfig(model), len(rows)))
+    _, losses = prompter.examples(training, max_length=max_length)
+    print(
+        f"{sum(map(bool, losses))} of {len(training)} rows cut, at {max_length} tokens, {prompter.max_target} a target"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--tokens", type=int, default=200_000, help="so many of the rows are made tokens of")
     parser.add_argument("--model", default=REFERENCE, help="whose tokenizer: a folder or a hub name")
+    parser.add_argument("--cut", help="only tell how many rows of this file are cut")
     args = parser.parse_args()
+    if args.cut:
+        cut(args.cut, args.model)
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         write(path, args.rows)

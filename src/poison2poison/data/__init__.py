@@ -3,20 +3,14 @@
 row        what a row is
 readers    from files to records
 layouts    from records to drafts, a function for each layout; chats: those with turns
-reading    from drafts to rows: targets and labels, and what cannot be used
+reading    from drafts to rows, and what cannot be used; fields: their names; answers: labels and texts
+checks     what was read, and what may be trained and measured on
 """
 
 from poison2poison.data.chats import Messages, as_row
+from poison2poison.data.checks import as_records, check_apart, check_trainable, summary
 from poison2poison.data.layouts import LAYOUTS
-from poison2poison.data.reading import (
-    DataConfig,
-    as_records,
-    check_apart,
-    check_trainable,
-    read_rows,
-    rows_of,
-    summary,
-)
+from poison2poison.data.reading import DataConfig, read_rows, rows_of
 from poison2poison.data.row import Row, Rows, Turn, all_text, hash_rows
 
 __all__ = [

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +10,12 @@ from typing import Any
 
 from poison2poison.config import choice, option
 from poison2poison.data import readers
+from poison2poison.data.answers import NUMBER, answer_of, label_of, label_order, spelled, task_of, what_is
 from poison2poison.data.chats import Draft, UnusableError, refuse_half_characters
+from poison2poison.data.fields import advice, has_text, is_metadata, is_wording, names_of, plain_name, quoted, renamed
 from poison2poison.data.layouts import (
     IN_TEMPLATE,
     LAYOUTS,
-    METADATA,
     SYSTEM,
     Fields,
     Layout,
@@ -26,11 +25,9 @@ from poison2poison.data.layouts import (
     with_system_fields,
 )
 from poison2poison.data.readers import Located
-from poison2poison.data.row import Row, Rows, Turn, hash_rows
+from poison2poison.data.row import Row, Rows, hash_rows
 from poison2poison.errors import SHOWN, ConfigError, DataError, listed, more, told
 from poison2poison.scheme import Task
-
-_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 
 
 @dataclass(frozen=True)
@@ -101,77 +98,6 @@ def rows_of(records: Iterable[Record], source: str) -> Rows:
     return _Reading(source, DataConfig(), None, True).rows(located)
 
 
-def as_records(rows: Rows) -> list[dict[str, Any]]:
-    """The rows as plain records: text/label for labels, prompt/completion for texts, messages where one is a chat."""
-    classes = rows.task == "classification"
-    if not any(row.before or row.after for row in rows):
-        prompt, target = ("text", "label") if classes else ("prompt", "completion")
-        return [{prompt: row.prompt, target: row.target} for row in rows]
-    records: list[dict[str, Any]] = []
-    for row in rows:
-        turns = [*row.before, Turn("user", row.prompt), *row.after]
-        turns += [] if classes else [Turn("assistant", row.target)]
-        said = {"messages": [{"role": turn.role, "content": turn.content} for turn in turns]}
-        records.append({**said, "label": row.target} if classes else said)
-    return records
-
-
-def summary(rows: Rows) -> str:
-    """What was read, in one line: task, layout and fields, rows, labels with their rows, lengths, what was left out."""
-    if not len(rows):
-        return f"{rows.source}: {rows.task}, layout {rows.layout}; 0 rows"
-    lengths = [len(row.text) for row in rows]
-    parts = [f"{rows.source}: {rows.task}, layout {rows.layout}", f"{len(rows)} rows"]
-    if rows.labels:
-        counts = Counter(row.target for row in rows)
-        named = [f"{told(label)} {counts[label]}" for label in rows.labels[:SHOWN]]
-        parts.append(f"{len(rows.labels)} labels ({', '.join(named)}{more(len(rows.labels))})")
-    parts.append(f"prompts of {min(lengths)} to {max(lengths)} characters, median {round(statistics.median(lengths))}")
-    if not rows.labels:
-        answers = [len(row.target) for row in rows]
-        parts.append(f"targets of {min(answers)} to {max(answers)}, median {round(statistics.median(answers))}")
-    return "; ".join([*parts, *rows.notes])
-
-
-def check_trainable(rows: Rows) -> None:
-    """Refuse rows that teach nothing.
-
-    Raises:
-        DataError: A classification has one class only.
-    """
-    if rows.task == "classification" and len({row.target for row in rows}) < 2:
-        raise DataError(
-            f"{rows.source}: all rows have the label {told(rows[0].target)}; a classifier needs two or more"
-        )
-
-
-def check_apart(training: Rows, other: Rows, what: str) -> str:
-    """Refuse rows to measure on that a model is trained on.
-
-    Those which the training rows have several times may be there by chance.
-
-    Args:
-        training: The training rows.
-        other: Rows to measure on.
-        what: What these are, such as `test`.
-
-    Returns:
-        How many of them are training rows, as a sentence; empty where none is.
-
-    Raises:
-        DataError: They are the training rows, or half of them are, and not by chance.
-    """
-    counts = Counter((row.text, row.target) for row in training)
-    found = [counts[row.text, row.target] for row in other]
-    shared = sum(count > 0 for count in found)
-    if other.sha256 == training.sha256 or 2 * found.count(1) >= len(other):
-        raise DataError(
-            f"{other.source}: {shared} of the {len(other)} {what} rows are training rows of {training.source}, which "
-            "the model has seen; give others"
-        )
-    return f"{shared} of the {len(other)} {what} rows are training rows too" if shared else ""
-
-
 class _Reading:
     """One reading of rows: what it has found out so far."""
 
@@ -188,7 +114,7 @@ class _Reading:
         self.unread: dict[str, str] = {}  # fields with text that no layout uses, and where the first is
         self.checked: set[tuple[str, ...]] = set()
         self.texts_alone = True  # whether all that is read of a prompt, or would have to be, is text
-        self.left_out = {*map(_plain_name, config.ignore_field or ())}
+        self.left_out = {*map(plain_name, config.ignore_field or ())}
 
     def rows(self, located: Iterator[Located]) -> Rows:
         first = [*itertools.islice(located, SHOWN)]
@@ -228,17 +154,17 @@ class _Reading:
             if config.layout:
                 shapes = "; or ".join(" + ".join(shape) for shape in LAYOUTS[config.layout].shapes[:3])
                 raise DataError(f"{where}: layout {config.layout} needs {shapes}; it has {listed(record)}")
-            raise DataError(f"{where}: {_advice(record)}")
+            raise DataError(f"{where}: {advice(record)}")
 
     def _fits(self, record: Record, first: Sequence[Located]) -> bool:
-        config, names = self.config, _names(record)
+        config, names = self.config, names_of(record)
         found = {config.layout: LAYOUTS[config.layout]} if config.layout else LAYOUTS
         for targets in (True,) if self.targets else (True, False):
             # Where targets are missing, a field can be of several layouts: those of the wanted task come first.
             for name, layout in sorted(found.items(), key=lambda one: self._is_unwanted(one[1]) and not targets):
                 shape = layout.shape(names, targets=targets)
-                answers = [_renamed(one).get(shape[-1]) for _, _, one in first] if shape else []
-                if shape and (config.layout or name != "boolq" or not any(map(_is_wording, answers))):
+                answers = [renamed(one).get(shape[-1]) for _, _, one in first] if shape else []
+                if shape and (config.layout or name != "boolq" or not any(map(is_wording, answers))):
                     self.name, self.layout, self.shape = name, layout, shape
                     return True
         return False
@@ -249,7 +175,7 @@ class _Reading:
     def _draft(self, record: Record, where: str) -> Draft:
         _refuse_no_record(record, where)
         if self.name != "fields" or not record.keys() >= needed(self.shape, targets=self.targets):
-            record = _renamed(record)
+            record = renamed(record)
         missing = needed(self.shape, targets=self.targets) - record.keys()
         if missing:
             self._refuse_other_layout(record, where)
@@ -284,22 +210,22 @@ class _Reading:
         for name in keys:
             if name in read or name in self.unread or self._may_be_left(name):
                 continue
-            if _has_text(record[name]) or (name == "label" and record[name] is not None):
+            if has_text(record[name]) or (name == "label" and record[name] is not None):
                 self.unread[name] = where
                 read_here = [record.get(field) for field in (*self.shape[:-1], name)]
                 self.texts_alone = self.texts_alone and all(isinstance(value, str) for value in read_here)
 
     def _may_be_left(self, name: str) -> bool:
-        return name in self.layout.leaves or _is_metadata(name) or _plain_name(name) in self.left_out
+        return name in self.layout.leaves or is_metadata(name) or plain_name(name) in self.left_out
 
     def _unread_fields(self) -> str:
         first = next(iter(self.unread.values()))
         unread = [*self.unread][:SHOWN]
         prompts = [*self.shape[:-1], *unread]
-        by_name = "".join(f" --prompt-field {_quoted(name)}" for name in prompts) + (
-            f" --target-field {_quoted(self.shape[-1])} --task {self.config.task or self.layout.task}"
+        by_name = "".join(f" --prompt-field {quoted(name)}" for name in prompts) + (
+            f" --target-field {quoted(self.shape[-1])} --task {self.config.task or self.layout.task}"
         )
-        left = "".join(f" --ignore-field {_quoted(name)}" for name in unread)
+        left = "".join(f" --ignore-field {quoted(name)}" for name in unread)
         # What is no plain text, or is many fields, is not read by name; and rejected answers belong into no prompt.
         by_layout = not self.texts_alone or len(self.unread) > SHOWN or self.name == "preference"
         return (
@@ -316,18 +242,18 @@ class _Reading:
             if self.wanted is not None:
                 self.task = "classification" if self.wanted else "generation"
             elif not self.given:
-                self.task = _task_of([draft.target for draft in drafts])
+                self.task = task_of([draft.target for draft in drafts])
         if self.config.labels and self.wanted is None and self.task == "generation":
             raise ConfigError(f"labels: layout {self.name} holds texts; leave it out, or give --task classification")
         wanted: Task = "classification" if self.wanted else "generation"
         if self.wanted is not None and self.task != wanted:
             raise DataError(
-                f"{self.source}: layout {self.name} holds {_what(self.task)}s, but {_what(wanted)}s are needed here; "
-                "--task says otherwise"
+                f"{self.source}: layout {self.name} holds {what_is(self.task)}s, but {what_is(wanted)}s are needed "
+                "here; --task says otherwise"
             )
 
     def _checked(self, drafts: Sequence[Draft], places: Sequence[tuple[str, int]]) -> list[Row]:
-        read = _label if self.task == "classification" else _answer
+        read = label_of if self.task == "classification" else answer_of
         field = self.shape[-1]
         rows: list[Row | None] = []
         for draft, (where, number) in zip(drafts, places, strict=True):
@@ -370,20 +296,20 @@ class _Reading:
                 rows[i] = None
             elif label != row.target:
                 rows[i] = Row(row.prompt, label, row.before, row.after)
-        self.labels = tuple(self.given) or _label_order({row.target for row in rows if row and row.target})
+        self.labels = tuple(self.given) or label_order({row.target for row in rows if row and row.target})
         return rows
 
     def _spellings(self, counts: Mapping[str, int]) -> dict[str, str]:
         """For each label that is spelled in several ways the one that is kept: the given, or the most common."""
         alike: dict[str, list[str]] = defaultdict(list)
         for label in counts:
-            alike[_spelled(label)].append(label)
-        given = {_spelled(label): label for label in self.given}
+            alike[spelled(label)].append(label)
+        given = {spelled(label): label for label in self.given}
         if [*alike] and {*alike} == {"-1", "1"} and not self.given:
             self.given = ["-1", "1"]
         kept: dict[str, str] = {}
         for name, spellings in alike.items():
-            number = name if _NUMBER.fullmatch(name) else None
+            number = name if NUMBER.fullmatch(name) else None
             best = given.get(name) or number or min(spellings, key=lambda label: (-counts[label], label))
             if others := [label for label in spellings if label != best]:
                 kept |= dict.fromkeys(others, best)
@@ -423,130 +349,9 @@ class _Reading:
         return Rows(done, self.task, self.labels, self.name, self.source, hash_rows(done), tuple(notes))
 
 
-# --- fields ----------------------------------------------------------------------------------------------------------
-
-
-def _names(record: Record) -> dict[str, str]:
-    """The record's own names of fields by what they are without capitals and spaces around."""
-    return {_plain_name(name): name for name in record}
-
-
-def _plain_name(name: str) -> str:
-    return str(name).strip().casefold()
-
-
-def _renamed(record: Record) -> Record:
-    """The record with its fields' names without capitals and spaces around; as it is where two would be one."""
-    if all(name.islower() and name == name.strip() for name in record):
-        return record
-    names = _names(record)
-    return {name: record[own] for name, own in names.items()} if len(names) == len(record) else record
-
-
-def _is_metadata(name: str) -> bool:
-    plain = _plain_name(name)
-    return plain in METADATA or plain.endswith(("_id", "_idx")) or plain.startswith("unnamed:") or not plain
-
-
-def _has_text(value: Any) -> bool:
-    """Whether a field holds text: not a number, not empty, and wherever it may be within."""
-    if isinstance(value, bytes):
-        return bool(value.strip())
-    if isinstance(value, str):
-        return bool(value.strip()) and not _NUMBER.fullmatch(value)
-    if isinstance(value, Mapping):
-        return any(map(_has_text, value.values()))
-    return isinstance(value, (list, tuple)) and any(map(_has_text, value))
-
-
-def _is_wording(answer: Any) -> bool:
-    """Whether an answer is in words of its own, and not yes or no."""
-    return isinstance(answer, str) and answer.strip().casefold() not in ("true", "false", "yes", "no")
-
-
-def _quoted(name: str) -> str:
-    """A field's name as a shell takes it."""
-    return name if re.fullmatch(r"[\w.-]+", name) else "'" + name.replace("'", "'\\''") + "'"
-
-
-def _advice(record: Record) -> str:
-    """What to do with fields that are no known layout, in a command that works for them."""
-    if not record:
-        return "no fields"
-    others = {name: value for name, value in record.items() if not _is_metadata(name)}
-    texts = [name for name, value in others.items() if isinstance(value, str) and _plain_name(name) not in SYSTEM]
-    if len(record) == 1 and texts:
-        return (
-            f"field {texts[0]!r} alone is free text, in which nothing says what is asked and what is answered; give "
-            "rows with a prompt and a target"
-        )
-    left = [name for name, value in others.items() if not isinstance(value, (str, list, Mapping))]
-    target = left[0] if left else texts[-1] if len(texts) > 1 else None
-    prompts = [name for name in texts if name != target]
-    said = f"fields {listed(record)} are no known layout ({', '.join(LAYOUTS)})"
-    if target is None or not prompts:
-        return f"{said}; give rows with a prompt and a target"
-    task = "classification" if left else "generation"
-    named = "".join(f" --prompt-field {_quoted(name)}" for name in prompts)
-    return f"{said}; name them, such as with{named} --target-field {_quoted(target)} --task {task}"
-
-
 # --- targets ---------------------------------------------------------------------------------------------------------
-
-
-def _what(task: Task) -> str:
-    return "label" if task == "classification" else "text"
-
-
-def _task_of(targets: Sequence[Any]) -> Task:
-    """Whether targets look like labels: short, and each many times; or numbers, true and false."""
-    held = [target for target in targets if target not in (None, "")]
-    if held and all(isinstance(target, bool) for target in held):
-        return "classification"
-    kinds = {str(target) for target in held}
-    short = all(len(kind) <= 60 and "\n" not in kind for kind in kinds)
-    return "classification" if short and 5 * len(kinds) <= len(held) else "generation"
-
-
-def _label(value: Any, field: str) -> str:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int) and abs(value) < 10**18:
-        return str(value)
-    if isinstance(value, float) and value.is_integer():  # tables with gaps
-        return str(int(value))
-    if isinstance(value, float) and value == value:
-        raise UnusableError(f"field {field!r} holds a score and no label", value)
-    if not isinstance(value, str) or not value.strip():
-        raise UnusableError(f"field {field!r} holds no label", value)
-    return value.strip()
-
-
-def _answer(value: Any, field: str) -> str:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise UnusableError(f"field {field!r} holds no text", value)
-    return value
 
 
 def _refuse_no_record(record: Any, where: str) -> None:
     if not isinstance(record, Mapping) or not all(isinstance(name, str) for name in record):
         raise DataError(f"{where}: no record of fields, but {told(record)}")
-
-
-def _spelled(label: str) -> str:
-    """What is the same for all spellings of a label: `1` and `1.0`, `Positive` and `positive`."""
-    if _NUMBER.fullmatch(label) and len(label) < 18:
-        number = float(label)
-        return str(int(number)) if number.is_integer() else str(number)
-    return " ".join(label.casefold().split())
-
-
-def _label_order(found: set[str]) -> tuple[str, ...]:
-    # Longer ones are no numbers of classes, and Python refuses to read thousands of digits.
-    if all(re.fullmatch(r"-?\d{1,18}", label) for label in found):
-        return tuple(sorted(found, key=lambda label: (int(label), label)))
-    return tuple(sorted(found))

@@ -183,7 +183,7 @@ def _prepare(rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig, o
     held: list[Row] = []
     if scheme.trigger and not dev:
         rows, held = safe_space.hold_out(rows, scheme.labels, config.seed)
-    prompter, max_length = _prompter(rows, scheme, config)
+    prompter, max_length = fitting(rows, scheme, config)
     examples, losses = prompter.examples(rows, max_length=max_length)
     lost = Counter(part for gone in losses for part in (*gone, "rows") if gone)
     _tell_what_is_lost(rows, prompter, lost)
@@ -280,7 +280,7 @@ def _record(job: Job, trained: _Trained) -> dict[str, Any]:
     return run
 
 
-def _prompter(rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig) -> tuple[Prompter, int]:
+def fitting(rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig) -> tuple[Prompter, int]:
     """How rows become tokens, and how many of them a row may have in training.
 
     What is not given follows the rows. In serving a prompt may be as long as the model takes, where nothing is given.
