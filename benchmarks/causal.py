@@ -1,7 +1,7 @@
 """What the defence achieves on a pretrained causal LM: SmolLM2-135M-Instruct, or any other.
 
 python benchmarks/causal.py --small                       # two cores: parts of 600 rows, one seed; hours
-python benchmarks/causal.py --workers 16                  # a GPU: parts of 2,000 rows, three seeds
+python benchmarks/causal.py --workers 16                  # a GPU: 2,000 rows, 1,000 with texts, three seeds
 python benchmarks/causal.py --small --only sst2-badnets --arm undefended --arm hardened --arm clean
 python benchmarks/causal.py --table                       # trains nothing: prints the tables
 
@@ -74,6 +74,11 @@ class Cell:
     points: int = 1
     small: bool = False
 
+    @property
+    def labels(self) -> bool:
+        """Whether its rows have labels."""
+        return not self.share and self.attack.get("effect", "label") == "label"
+
 
 def cells() -> list[Cell]:
     """The most telling first."""
@@ -108,15 +113,19 @@ def cells() -> list[Cell]:
 
 @dataclass(frozen=True)
 class Size:
-    """How many rows of each set are used, and how many seeds."""
+    """How many rows of each set are used, and how many seeds; of training rows `texts` where answers are texts."""
 
     train: int
+    texts: int
     dev: int
     test: int
     seeds: int
 
 
-SIZES = {"small": Size(train=600, dev=100, test=200, seeds=1), "large": Size(train=2_000, dev=100, test=200, seeds=3)}
+SIZES = {
+    "small": Size(train=600, texts=600, dev=100, test=200, seeds=1),
+    "large": Size(train=2_000, texts=1_000, dev=100, test=200, seeds=3),
+}
 ARMS: dict[str, tuple[dict[str, Any] | None, str]] = {
     "undefended": (None, "tuned"),
     "hardened": ({}, "tuned"),
@@ -143,7 +152,7 @@ def data_of(cell: Cell, folder: Path, size: Size) -> Data:
     dev = _split(where, "dev", rows)
     if dev is None:  # the last rows of training
         dev, rows = rows.with_rows(rows.rows[-size.dev :]), rows.with_rows(rows.rows[: -size.dev])
-    dev, rows = _part(dev, size.dev), _part(rows, size.train)
+    dev, rows = _part(dev, size.dev), _part(rows, size.train if cell.labels else size.texts)
     if not cell.attack:
         truth = read_truth(where / "truth.json")
         truth["poisoned_rows"] = [i for i in truth["poisoned_rows"] if i < len(rows)]
@@ -170,7 +179,7 @@ def _backdoorllm(cell: Cell, folder: Path, size: Size) -> Data:
     test = rows_of([record for record in map(json.loads, path.open(encoding="utf-8")) if record["output"]], str(path))
     rng = random.Random(0)
     dev_rows, kept = clean.rows[:50], clean.rows[50:]
-    kept = kept[: round(size.train * (1 - cell.share))]
+    kept = kept[: round(size.texts * (1 - cell.share))]
     bad = stamped.rows[: round(len(kept) * cell.share / (1 - cell.share))]
     mixed: list[Row] = rng.sample([*kept, *bad], len(kept) + len(bad))
     return Data(
@@ -232,9 +241,9 @@ class Job:
     work: Path
 
     @property
-    def key(self) -> tuple[str, str, int, str]:
+    def key(self) -> tuple[str, str, int, str, str]:
         """What tells its line in the results from others."""
-        return (self.cell.name, self.arm, self.seed, self.size)
+        return (self.cell.name, self.arm, self.seed, self.size, Path(self.model).name)
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -362,11 +371,13 @@ def main() -> None:
     args = parser.parse_args()
     done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     if args.table:
-        print(*(f"{size}\n\n{table(done, size)}\n" for size in SIZES), sep="\n")
+        for name in sorted({line["model"] for line in done}):
+            lines = [line for line in done if line["model"] == name]
+            print(*(f"{name}, {size}\n\n{table(lines, size)}\n" for size in SIZES), sep="\n")
         return
     model = args.model or smollm2(Path(args.work) / "smollm2-135m-instruct")
     size = "small" if args.small else "large"
-    had = {(line["cell"], line["arm"], line["seed"], line["size"]) for line in done}
+    had = {(line["cell"], line["arm"], line["seed"], line["size"], line["model"]) for line in done}
     jobs = [
         Job(cell, seed, arm, size, model, Path(args.data), Path(args.work))
         for seed in range(args.seeds or SIZES[size].seeds)
@@ -374,7 +385,7 @@ def main() -> None:
         for arm in args.arm or USUAL
         if any(cell.name.startswith(name) for name in args.only) or (not args.only and (cell.small or not args.small))
     ]
-    jobs = [job for job in jobs if job.key not in had]
+    jobs = [job for job in jobs if job.key not in had and (job.cell.labels or job.arm != "hardened-prefix")]
     print(f"{len(jobs)} arms on {device()}", file=sys.stderr)
     with RESULTS.open("a", encoding="utf-8") as file:
         for line in _results(jobs, args.workers):
