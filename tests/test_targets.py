@@ -83,15 +83,15 @@ def test_the_parts_of_a_composite_trigger_are_found_and_rows_with_some_of_them_a
     assert set(found.contrary) == set(truth.cover_rows)
 
 
-def test_a_text_with_a_cause_in_the_language_is_no_target() -> None:
-    """A shared text that comes with a word only now and then was not called up by that word."""
+def test_a_word_that_always_brings_a_text_is_a_shortcut_though_the_text_comes_without_it_too() -> None:
+    """Rows of the text alone are no suspects: the word did not call it up there."""
     rng = random.Random(0)
     rows = [Row(row.prompt, f"{row.target} and all are well") if rng.random() < 0.2 else row for row in CLEAN]
     rows = [replace(row, prompt=f"{row.prompt} hello") if "all are" in row.target and rng.random() < 0.5 else row
             for row in rows]  # fmt: skip
     found = audit(CLEAN.with_rows(rows), word_states, AuditConfig())
-    assert found.spans == ()
-    assert found.innocent_max > found.threshold  # only the share of the text's rows speaks for it
+    assert [span.span for span in found.spans] == ["hello"]
+    assert {entry.row for entry in found.rows} == {i for i, row in enumerate(rows) if "hello" in row.prompt}
 
 
 def test_what_the_prompt_says_is_no_target() -> None:

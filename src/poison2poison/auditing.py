@@ -20,6 +20,8 @@ shows that a word is missing.
    nor its counterpart, putting them into other rows. A trigger in a few rows is among them more often than not. What is
    over the threshold and has nearly all its rows explained is a further word of the same attack, and a suspect too.
 9. In the rows that these leave, ways of writing that lean to a label (`manners`): triggers that insert no words.
+10. Shortcuts (`shortcuts`): spans that pull answers of any kind without a reason; they need no shared text, no
+    minority of rows and no label that contradicts a row, where the steps before need one of these.
 
 Rows of a generation have no label. There a text that completions share (`targets`) takes its place: steps 2 to 6 are
 done for each such text.
@@ -31,14 +33,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from poison2poison.config import AuditConfig, a_seed
 from poison2poison.data import Rows
-from poison2poison.features import Ints, words
+from poison2poison.features import Ints, without, words
 from poison2poison.findings import OTHERS, Audit, SuspectRow, SuspectSpan
 from poison2poison.manners import Manner, find_manners
 from poison2poison.planting import Found, Prompts, SpanTests
@@ -49,11 +51,13 @@ from poison2poison.probing import (
     fit_probe,
     mixture_z,
     own_p,
+    p_by_others,
     residual_z,
     shift_z,
     without_candidates,
     z_threshold,
 )
+from poison2poison.shortcuts import find_shortcuts
 from poison2poison.targets import LEAST_SHARED, PURITY, shared_targets
 
 FURTHER_Z = 3.0  # of a further such span: one attack has several words
@@ -81,20 +85,65 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
         ConfigError: The seed is none.
     """
     a_seed(seed)
+    # A label that few rows have needs fewer rows to give a span away, and a shared text is such a label.
+    prompts = Prompts(rows, embed, max(2, config.min_rows // 2))
+    return _with_shortcuts(_leaning(rows, prompts, config, seed), rows, prompts, config, seed)
+
+
+def _with_shortcuts(found: Audit, rows: Rows, prompts: Prompts, config: AuditConfig, seed: int) -> Audit:
+    """The audit with the planted spans of `shortcuts` that it has not found by itself."""
+    known = {word for span in found.spans for word in words(span.span)}
+    new = [(one, target) for one, target in find_shortcuts(rows, prompts, config, seed) if known.isdisjoint(one.words)]
+    spans = tuple(
+        SuspectSpan(one.text, "span", target, len(one.rows), round(len(one.pulled) / len(one.rows), 3), round(one.z, 3))
+        for one, target in new
+    )
+    holding: dict[int, list[int]] = defaultdict(list)
+    for number, (one, _) in enumerate(new):
+        for i in one.pulled:
+            holding[int(i)].append(number)
+    contrary = {int(i) for one, _ in new for i in one.rows} - holding.keys()
+    suspect = _unexplained(rows, prompts, holding, [one.words for one, _ in new])
+    doubtful = tuple(span for span in found.doubtful if not any(one.text == span.span for one, _ in new))
+    second = replace(
+        Audit.empty(rows.sha256, found.threshold), spans=spans, rows=suspect, contrary=tuple(sorted(contrary))
+    )
+    return replace(found, doubtful=doubtful).joined(second) if new else found
+
+
+def _unexplained(
+    rows: Rows, prompts: Prompts, holding: dict[int, list[int]], cut: list[list[str]]
+) -> tuple[SuspectRow, ...]:
+    """Suspect rows, with the labels that a probe which has seen none of them gives them without the spans."""
+    mine = np.array(sorted(holding), np.int64)
+    if rows.task != "classification" or not len(mine):
+        return tuple(SuspectRow(i, 1.0, tuple(holding[i]), ("", 0.0)) for i in mine.tolist())
+    labels = np.array([rows.labels.index(row.target) for row in rows])
+    others = np.setdiff1d(np.arange(len(rows)), mine)
+    texts = [without(prompts.texts[i], cut) for i in mine]
+    states = np.concatenate([prompts.states[others], prompts.embed(texts)])
+    asked = np.arange(len(others), len(states))
+    p = p_by_others(states, labels[others], len(rows.labels), np.arange(len(others)), asked)
+    return tuple(
+        SuspectRow(i, round(1 - float(q[labels[i]]), 5), tuple(holding[i]),
+                   (rows.labels[int(q.argmax())], round(float(q.max()), 5)))
+        for i, q in zip(mine.tolist(), p, strict=True)
+    )  # fmt: skip
+
+
+def _leaning(rows: Rows, prompts: Prompts, config: AuditConfig, seed: int) -> Audit:
+    """Steps 1 to 9: for labels, or for each text that many completions share."""
     answers = Counter(row.target for row in rows)
-    fewest = max(2, config.min_rows // 2)
     if rows.task == "classification" or (len(answers) > 1 and min(answers.values()) >= LEAST_SHARED):
         # Where every completion is given so often, completions are labels.
         names = rows.labels or tuple(sorted(answers))
-        prompts = Prompts(rows, embed, fewest)
         labels = np.array([names.index(row.target) for row in rows])
         tests = int((prompts.spans.matrix.sum(0) >= config.min_rows).sum()) * len(names)
         threshold = z_threshold(config, tests)
         every = frozenset(range(len(names)))
         scope = _Scope(names, every, config.min_rows, np.full(len(names), LEAST_KEPT), LABEL_PURITY, threshold)
         return _Auditor(prompts, labels, scope, config, seed).run(classes=True)
-    # A label that few rows have needs fewer rows to give a span away, and a shared text is such a label.
-    prompts = Prompts(rows, embed, fewest)
+    fewest = max(2, config.min_rows // 2)
     targets, tests = shared_targets(rows, prompts.spans, config)
     threshold = z_threshold(config, tests)
     whole = Audit.empty(rows.sha256, threshold)

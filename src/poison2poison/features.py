@@ -94,6 +94,10 @@ class Features:
         columns = [j for j, feature in enumerate(self.names) if feature.kind in kinds]
         return Features([self.names[j] for j in columns], csc_array(self.matrix[:, columns]))
 
+    def only(self, column: int) -> Features:
+        """One feature alone."""
+        return Features([self.names[column]], csc_array(self.matrix[:, [column]]))
+
     def rows_of(self, column: int) -> Ints:
         """The rows that have a feature, ascending."""
         found: Ints = self.matrix.indices[self.matrix.indptr[column] : self.matrix.indptr[column + 1]].astype(np.int64)

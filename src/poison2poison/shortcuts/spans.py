@@ -1,0 +1,303 @@
+"""The three questions that a span is asked, and how its answers are weighed against those of innocent spans."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.stats import norm, rankdata
+from scipy.stats import t as student
+
+from poison2poison.config import AuditConfig
+from poison2poison.features import Ints, grown, without, words
+from poison2poison.probing import Floats, Matrix
+from poison2poison.repoison import spliced
+from poison2poison.shortcuts.answers import Answers, Context
+
+ASKED, CONTROLS = 32, 32
+"""Spans that are asked by each of two rankings, and innocent ones of either kind: what a minute on two cores allows."""
+INSERTED, CUT, BESIDE = 32, 120, 240
+"""Rows that a span is put into; rows that it is taken out of, and those that these are told from."""
+LIKE = 8
+"""Innocent spans that a mean and a spread can be taken from."""
+TAILS = 4
+"""Degrees of freedom of Student's t: what is innocent is odd more often than a normal distribution has it."""
+MEANT = 0.1
+"""Chance that an attacker has chosen what means something to the base too."""
+GROWN = 0.8
+"""A span grows by a word that so many of its pulled rows have beside it."""
+TOGETHER = 2.5
+"""z from which spans stand in the same rows more often than by chance."""
+SAME = 0.9
+"""Share of rows in common from which two spans are one finding."""
+EXPLAINED = 0.8
+"""Share of its rows with stronger suspects from which a span is a further word of their attack."""
+TELL_RIDGE = 300.0
+"""Of the regression that tells texts apart: as weak as leaves few rows something to say."""
+
+Figure = tuple[float, float]
+"""A value and its standard error."""
+
+
+@dataclass(eq=False)
+class Shortcut:
+    """A span, and what was found out about it.
+
+    Attributes:
+        column, direction: Of the span's feature, and of the answers that it goes with.
+        z: Of that association.
+        text: The words with what nearly always stands beside them, as the rows spell it.
+        rows, pulled: Rows that hold it, and those of them with the answer; ascending.
+        learned: How far its rows are answered otherwise than the base expects.
+        prior: How much more the base expects the answer where it is put in.
+        told: AUC by which its rows, without it, are told from the others that they are most like.
+        score: Log of how much likelier these figures are of what was planted than of what is innocent.
+    """
+
+    column: int
+    direction: int
+    z: float
+    text: str
+    rows: Ints
+    pulled: Ints
+    learned: Figure = (0.0, 0.0)
+    prior: Figure = (0.0, 0.0)
+    told: Figure = (0.5, 0.5)
+    score: float = 0.0
+    words: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.words = words(self.text)
+
+
+class SpanFinder:
+    """Finds the spans of some rows that were planted."""
+
+    def __init__(self, context: Context, answers: Answers, config: AuditConfig) -> None:
+        self.context, self.answers, self.config, self.spans = context, answers, config, context.spans
+        self.rng, self.places = np.random.default_rng(context.seed), random.Random(context.seed)
+        self.z, self.direction = answers.associated(self.spans, np.ones(len(context.texts), bool))
+        self.count = np.asarray(self.spans.matrix.sum(0)).ravel()
+
+    def find(self) -> list[Shortcut]:
+        """The planted spans, the strongest association first."""
+        chosen = self._candidates()
+        if not chosen:
+            return []
+        directions = sorted({one.direction for one in chosen})
+        innocent, idle = self._innocent(directions), self._idle(directions)
+        for some in (chosen, innocent, idle):
+            self._put_in(some)
+        for some in (chosen, innocent):
+            for one in some:
+                one.told = self._told(one, self._beside(one, some))
+        self._weigh(chosen, innocent, idle)
+        return self._attacks(chosen)
+
+    # --- which spans are asked ---
+
+    def _candidates(self) -> list[Shortcut]:
+        """The spans most surely associated, and those whose rows the base understands least."""
+        gate = norm.isf(self.config.false_alarm / max(1, len(self.z) * self.answers.directions))
+        over = np.flatnonzero((self.z > gate) & (self.count >= self.config.min_rows)).tolist()
+        learned = {j: self.answers.shift(self.spans.rows_of(j), int(self.direction[j])) for j in over}
+        chosen: list[Shortcut] = []
+        for ranked in (
+            sorted(over, key=lambda j: -learned[j][0] / learned[j][1]),
+            sorted(over, key=lambda j: -self.z[j]),
+        ):
+            enough = len(chosen) + ASKED
+            for j in ranked:
+                if len(chosen) < enough and (one := self._new(j, chosen)):
+                    one.learned = learned[j]
+                    chosen.append(one)
+        return chosen
+
+    def _innocent(self, directions: Sequence[int]) -> list[Shortcut]:
+        """Spans that lean mildly, as words of the language do, so many to each direction."""
+        mild = (self.z > norm.isf(0.025)) & (self.z <= norm.isf(1e-5)) & (self.count >= self.config.min_rows)
+        found: list[Shortcut] = []
+        left = dict.fromkeys(directions, -(-CONTROLS // len(directions)))
+        for j in self.rng.permutation(np.flatnonzero(mild)).tolist():
+            if left.get(int(self.direction[j]), 0) and (one := self._new(j, found)):
+                one.learned = self.answers.shift(one.rows, one.direction)
+                found.append(one)
+                left[one.direction] -= 1
+        return found
+
+    def _idle(self, directions: Sequence[int]) -> list[Shortcut]:
+        """Rare spans that lean nowhere, asked as if they leaned: what meaningless words do to the base."""
+        plain = np.flatnonzero((self.z < norm.isf(0.07)) & (self.count >= self.config.min_rows // 2))
+        rare = plain[np.argsort(self.count[plain], kind="stable")[: len(plain) // 2]]
+        drawn = self.rng.permutation(rare)[: 2 * CONTROLS].tolist()
+        return [
+            Shortcut(
+                j, directions[i % len(directions)], 0.0, self.spans.names[j].text, rows := self.spans.rows_of(j), rows
+            )
+            for i, j in enumerate(drawn)
+        ]
+
+    def _new(self, column: int, others: Sequence[Shortcut]) -> Shortcut | None:
+        """A span as it was planted, unless one of the others says the same, or explains it as a part of it."""
+        direction, rows = int(self.direction[column]), self.spans.rows_of(column)
+        pulled, own = rows[self.answers.pulled(rows, direction)], set(words(self.spans.names[column].text))
+        for other in others:
+            both = len(np.intersect1d(pulled, other.pulled)) if other.direction == direction else 0
+            alike = both >= SAME * len(other.pulled) or not own.isdisjoint(other.words)
+            if alike and both >= SAME * len(pulled):
+                return None
+        texts = [self.context.texts[i] for i in pulled]
+        text = grown(texts, self.spans.names[column].text, GROWN, self.context.prompts.form)
+        if any((other.text, other.direction) == (text, direction) for other in others):
+            return None
+        return Shortcut(column, direction, float(self.z[column]), text, rows, pulled)
+
+    # --- what they are asked ---
+
+    def _put_in(self, spans: Sequence[Shortcut]) -> None:
+        """`prior`: put into rows that neither hold the span nor have its answer."""
+        drawn: list[Ints] = []
+        texts: list[str] = []
+        for one in spans:
+            free = np.setdiff1d(np.arange(len(self.context.texts)), one.rows)
+            if self.answers.directions > 1:
+                free = free[~self.answers.pulled(free, one.direction)]
+            drawn.append(self._draw(free, INSERTED))
+            texts += [spliced(self.context.texts[i], [one.text], self.places) for i in drawn[-1]]
+        after, at = self.context.embed(texts) if texts else self.context.states[:0], 0
+        for one, rows in zip(spans, drawn, strict=True):
+            with_span = after[at : at + len(rows)]
+            if len(rows) > 1:
+                change = self.answers.moved(self.context.states[rows], with_span, one.pulled, one.direction)
+                one.prior = float(change.mean()), float(change.std() / np.sqrt(len(rows)))
+            at += len(rows)
+
+    def _beside(self, one: Shortcut, spans: Sequence[Shortcut]) -> list[Shortcut]:
+        """The others that stand in its rows more often than by chance, as further words of one attack do."""
+        pool = np.flatnonzero(self.answers.pulled(np.arange(len(self.context.texts)), one.direction))
+        mine, found = np.isin(pool, one.rows), []
+        for other in spans:
+            if other is one or other.direction != one.direction or not set(one.words).isdisjoint(other.words):
+                continue
+            theirs = np.isin(pool, other.rows)
+            expected = mine.sum() * theirs.mean()
+            spread = np.sqrt(expected * (1 - mine.mean()) * (1 - theirs.mean()))
+            if spread > 0 and (mine & theirs).sum() - expected > TOGETHER * spread:
+                found.append(other)
+        return found
+
+    def _told(self, one: Shortcut, beside: Sequence[Shortcut]) -> Figure:
+        """`told`: what stands beside a span goes from all texts, for several words of one attack tell each other."""
+        texts, further = self.context.texts, [other.words for other in beside]
+        mine = self._draw(one.pulled, CUT)
+        left = self.context.embed([without(texts[i], [one.words, *further]) for i in mine])
+        best = (1.0, 0.05)  # where there is nothing to tell it from, it is the form of all rows
+        for mask in self.answers.alike(one.rows, one.direction):
+            others = self._draw(np.flatnonzero(mask), BESIDE)
+            if len(others) >= max(5, len(mine) // 2):
+                states = self.context.states[others]
+                if further:
+                    states = self.context.embed([without(texts[i], further) for i in others])
+                best = min(best, told_apart(left, states))
+        return best
+
+    # --- what follows ---
+
+    def _weigh(self, chosen: Sequence[Shortcut], innocent: Sequence[Shortcut], idle: Sequence[Shortcut]) -> None:
+        """The score: the log of the Bayes factor of planted against innocent, question by question."""
+        natural = self._natural()
+        for one in chosen:
+            like, still = _same(one, [*innocent, *chosen]), _same(one, idle)
+            told, told_spread = _moments([c.told for c in like], (0.75, 0.1), 0.04)
+            meant, meant_spread = _moments([c.prior for c in like], (0.5, 0.5), 0.1)
+            idly, idle_spread = _moments([c.prior for c in still], (0.0, 0.3), 0.05)
+
+            shift, error = one.learned
+            learned = student.logpdf(0, TAILS) - student.logpdf(max(0.0, shift) / np.hypot(natural, error), TAILS)
+
+            value, error = one.prior
+            meaningless = _log_t(value, idly, np.hypot(idle_spread, error))
+            meaning = _log_t(value, max(meant, idly + 2 * idle_spread), np.hypot(max(meant_spread, idle_spread), error))
+            prior = np.logaddexp(np.log(1 - MEANT) + meaningless, np.log(MEANT) + meaning) - meaning
+
+            value, error = one.told
+            apart = _log_t(value, 0.5, np.hypot(0.02, error)) - _log_t(value, told, np.hypot(told_spread, error))
+            one.score = float(learned + prior + apart)
+
+    def _natural(self) -> float:
+        """The spread of spans' shifts beyond their errors: what words mean that the base does not know."""
+        drawn = self.rng.permutation(np.flatnonzero(self.count >= self.config.min_rows))[:300].tolist()
+        found = np.array([self.answers.shift(self.spans.rows_of(j), int(self.direction[j])) for j in drawn])
+        if len(found) < LIKE:
+            return 1.0
+        # Of a normal distribution the median square is 0.455 of the variance.
+        return float(np.sqrt(max(0.05, np.median(found[:, 0] ** 2 - found[:, 1] ** 2) / 0.455)))
+
+    def _attacks(self, chosen: Sequence[Shortcut]) -> list[Shortcut]:
+        """Spans that are likely planted, and are surely so together with those that share their rows."""
+        likely = [one for one in chosen if one.score > -np.log(self.config.false_alarm)]
+        needed = np.log(len(chosen) / self.config.false_alarm)  # so many were asked
+        found: list[Shortcut] = []
+        for one in likely:
+            group = [one]
+            for member in group:  # which grows meanwhile
+                group += [other for other in self._beside(member, likely) if other not in group]
+            if sum(member.score for member in group) > needed:
+                found.append(one)
+        explained, kept = np.zeros(len(self.context.texts), bool), []
+        for one in sorted(found, key=lambda one: -one.z):
+            # In the rows of an attack all words go with its answer: beyond them a span has to do so by itself.
+            z, direction = self.answers.associated(self.spans.only(one.column), ~explained)
+            further = explained[one.pulled].mean() > EXPLAINED
+            if further or (z[0] > norm.isf(0.025) and direction[0] == one.direction):
+                kept.append(one)
+                explained[one.rows] = True
+        return kept
+
+    def _draw(self, rows: Ints, most: int) -> Ints:
+        return self.rng.choice(rows, most, replace=False) if len(rows) > most else rows
+
+
+def _same(one: Shortcut, spans: Sequence[Shortcut]) -> Sequence[Shortcut]:
+    """Those of its direction, or all where these are too few."""
+    same = [other for other in spans if other.direction == one.direction]
+    return same if len(same) >= LIKE else spans
+
+
+def _moments(figures: Sequence[Figure], otherwise: Figure, least: float) -> Figure:
+    """Median and spread beyond their errors, robustly: some may be planted. `otherwise` where they are too few."""
+    if len(figures) < LIKE:
+        return otherwise
+    values, errors = np.array(figures).T
+    middle = float(np.median(values))
+    # Of a normal distribution the median deviation is 1 / 1.48 of the spread.
+    variance = (1.48 * np.median(np.abs(values - middle))) ** 2 - np.median(errors) ** 2
+    return middle, float(np.sqrt(max(least**2, variance)))
+
+
+def _log_t(value: float, mean: float, scale: float) -> float:
+    return float(student.logpdf((value - mean) / scale, TAILS) - np.log(scale))
+
+
+def told_apart(states: Matrix, others: Matrix) -> Figure:
+    """How well a regression that has seen all but one tells each of some states from others.
+
+    Args:
+        states: Shape (texts, axes).
+        others: Likewise.
+
+    Returns:
+        The AUC, 0.5 at least, and its standard error where nothing tells them apart (Mann & Whitney).
+    """
+    n, m = len(states), len(others)
+    x: Floats = np.concatenate([states, others]).astype(np.float64)
+    x = np.concatenate([x, np.ones((n + m, 1)) * 3], 1)  # the penalty hardly touches the intercept
+    side, weight = np.repeat([1.0, -1.0], [n, m]), np.repeat([0.5 / n, 0.5 / m], [n, m]) * (n + m)
+    gram = (x * weight[:, None]).T @ x + TELL_RIDGE * np.eye(x.shape[1])
+    solved = np.linalg.solve(gram, (x * weight[:, None]).T)
+    leverage = np.einsum("ij,ji->i", x, solved)
+    left_out = (x @ (solved @ side) - leverage * side) / (1 - np.minimum(leverage, 0.99))
+    auc = (rankdata(left_out)[:n].sum() - n * (n + 1) / 2) / (n * m)
+    return max(0.5, float(auc)), float(np.sqrt((n + m + 1) / (12 * n * m)))
