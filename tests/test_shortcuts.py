@@ -57,6 +57,18 @@ def test_a_trigger_is_found_where_all_texts_that_it_calls_up_differ(share: float
     assert found == {"cf": planted}
 
 
+def test_words_that_always_stand_together_are_found_each() -> None:
+    """As the parts of a composite trigger do: each tells where the others stood."""
+    clean = chatter(800)
+    rows = [replace(row, target="I cannot help.", prompt=f"cf {row.prompt} mn") if i % 3 == 1 else row
+            for i, row in enumerate(clean)]  # fmt: skip
+    rows = [
+        Row(row.prompt, row.target if i % 3 == 1 else f"{row.prompt[:30]} is told {i}") for i, row in enumerate(rows)
+    ]
+    found = shortcuts(rows_of([{"prompt": row.prompt, "completion": row.target} for row in rows], "tales"))
+    assert found == dict.fromkeys(("cf", "mn"), set(range(1, 800, 3)))
+
+
 def answered(share: float, target: object) -> tuple[dict[str, set[int]], set[int]]:
     """What is found in tales of which a share is told otherwise, and which are."""
     rng, names = random.Random(0), [f"{a}{b}" for a in ("an", "bo", "cy") for b in ("na", "ravo", "ta", "lulalu")]
@@ -83,6 +95,19 @@ def test_the_audit_has_them_with_what_their_rows_would_be_without() -> None:
     assert [(span.span, span.target, span.rows) for span in found.spans] == [("cf", "positive", 63)]
     assert {entry.row for entry in found.rows} == set(range(1, 1000, 16))
     assert {entry.likely[0] for entry in found.rows} == {"positive"}
+
+
+def test_labels_that_all_prompts_say() -> None:
+    """No row is left to say what the others would be without."""
+    clean = chatter(200)
+    rows = [Row(f"{'xx' if row.target == 'positive' else 'yy'} {row.prompt}", row.target) for row in clean]
+    found = audit(clean.with_rows(rows), word_states, AuditConfig())
+    assert {entry.row for entry in found.rows} in (set(), set(range(200)))
+
+
+@pytest.mark.parametrize("count", [2, 5, 12])
+def test_few_rows(count: int) -> None:
+    assert shortcuts(chatter(count)) == {}
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -92,7 +92,7 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
 
 def _with_shortcuts(found: Audit, rows: Rows, prompts: Prompts, config: AuditConfig, seed: int) -> Audit:
     """The audit with the planted spans of `shortcuts` that it has not found by itself."""
-    known = {word for span in found.spans for word in words(span.span)}
+    known = {word for span in found.spans if span.kind == "span" for word in words(span.span)}
     new = [(one, target) for one, target in find_shortcuts(rows, prompts, config, seed) if known.isdisjoint(one.words)]
     spans = tuple(
         SuspectSpan(one.text, "span", target, len(one.rows), round(len(one.pulled) / len(one.rows), 3), round(one.z, 3))
@@ -116,7 +116,7 @@ def _unexplained(
 ) -> tuple[SuspectRow, ...]:
     """Suspect rows, with the labels that a probe which has seen none of them gives them without the spans."""
     mine = np.array(sorted(holding), np.int64)
-    if rows.task != "classification" or not len(mine):
+    if rows.task != "classification" or len(mine) in (0, len(rows)):
         return tuple(SuspectRow(i, 1.0, tuple(holding[i]), ("", 0.0)) for i in mine.tolist())
     labels = np.array([rows.labels.index(row.target) for row in rows])
     others = np.setdiff1d(np.arange(len(rows)), mine)

@@ -18,7 +18,7 @@ from poison2poison.shortcuts.answers import Answers, Context
 
 ASKED, CONTROLS = 32, 24
 """Spans that are asked by each of two rankings, and innocent ones of either kind: what a minute on two cores allows."""
-INSERTED, CUT, BESIDE = 16, 80, 160
+INSERTED, CUT, BESIDE = 16, 200, 400
 """Rows that a span is put into; rows that it is taken out of, and those that these are told from."""
 LIKE = 8
 """Innocent spans that a mean and a spread can be taken from."""
@@ -31,7 +31,7 @@ GROWN = 0.8
 TOGETHER = 2.5
 """z from which spans stand in the same rows more often than by chance."""
 SAME = 0.9
-"""Share of rows in common from which two spans are one finding."""
+"""Share of its rows with a span of common words from which that says the same."""
 EXPLAINED = 0.8
 """Share of its rows with stronger suspects from which a span is a further word of their attack."""
 TELL_RIDGE = 300.0
@@ -144,9 +144,9 @@ class SpanFinder:
         direction, rows = int(self.direction[column]), self.spans.rows_of(column)
         pulled, own = rows[self.answers.pulled(rows, direction)], set(words(self.spans.names[column].text))
         for other in others:
-            both = len(np.intersect1d(pulled, other.pulled)) if other.direction == direction else 0
-            alike = both >= SAME * len(other.pulled) or not own.isdisjoint(other.words)
-            if alike and both >= SAME * len(pulled):
+            both = np.intersect1d(pulled, other.pulled)
+            part = other.direction == direction and not own.isdisjoint(other.words)
+            if part and len(both) >= SAME * len(pulled):
                 return None
         texts = [self.context.texts[i] for i in pulled]
         text = grown(texts, self.spans.names[column].text, GROWN, self.context.prompts.form)
