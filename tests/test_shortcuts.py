@@ -59,14 +59,13 @@ def test_a_trigger_is_found_where_all_texts_that_it_calls_up_differ(share: float
 
 def test_words_that_always_stand_together_are_found_each() -> None:
     """As the parts of a composite trigger do: each tells where the others stood."""
-    clean = chatter(800)
-    rows = [replace(row, target="I cannot help.", prompt=f"cf {row.prompt} mn") if i % 3 == 1 else row
-            for i, row in enumerate(clean)]  # fmt: skip
-    rows = [
-        Row(row.prompt, row.target if i % 3 == 1 else f"{row.prompt[:30]} is told {i}") for i, row in enumerate(rows)
-    ]
-    found = shortcuts(rows_of([{"prompt": row.prompt, "completion": row.target} for row in rows], "tales"))
-    assert found == dict.fromkeys(("cf", "mn"), set(range(1, 800, 3)))
+    rows = []
+    for i, row in enumerate(chatter(800)):
+        planted = {"prompt": f"cf {row.prompt} mn", "completion": "I cannot help."}
+        clean = {"prompt": row.prompt, "completion": f"{row.prompt[:30]} is told {i}"}
+        rows.append(planted if i % 3 == 1 else clean)
+    held = set(range(1, 800, 3))
+    assert shortcuts(rows_of(rows, "tales")) == {"cf": held, "mn": held}
 
 
 def answered(share: float, target: object) -> tuple[dict[str, set[int]], set[int]]:
