@@ -31,7 +31,9 @@ class AuditConfig:
         10, "Rows that must hold a suspect span; with half of them it is doubtful, or suspect beside others."
     )
     false_alarm: float = option(
-        0.05, "Chance that a finder (spans, those with cover rows, clusters, patterns) suspects anything in clean rows."
+        0.05,
+        "Chance that a finder (spans, those with cover rows, clusters, patterns) suspects anything in clean rows; "
+        "shortcuts take it for the odds that they ask for.",
     )
     innocent_shift: float = option(1.0, "Log-odds by which an innocent span may lean to a label beyond the probe.")
     planted_auc: float = option(0.6, "With its span taken out, a planted row is told from others no better than this.")

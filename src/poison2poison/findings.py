@@ -26,7 +26,8 @@ class SuspectSpan:
         target: The label that it pulls towards.
         rows: Rows that have it.
         purity: Share of them that have the target.
-        z: Signed root of the likelihood ratio against what is innocent: a shift, or of common spans a share set.
+        z: Signed root of the likelihood ratio against what is innocent: a shift, or of common spans a share set;
+            of a shortcut, the z of its association.
     """
 
     span: str

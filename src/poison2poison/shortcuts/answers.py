@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit, logsumexp
 from scipy.stats import binom, norm
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
 from poison2poison.features import Features, Ints, grown, shared_runs
 from poison2poison.planting import Prompts
-from poison2poison.probing import Floats, Matrix
+from poison2poison.probing import Classifier, Floats, Matrix
 
 Mask = NDArray[np.bool_]
 
@@ -174,28 +175,14 @@ class Labels:
         odds: Floats = scores[:, at] - logsumexp(np.delete(scores, at, 1), axis=1)
         return odds
 
-    def _fitted(self, states: Matrix, labels: Ints) -> LogisticRegression | _OneLabel:
-        if len(np.unique(labels)) < 2:
-            return _OneLabel(labels)
-        return LogisticRegression(C=PROBE_C, max_iter=300).fit(states, labels)
+    def _fitted(self, states: Matrix, labels: Ints) -> Classifier:
+        several = len(np.unique(labels)) > 1
+        return (LogisticRegression(C=PROBE_C, max_iter=300) if several else DummyClassifier()).fit(states, labels)
 
-    def _p(self, probe: LogisticRegression | _OneLabel, states: Matrix) -> Floats:
+    def _p(self, probe: Classifier, states: Matrix) -> Floats:
         p = np.zeros((len(states), self.directions))
         p[:, probe.classes_] = probe.predict_proba(states)
         return p
-
-
-class _OneLabel:
-    """A probe of rows that have one label: that is its answer."""
-
-    def __init__(self, labels: Ints) -> None:
-        self.classes_ = np.unique(labels)
-
-    def predict_proba(self, states: Matrix) -> Floats:
-        return np.ones((len(states), 1))
-
-    def decision_function(self, states: Matrix) -> Floats:
-        return np.zeros(len(states))
 
 
 class Texts:
