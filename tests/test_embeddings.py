@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from poison2poison.config import ModelConfig
-from poison2poison.model.embeddings import embedder
+from poison2poison.model.embeddings import WIDEST, _narrow, embedder
 from support import tiny_causal, tiny_encoder
 
 
@@ -53,3 +53,12 @@ def test_a_model_is_freed_with_the_function_that_holds_it(tmp_path: Path) -> Non
         assert not [weights for weights in alive if weights() is not None]
     finally:
         gc.enable()
+
+
+def test_wide_states_are_narrowed_and_keep_their_angles() -> None:
+    states = np.random.default_rng(0).standard_normal((20, 2, 4096)).astype(np.float32)
+    narrow = _narrow(states)
+    assert narrow.shape == (20, 2, WIDEST)
+    before, after = (part[:, 0] @ part[:, 0].T / np.sum(part[0, 0] ** 2) for part in (states, narrow))
+    assert np.abs(before - after).max() < 0.3
+    assert np.array_equal(_narrow(states[..., :8]), states[..., :8])
