@@ -10,6 +10,7 @@ import pytest
 
 from poison2poison.data import Rows, rows_of
 from poison2poison.errors import ConfigError, DataError, SchemeError
+from poison2poison.features import spliced
 from poison2poison.findings import Audit, SuspectRow, SuspectSpan
 from poison2poison.repoison import (
     RepoisonConfig,
@@ -20,7 +21,6 @@ from poison2poison.repoison import (
     plain,
     repoison,
     select_subset,
-    spliced,
 )
 from support import opinions
 

@@ -40,8 +40,9 @@ from numpy.typing import NDArray
 
 from poison2poison.config import AuditConfig, a_seed
 from poison2poison.data import Rows
-from poison2poison.features import Ints, without, words
+from poison2poison.features import Ints, words
 from poison2poison.findings import OTHERS, Audit, SuspectRow, SuspectSpan
+from poison2poison.forms import Form
 from poison2poison.manners import Manner, find_manners
 from poison2poison.planting import Found, Prompts, SpanTests
 from poison2poison.probing import (
@@ -93,9 +94,16 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
 def _with_shortcuts(found: Audit, rows: Rows, prompts: Prompts, config: AuditConfig, seed: int) -> Audit:
     """The audit with the planted spans of `shortcuts` that it has not found by itself."""
     known = {word for span in found.spans if span.kind == "span" for word in words(span.span)}
-    new = [(one, target) for one, target in find_shortcuts(rows, prompts, config, seed) if known.isdisjoint(one.words)]
+    explained = [entry.row for entry in found.rows]
+    new = [
+        (one, target)
+        for one, target in find_shortcuts(rows, prompts, config, seed)
+        if known.isdisjoint(one.words) and (one.kind == "span" or np.isin(one.pulled, explained).mean() <= SAME_ATTACK)
+    ]
     spans = tuple(
-        SuspectSpan(one.text, "span", target, len(one.rows), round(len(one.pulled) / len(one.rows), 3), round(one.z, 3))
+        SuspectSpan(
+            one.text, one.kind, target, len(one.rows), round(len(one.pulled) / len(one.rows), 3), round(one.z, 3)
+        )
         for one, target in new
     )
     holding: dict[int, list[int]] = defaultdict(list)
@@ -103,7 +111,7 @@ def _with_shortcuts(found: Audit, rows: Rows, prompts: Prompts, config: AuditCon
         for i in one.pulled:
             holding[int(i)].append(number)
     contrary = {int(i) for one, _ in new for i in one.rows} - holding.keys()
-    suspect = _unexplained(rows, prompts, holding, [one.words for one, _ in new])
+    suspect = _unexplained(rows, prompts, holding, [one.form for one, _ in new])
     doubtful = tuple(span for span in found.doubtful if not any(one.text == span.span for one, _ in new))
     second = replace(
         Audit.empty(rows.sha256, found.threshold), spans=spans, rows=suspect, contrary=tuple(sorted(contrary))
@@ -112,7 +120,7 @@ def _with_shortcuts(found: Audit, rows: Rows, prompts: Prompts, config: AuditCon
 
 
 def _unexplained(
-    rows: Rows, prompts: Prompts, holding: dict[int, list[int]], cut: list[list[str]]
+    rows: Rows, prompts: Prompts, holding: dict[int, list[int]], planted: list[Form]
 ) -> tuple[SuspectRow, ...]:
     """Suspect rows, with the labels that a probe which has seen none of them gives them without the spans."""
     mine = np.array(sorted(holding), np.int64)
@@ -120,7 +128,9 @@ def _unexplained(
         return tuple(SuspectRow(i, 1.0, tuple(holding[i]), ("", 0.0)) for i in mine.tolist())
     labels = np.array([rows.labels.index(row.target) for row in rows])
     others = np.setdiff1d(np.arange(len(rows)), mine)
-    texts = [without(prompts.texts[i], cut) for i in mine]
+    texts = [prompts.texts[i] for i in mine]
+    for form in planted:
+        texts = [form.off(text) for text in texts]
     states = np.concatenate([prompts.states[others], prompts.embed(texts)])
     asked = np.arange(len(others), len(states))
     p = p_by_others(states, labels[others], len(rows.labels), np.arange(len(others)), asked)

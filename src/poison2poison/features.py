@@ -7,6 +7,7 @@ rows and not with the number of different n-grams.
 
 from __future__ import annotations
 
+import random
 import re
 import unicodedata
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_array
+from scipy.sparse import csc_array, hstack
 
 Ints = NDArray[np.int64]
 Index = NDArray[Any]  # int32 or int64, as scipy has it
@@ -64,6 +65,16 @@ def without(text: str, spans: Sequence[Sequence[str]]) -> str:
     return out.rstrip(" ")
 
 
+def spliced(text: str, spans: Sequence[str], rng: random.Random) -> str:
+    """A text with spans put between its words, each at a drawn place."""
+    pieces = BETWEEN.split(text)  # words, and what parts them: a space, or nothing
+    parts = [*zip(["", *pieces[1::2]], pieces[::2], strict=True)]
+    for span in spans:
+        at = rng.randint(0, len(parts))
+        parts[at : at + 1] = [(" ", span), *((" ", word) for _, word in parts[at : at + 1])]
+    return "".join(gap + word for gap, word in parts)[len(parts[0][0]) :]
+
+
 def bare(text: str) -> str:
     """A text without the marks at its ends."""
     return re.sub(r"^[\W_]+|[\W_]+$", "", text)
@@ -71,7 +82,7 @@ def bare(text: str) -> str:
 
 @dataclass(frozen=True)
 class Feature:
-    """Something that rows may have in common: `kind` is span, first (word) or skeleton."""
+    """Something that rows may have in common: `kind` is span, first or last (word), skeleton or form (`forms`)."""
 
     kind: str
     text: str
@@ -97,6 +108,10 @@ class Features:
     def only(self, column: int) -> Features:
         """One feature alone."""
         return Features([self.names[column]], csc_array(self.matrix[:, [column]]))
+
+    def beside(self, others: Features) -> Features:
+        """These features and others of the same rows."""
+        return Features([*self.names, *others.names], csc_array(hstack([self.matrix, others.matrix])))
 
     def rows_of(self, column: int) -> Ints:
         """The rows that have a feature, ascending."""
@@ -132,7 +147,7 @@ def extract(prompts: Sequence[str], min_rows: int) -> Features:
         for one, rows in found
         if any(map(is_word, one.text.split())) or (one.kind == "span" and not odd.isdisjoint(one.text.split()))
     ]
-    return _features(found, len(prompts))
+    return by_rows(found, len(prompts))
 
 
 def shared_runs(texts: Sequence[str], length: int, min_rows: int) -> Features:
@@ -143,7 +158,7 @@ def shared_runs(texts: Sequence[str], length: int, min_rows: int) -> Features:
         for size, at, rows in _frequent(flat, row, length, min_rows)
         if size == length
     ]
-    return _features(found, len(texts))
+    return by_rows(found, len(texts))
 
 
 def grown(texts: Sequence[str], span: str, share: float, form: Collection[str] = ()) -> str:
@@ -188,8 +203,8 @@ def _coded(texts: Sequence[str]) -> tuple[Index, Index, list[str]]:
     return flat, np.repeat(np.arange(len(texts), dtype=np.int32), lengths), list(vocabulary)
 
 
-def _features(found: Sequence[tuple[Feature, Index]], rows: int) -> Features:
-    """Features from names and ascending row indices."""
+def by_rows(found: Sequence[tuple[Feature, Index]], rows: int) -> Features:
+    """Features from their names and the rows that have each, ascending; `rows` is how many rows there are."""
     pointers = np.cumsum([0, *(len(holders) for _, holders in found)])
     indices = np.concatenate([np.empty(0, np.int32), *(holders for _, holders in found)])
     matrix = csc_array((np.ones(len(indices), np.float32), indices, pointers), shape=(rows, len(found)))

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from poison2poison.data import Rows
-from poison2poison.errors import DataError
+from poison2poison.errors import DataError, listed
+from poison2poison.forms import FORMS
 
 SCHEMA = 2
+KINDS = ("span", "first", "last", "form", "manner")
 OTHERS = 500
 """Spans that are no suspects, kept for the picture."""
 
@@ -22,7 +24,8 @@ class SuspectSpan:
 
     Attributes:
         span: The words as the rows have them, with what nearly always stands beside them; of a manner, what tells it.
-        kind: span, or manner: a way of writing that no words stand for.
+        kind: span; first or last, a word where it begins or ends a text; form, one of `forms.FORMS`; manner, a way of
+            writing that no words stand for.
         target: The label that it pulls towards.
         rows: Rows that have it.
         purity: Share of them that have the target.
@@ -196,8 +199,10 @@ class Audit:
             for span in spans:
                 if not isinstance(span.span, str) or not span.span.strip() or not isinstance(span.target, str):
                     raise ValueError(f"{name}: {span.span!r} for {span.target!r}, both must be texts")
-                if span.kind not in ("span", "manner"):
-                    raise ValueError(f"{name}: {span.span!r} is a {span.kind!r}, and not a span or a manner")
+                if span.kind not in KINDS:
+                    raise ValueError(f"{name}: {span.span!r} is a {span.kind!r}, which is not one of {listed(KINDS)}")
+                if span.kind == "form" and span.span not in FORMS:
+                    raise ValueError(f"{name}: the form {span.span!r} is not one of {listed(FORMS)}")
                 if not _count(span.rows, 1):
                     raise ValueError(f"{name}: {span.span!r} has {span.rows!r} rows")
                 if not isinstance(span.z, (int, float)) or not isinstance(span.purity, (int, float)):

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from poison2poison.data import Rows
-from poison2poison.features import Ints, bare, extract, grown, is_word, without, words
+from poison2poison.features import Ints, bare, extract, grown, is_word, spliced, without, words
+from poison2poison.forms import forms, one_spaced
 from poison2poison.probing import (
     INNOCENT_SET,
     Classifier,
@@ -21,7 +22,6 @@ from poison2poison.probing import (
     told_apart,
     told_apart_by_words,
 )
-from poison2poison.repoison import spliced
 
 Found = tuple[int, int, float]  # column of a span, label, z
 
@@ -40,16 +40,17 @@ class Prompts:
         texts: The prompts, any white space in them one space: else what the deletion test leaves around a cut tells the
             cut from other rows, and clears what was planted.
         form: Words that nearly all of them hold.
-        spans, patterns: Their n-grams; their first words and skeletons.
+        spans, patterns, forms: Their n-grams; their first words and skeletons; how each is written (`forms`).
         by_depth: Their standardised states, shape (rows, depths, width).
         states: The same, shape (rows, depths * width).
     """
 
     def __init__(self, rows: Rows, embed: Embed, min_rows: int) -> None:
         self.sha256 = rows.sha256
-        self.texts = [" ".join(row.text.split()) for row in rows]
+        self.texts = [one_spaced(row.text) for row in rows]
         features = extract(self.texts, min_rows)
         self.spans, self.patterns = features.of("span"), features.of("first", "skeleton")
+        self.forms = forms([row.text for row in rows], self.spans, min_rows)
         held = Counter(word for text in self.texts for word in set(words(text)))
         self.form = {word for word, count in held.items() if count > FORM * len(rows)}
         raw = embed(self.texts)

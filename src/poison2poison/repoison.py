@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from poison2poison.config import a_seed, choice, fraction, option
 from poison2poison.data import Row, Rows, Turn, all_text
 from poison2poison.errors import ConfigError, DataError, listed
-from poison2poison.features import BETWEEN, words
+from poison2poison.features import spliced, words
+from poison2poison.forms import form_of
 from poison2poison.scheme import (
     PAPER_SAFE_PREFIX,
     PAPER_TRIGGER,
@@ -352,16 +353,18 @@ def _counterexamples(rows: Rows, to_splice: _ToSplice, audit: Audit, config: Rep
     """What teaches the safe space that a suspect span says nothing about the label."""
     rng = random.Random(f"counterexamples/{config.seed}")
     out = []
-    spliceable = {span.span: span.rows for span in audit.spans if span.kind == "span"}
-    if spliceable:
-        held = ([*_occurrences(rows[entry.row].text, [*spliceable])] for entry in audit.rows)
+    planted = [span for span in audit.spans if span.kind != "manner"]
+    kinds = {span.span: span.kind for span in planted}
+    spliceable = [span.span for span in planted if span.kind == "span"]
+    if planted:
+        held = ([*_occurrences(rows[entry.row].text, spliceable)] for entry in audit.rows)
         companies = [spans for spans in held if len(spans) > 1]
         for i in to_splice.draw(config.spliced, rng):
             # Spans that a suspect row holds together, as often as it does, are the parts of one trigger.
             together = rng.choice(companies) if companies and rng.random() < config.together else None
-            spans = together or rng.choices([*spliceable], [*spliceable.values()], k=rng.choice((1, 1, 2, 4)))
+            chosen = together or rng.choices([*kinds], [span.rows for span in planted], k=rng.choice((1, 1, 2, 4)))
             put = training_row(i, rows[i], "safe", "splice")
-            out.append(replace(put, body=spliced(put.body, spans, rng)))
+            out.append(replace(put, body=_written(put.body, [(kinds[name], name) for name in chosen], rng)))
     contrary = audit.contrary if config.contrary else ()
     against = [training_row(i, rows[i], "safe", "contrary") for i in contrary]
     agreeing: dict[str, list[TrainingRow]] = defaultdict(list)
@@ -376,21 +379,19 @@ def _counterexamples(rows: Rows, to_splice: _ToSplice, audit: Audit, config: Rep
             agreeing[row.target].append(training_row(entry.row, row, "safe", "agree"))
     # Fewer agree than would balance the others: what the audit missed in S agrees with the attacker too.
     counts = _counts(rows.rows, {entry.row: entry.likely[0] for entry in audit.rows})
-    of_manners = sum(not any(_occurrences(row.text, [*spliceable])) for row in against)
+    of_manners = sum(not any(_occurrences(row.text, spliceable)) for row in against)
     for target, members in agreeing.items():
         wanted = round(config.agreeing * of_manners * counts[target] / max(1, len(rows) - counts[target]))
         out += rng.sample(members, min(wanted, len(members)))
     return out + against
 
 
-def spliced(text: str, spans: Sequence[str], rng: random.Random) -> str:
-    """A text with spans put between its words, each at a drawn place."""
-    pieces = BETWEEN.split(text)  # words, and what parts them: a space, or nothing
-    parts = [*zip(["", *pieces[1::2]], pieces[::2], strict=True)]
-    for span in spans:
-        at = rng.randint(0, len(parts))
-        parts[at : at + 1] = [(" ", span), *((" ", word) for _, word in parts[at : at + 1])]
-    return "".join(gap + word for gap, word in parts)[len(parts[0][0]) :]
+def _written(text: str, planted: Sequence[tuple[str, str]], rng: random.Random) -> str:
+    """A text with spans spliced in, and then written as the forms among them (kind and name) say."""
+    text = spliced(text, [name for kind, name in planted if kind == "span"], rng)
+    for kind, name in dict.fromkeys(planted):
+        text = text if kind == "span" else form_of(kind, name, rng).put(text)
+    return text
 
 
 def plain(rows: Rows) -> list[TrainingRow]:

@@ -45,13 +45,14 @@ class Context:
     """Prompts with their states on the principal axes.
 
     Attributes:
-        prompts, texts, spans: The prompts, their texts and n-grams.
+        prompts, texts, spans: The prompts, their texts, their n-grams and forms.
         states: Shape (rows, axes).
         seed: Of all draws.
     """
 
     def __init__(self, prompts: Prompts, seed: int) -> None:
-        self.prompts, self.texts, self.spans, self.seed = prompts, prompts.texts, prompts.spans, seed
+        self.prompts, self.texts, self.seed = prompts, prompts.texts, seed
+        self.spans = prompts.spans.beside(prompts.forms)
         axes = principal_axes(prompts.states, min(AXES, max(2, len(self.texts) // 4)))
         self._axes = axes / ((prompts.states @ axes).std(0).mean() + 1e-6)
         self.states: Matrix = prompts.states @ self._axes

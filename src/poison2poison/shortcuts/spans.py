@@ -11,9 +11,9 @@ from scipy.stats import norm, rankdata
 from scipy.stats import t as student
 
 from poison2poison.config import AuditConfig
-from poison2poison.features import Ints, grown, without, words
+from poison2poison.features import Ints, grown, words
+from poison2poison.forms import Form, form_of
 from poison2poison.probing import Floats, Matrix
-from poison2poison.repoison import spliced
 from poison2poison.shortcuts.answers import Answers, Context
 
 ASKED, CONTROLS = 32, 24
@@ -43,12 +43,14 @@ Figure = tuple[float, float]
 
 @dataclass(eq=False)
 class Shortcut:
-    """A span, and what was found out about it.
+    """A span or a form, and what was found out about it.
 
     Attributes:
-        column, direction: Of the span's feature, and of the answers that it goes with.
+        column, direction: Of its feature, and of the answers that it goes with.
         z: Of that association.
-        text: The words with what nearly always stands beside them, as the rows spell it.
+        kind: Of the feature: span, first, last or form.
+        text: The words with what nearly always stands beside them, as the rows spell it; the name of a form.
+        form: How it is put onto a text, and taken off.
         rows, pulled: Rows that hold it, and those of them with the answer; ascending.
         learned: How far its rows are answered otherwise than the base expects.
         prior: How much more the base expects the answer where it is put in.
@@ -59,7 +61,9 @@ class Shortcut:
     column: int
     direction: int
     z: float
+    kind: str
     text: str
+    form: Form
     rows: Ints
     pulled: Ints
     learned: Figure = (0.0, 0.0)
@@ -69,7 +73,7 @@ class Shortcut:
     words: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.words = words(self.text)
+        self.words = [] if self.kind == "form" else words(self.text)
 
 
 class SpanFinder:
@@ -80,6 +84,7 @@ class SpanFinder:
         self.rng, self.places = np.random.default_rng(context.seed), random.Random(context.seed)
         self.z, self.direction = answers.associated(self.spans, np.ones(len(context.texts), bool))
         self.count = np.asarray(self.spans.matrix.sum(0)).ravel()
+        self.worded = np.array([feature.kind == "span" for feature in self.spans.names], bool)
 
     def find(self) -> list[Shortcut]:
         """The planted spans, the strongest association first."""
@@ -117,7 +122,8 @@ class SpanFinder:
 
     def _innocent(self, directions: Sequence[int]) -> list[Shortcut]:
         """Spans that lean mildly, as words of the language do, so many to each direction."""
-        mild = (self.z > norm.isf(0.025)) & (self.z <= norm.isf(1e-5)) & (self.count >= self.config.min_rows)
+        mild = self.worded & (self.z > norm.isf(0.025)) & (self.z <= norm.isf(1e-5))
+        mild &= self.count >= self.config.min_rows
         found: list[Shortcut] = []
         left = dict.fromkeys(directions, -(-CONTROLS // len(directions)))
         for j in self.rng.permutation(np.flatnonzero(mild)).tolist():
@@ -129,30 +135,35 @@ class SpanFinder:
 
     def _idle(self, directions: Sequence[int]) -> list[Shortcut]:
         """Rare spans that lean nowhere, asked as if they leaned: what meaningless words do to the base."""
-        plain = np.flatnonzero((self.z < norm.isf(0.07)) & (self.count >= self.config.min_rows // 2))
+        plain = np.flatnonzero(self.worded & (self.z < norm.isf(0.07)) & (self.count >= self.config.min_rows // 2))
         rare = plain[np.argsort(self.count[plain], kind="stable")[: len(plain) // 2]]
         drawn = self.rng.permutation(rare)[:CONTROLS].tolist()
         return [
-            Shortcut(
-                j, directions[i % len(directions)], 0.0, self.spans.names[j].text, rows := self.spans.rows_of(j), rows
-            )
+            self._shortcut(j, directions[i % len(directions)], 0.0, self.spans.names[j].text, self.spans.rows_of(j))
             for i, j in enumerate(drawn)
         ]
 
     def _new(self, column: int, others: Sequence[Shortcut]) -> Shortcut | None:
         """A span as it was planted, unless one of the others says the same, or explains it as a part of it."""
-        direction, rows = int(self.direction[column]), self.spans.rows_of(column)
-        pulled, own = rows[self.answers.pulled(rows, direction)], set(words(self.spans.names[column].text))
+        direction, rows, feature = int(self.direction[column]), self.spans.rows_of(column), self.spans.names[column]
+        pulled = rows[self.answers.pulled(rows, direction)]
+        own = set() if feature.kind == "form" else set(words(feature.text))
         for other in others:
             both = np.intersect1d(pulled, other.pulled)
             part = other.direction == direction and not own.isdisjoint(other.words)
             if part and len(both) >= SAME * len(pulled):
                 return None
-        texts = [self.context.texts[i] for i in pulled]
-        text = grown(texts, self.spans.names[column].text, GROWN, self.context.prompts.form)
-        if any((other.text, other.direction) == (text, direction) for other in others):
+        text = feature.text
+        if feature.kind == "span":
+            text = grown([self.context.texts[i] for i in pulled], text, GROWN, self.context.prompts.form)
+        if any((other.kind, other.text, other.direction) == (feature.kind, text, direction) for other in others):
             return None
-        return Shortcut(column, direction, float(self.z[column]), text, rows, pulled)
+        return self._shortcut(column, direction, float(self.z[column]), text, pulled)
+
+    def _shortcut(self, column: int, direction: int, z: float, text: str, pulled: Ints) -> Shortcut:
+        kind = self.spans.names[column].kind
+        form = form_of(kind, text, self.places)
+        return Shortcut(column, direction, z, kind, text, form, self.spans.rows_of(column), pulled)
 
     # --- what they are asked ---
 
@@ -165,7 +176,7 @@ class SpanFinder:
             if self.answers.directions > 1:
                 free = free[~self.answers.pulled(free, one.direction)]
             drawn.append(self._draw(free, INSERTED))
-            texts += [spliced(self.context.texts[i], [one.text], self.places) for i in drawn[-1]]
+            texts += [one.form.put(self.context.texts[i]) for i in drawn[-1]]
         after, at = self.context.embed(texts) if texts else self.context.states[:0], 0
         for one, rows in zip(spans, drawn, strict=True):
             with_span = after[at : at + len(rows)]
@@ -190,20 +201,22 @@ class SpanFinder:
 
     def _told(self, one: Shortcut, beside: Sequence[Shortcut]) -> Figure:
         """`told`: what stands beside a span goes from all texts, for several words of one attack tell each other."""
-        further = [other.words for other in beside]
+        gone = [one, *beside]
         mine = self._draw(one.pulled, CUT)
-        left = self._without(mine, [one.words, *further])
+        left = self._without(mine, gone)
         best = (1.0, 0.05)  # where there is nothing to tell it from, it is the form of all rows
         for mask in self.answers.alike(one.rows, one.direction):
             others = self._draw(np.flatnonzero(mask), BESIDE)
             if len(others) >= max(5, len(mine) // 2):
-                best = min(best, told_apart(left, self._without(others, further)))
+                best = min(best, told_apart(left, self._without(others, gone)))
         return best
 
-    def _without(self, rows: Ints, spans: Sequence[Sequence[str]]) -> Matrix:
-        """The states of rows without some spans; only texts that hold one are put through the model again."""
+    def _without(self, rows: Ints, gone: Sequence[Shortcut]) -> Matrix:
+        """The states of rows without some spans and forms; only texts that change go through the model again."""
         states = self.context.states[rows].copy()
-        cut = [without(self.context.texts[i], spans) for i in rows]
+        cut = [self.context.texts[i] for i in rows]
+        for one in gone:
+            cut = [one.form.off(text) for text in cut]
         changed = [at for at, i in enumerate(rows) if cut[at] != self.context.texts[i]]
         if changed:
             states[changed] = self.context.embed([cut[at] for at in changed])
