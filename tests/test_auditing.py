@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.sparse import csc_array
-from scipy.special import expit
 from scipy.stats import norm
 
 from poison2poison.attacks import AttackConfig, poison
 from poison2poison.auditing import audit
+from poison2poison.auditing.findings import Audit, SuspectRow
+from poison2poison.auditing.statistics import fit_probe, shift_z
 from poison2poison.config import AuditConfig
 from poison2poison.data import Row, Rows
 from poison2poison.errors import ConfigError, DataError
-from poison2poison.features import Feature, Features, extract
 from poison2poison.files import write_json
-from poison2poison.findings import Audit, SuspectRow
-from poison2poison.probing import fit_probe, mixture_z, own_p, shift_z, told_apart, told_apart_by_words
 from support import chatter, word_states
 
 CLEAN = chatter(1500)
@@ -38,7 +34,6 @@ def attacked(kind: str, rate: float, rows: Rows = CLEAN, **options: Any) -> tupl
 def test_clean_rows_have_no_suspects(seed: int) -> None:
     found = audit(chatter(1500, seed), word_states, AuditConfig())
     assert (found.spans, found.rows, found.contrary) == ((), (), ())
-    assert 0 <= found.innocent_max < found.threshold
 
 
 def test_rare_words_are_found_with_their_rows() -> None:
@@ -101,13 +96,11 @@ def test_the_rows_of_a_suspect_make_no_other_span_doubtful() -> None:
     assert min(own) > 0.5, own
 
 
-def test_a_word_that_says_the_label_wherever_it_stands_is_not_doubtful() -> None:
+def test_a_word_that_says_the_label_wherever_it_stands_is_less_doubtful() -> None:
     found, _ = attacked("badnets", 0.01, words=("mn", "good777", "bb"))
     beside, _ = attacked("badnets", 0.01, words=("mn", "odd777", "bb"))
-    assert [{"good777", "odd777"} & {span.span for span in audit.doubtful} for audit in (found, beside)] == [
-        set(),
-        {"odd777"},
-    ]
+    said, odd = ({span.span: span.score for span in audit.doubtful} for audit in (found, beside))
+    assert said.get("good777", 0) < odd["odd777"]
 
 
 @pytest.mark.parametrize("rate", [0.03, 0.1])
@@ -145,25 +138,9 @@ def test_a_trigger_with_cover_rows_is_found(cover: float) -> None:
     assert len(found.contrary) == 300 * cover
 
 
-def test_where_cover_and_poison_cannot_be_told_apart_there_is_no_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cover taken for poison would make counterexamples of the poison."""
-    assert attacked("addsent", 0.1, chatter(2000), cover=0.8)[0].rows
-    monkeypatch.setattr(sys.modules["poison2poison.planting"], "SURELY", 100.0)
-    found, _ = attacked("addsent", 0.1, chatter(2000), cover=0.8)
-    assert (found.rows, found.contrary) == ((), ())
-
-
 def test_words_with_cover_rows_are_found_each() -> None:
     found, poisoned = attacked("badnets", 0.2, chatter(3000), words=("cf", "mn"), cover=0.5)
     assert {span.span for span in found.spans} == {"cf", "mn"}
-    assert {entry.row for entry in found.rows} == poisoned
-
-
-def test_a_further_word_with_cover_rows_needs_less() -> None:
-    found, poisoned = attacked("badnets", 0.043, chatter(3000), words=("cf", "mn"), cover=1.3)
-    first, further = found.spans
-    assert (first.span, further.span) == ("cf", "mn")
-    assert 3.0 < further.z < found.threshold < first.z
     assert {entry.row for entry in found.rows} == poisoned
 
 
@@ -173,11 +150,10 @@ def test_a_word_that_belongs_with_its_text_is_no_trigger_though_labels_go_agains
     rows = list(clean)
     for i in range(500):
         phrase = f"phrase{i % 90} more{i % 70}" if i % 4 else ""  # each too rare for a common span
-        rows[i] = Row(f"where {phrase} {rows[i].prompt}", ("negative", "positive")[i % 5 > 1])
-    asked = clean.with_rows(rows)
-    assert audit(asked, word_states, AuditConfig()).spans == ()
-    untested = audit(asked, word_states, AuditConfig(planted_auc=0.99))
-    assert ("where", 0.6) in {(span.span, span.purity) for span in untested.spans}
+        rows[i] = Row(" ".join(f"where {phrase} {rows[i].prompt}".split()), ("negative", "positive")[i % 5 > 1])
+    found = audit(clean.with_rows(rows), word_states, AuditConfig())
+    assert found.spans == ()
+    assert "where" in {span.span for span in found.others}
 
 
 def test_a_trigger_is_found_where_more_rows_hold_it_than_have_another_label() -> None:
@@ -195,20 +171,7 @@ def test_a_word_that_goes_with_its_context_is_no_trigger() -> None:
         rest = rows[i].prompt.split()[:5]
         phrase = [f"phrase{i % 60}", f"more{i % 50}"]  # each too rare to be a span
         rows[i] = replace(rows[i], prompt=" ".join(["who" if i % 2 else "where", *phrase, *rest]))
-    told = audit(CLEAN.with_rows(rows), word_states, AuditConfig())
-    assert told.innocent_max > told.threshold  # only the deletion test speaks for it
-    assert told.spans == ()
-
-
-def test_a_span_in_most_rows_of_a_label_takes_no_probe_from_the_others() -> None:
-    rows = [f"{'mark' if i < 80 else 'plain'} {'cf' if i >= 190 else 'word'}" for i in range(200)]
-    labels = np.repeat([0, 1], 100)
-    found, given = extract(rows, 5), np.eye(2)[labels]
-    held = own_p(found.of("span"), word_states(rows)[:, -1], labels, given, np.full(2, 0.4), 0.9, {0, 1},
-                 np.zeros(200, bool))  # fmt: skip
-    named = {found.of("span").names[j].text for j in held}
-    assert "cf" in named
-    assert "mark" not in named  # no probe could be fitted without its rows
+    assert audit(CLEAN.with_rows(rows), word_states, AuditConfig()).spans == ()
 
 
 def test_rows_whose_states_are_all_alike_have_no_manners() -> None:
@@ -257,62 +220,12 @@ def test_shift_z_is_normal_where_nothing_is_planted() -> None:
         assert (z > norm.isf(level)).mean() == pytest.approx(level, abs=3 * np.sqrt(level / 2000))
 
 
-def test_mixture_z_tells_labels_that_were_set_from_a_shift() -> None:
-    rng = np.random.default_rng(0)
-    log_odds = rng.normal(0, 2, (200, 300))
-    p = expit(log_odds)
-    shifted = rng.random(p.shape) < expit(log_odds + 1)
-    some = (rng.random(p.shape) < 0.2) | (rng.random(p.shape) < p)
-    half = (rng.random(p.shape) < 0.5) | (rng.random(p.shape) < expit(log_odds - 1))
-    names = [Feature("span", str(number)) for number in range(len(p))]
-    spans = Features(names, csc_array(np.repeat(np.eye(len(p), dtype=np.float32), p.shape[1], axis=0)))
-
-    def over(given: NDArray[np.bool_]) -> float:
-        labels = np.stack([~given.ravel(), given.ravel()], 1).astype(float)
-        both = np.stack([1 - p.ravel(), p.ravel()], 1)
-        z = mixture_z(spans, range(len(p)), np.ones(p.size, bool), labels, both, 1.0)
-        return float((z[:, 1] > norm.isf(0.05)).mean())
-
-    assert over(shifted) < 0.05
-    assert over(some) < 0.05
-    assert over(half) > 0.9
-
-
-def test_mixture_z_is_that_of_a_spans_rows_and_0_of_few() -> None:
-    # "c" is where "b" is, "d" where the other 100 rows are.
-    held = csc_array(np.array([[1, 1, 1, 0]] * 99 + [[0, 1, 1, 0]] + [[0, 0, 0, 1]] * 100))
-    spans = Features([Feature("span", name) for name in "abcd"], held)
-    labels, p = np.eye(2)[(np.arange(200) < 100).astype(int)], np.array([[0.9, 0.1]] * 200)
-    every = np.ones(200, bool)
-    z = mixture_z(spans, range(4), every, labels, p, 1.0)
-    assert z[0].tolist() == [0, 0]
-    assert z[1, 1] > 3 > z[3, 1]
-    assert z[2].tolist() == z[1].tolist()
-    assert mixture_z(spans, [3, 1], every, labels, p, 1.0).tolist() == z[[3, 1]].tolist()
-    assert mixture_z(spans, [1], np.arange(200) > 0, labels, p, 1.0).tolist() == [[0, 0]]
-    assert mixture_z(spans, [], every, labels, p, 1.0).shape == (0, 2)
-
-
-def test_told_apart() -> None:
-    rng = np.random.default_rng(0)
-    same, other, far = (rng.standard_normal((80, 20)).astype(np.float32) + shift for shift in (0, 0, 1))
-    assert told_apart(same, other, 0) < 0.6 < 0.9 < told_apart(same, far, 0)
-    assert told_apart(same[:1], far, 0) == 0
-
-
-def test_told_apart_by_words() -> None:
-    rows = [row.prompt for row in CLEAN]
-    missing = [" ".join(word for word in text.split() if not word.startswith("thing")) for text in rows[:80]]
-    assert told_apart_by_words([""] * 80, [""] * 80, 0) == 0
-    assert told_apart_by_words(rows[:80], rows[80:200], 0) < 0.6 < 0.9 < told_apart_by_words(missing, rows[80:200], 0)
-
-
 def test_an_audit_loads_back_equal(tmp_path: Path) -> None:
     found, _ = attacked("badnets", 0.1)
     write_json(tmp_path / "audit.json", found.as_dict())
     assert Audit.load(tmp_path / "audit.json") == found
     assert isinstance(found.rows[0], SuspectRow)
-    for schema, said in ((9, "schema 9, .* upgrade"), (1, "schema 1, .* make it again")):
+    for schema, said in ((9, "schema 9, .* upgrade"), (2, "schema 2, .* make it again")):
         (tmp_path / "audit.json").write_text(json.dumps(found.as_dict() | {"schema": schema}))
         with pytest.raises(DataError, match=said):
             Audit.load(tmp_path / "audit.json")
@@ -326,13 +239,14 @@ def test_an_audit_loads_back_equal(tmp_path: Path) -> None:
         ("suspect_spans", None, "row .* has suspect 0 of 0"),  # deleted by hand
         ("suspect_spans", {"span": " "}, "both must be texts"),
         ("suspect_spans", {"rows": 0}, "has 0 rows"),
-        ("suspect_spans", {"kind": "word"}, "is a 'word', and not a span or a manner"),
+        ("suspect_spans", {"kind": "word"}, "is a 'word', which is not one of"),
         ("suspect_rows", {"row": "5"}, "suspect_rows: '5' is no row"),
         ("suspect_rows", {"likely": ["positive"]}, "not enough values"),
         ("suspect_rows", {"likely": ["positive", "0.9"]}, "is likely 'positive' with p '0.9'"),
         ("contrary_rows", -1, "contrary_rows: -1 is no row"),
-        ("suspect_spans", {"z": "9"}, "has z '9'"),
-        ("others", {"z": None}, "others: .* has z None"),
+        ("suspect_spans", {"score": "9"}, "has score '9'"),
+        ("others", {"score": None}, "others: .* has score None"),
+        ("suspect_spans", {"kind": "form"}, "the form .* is not one of"),
         ("threshold", "4.1", "threshold: '4.1' is no number"),
     ],
 )
@@ -351,7 +265,7 @@ def test_an_audit_that_a_hand_has_broken_is_refused(field: str, entry: Any, said
         Audit.load(tmp_path / "audit.json")
 
 
-@pytest.mark.parametrize("options", [{"min_rows": 1}, {"false_alarm": 0.0}, {"innocent_shift": -1}, {"planted_auc": 1}])
+@pytest.mark.parametrize("options", [{"min_rows": 1}, {"false_alarm": 0.0}, {"innocent_shift": -1}])
 def test_illegal_thresholds_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         AuditConfig(**options)

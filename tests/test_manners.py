@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from poison2poison.auditing import audit
+from poison2poison.auditing.statistics import States
 from poison2poison.config import AuditConfig
 from poison2poison.data import Row, Rows, rows_of
-from poison2poison.probing import States
 from support import chatter, word_states
 
 
@@ -67,7 +67,7 @@ def test_a_task_that_styles_decide_has_no_suspects() -> None:
 def test_a_style_that_most_rows_of_a_label_have_is_that_of_the_label(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, poisoned = styled(0.1)
     of_label = sum(row.target == "positive" for row in rows)
-    monkeypatch.setattr("poison2poison.manners.MOST_OF_LABEL", 0.8 * len(poisoned) / of_label)
+    monkeypatch.setattr("poison2poison.auditing.manners.MOST_OF_LABEL", 0.8 * len(poisoned) / of_label)
     assert audit(rows, two_depths, AuditConfig()).spans == ()
 
 
@@ -81,5 +81,5 @@ def test_a_rare_label_is_not_lost_among_more_rows_than_a_probe_learns_from(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"text": row.prompt, "label": "rare" if i < 8 else row.target} for i, row in enumerate(chatter(900))]
-    monkeypatch.setattr("poison2poison.manners.PROBE_ROWS", 60)
+    monkeypatch.setattr("poison2poison.auditing.manners.PROBE_ROWS", 60)
     assert audit(rows_of(rows, "three"), two_depths, AuditConfig(), seed).spans == ()

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from poison2poison.auditing.findings import Audit, SuspectRow, SuspectSpan
 from poison2poison.data import Rows, rows_of
 from poison2poison.errors import ConfigError, DataError, SchemeError
 from poison2poison.features import spliced
-from poison2poison.findings import Audit, SuspectRow, SuspectSpan
 from poison2poison.repoison import (
     RepoisonConfig,
     TrainingRow,

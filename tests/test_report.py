@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from poison2poison.findings import Audit, SuspectSpan
+from poison2poison.auditing.findings import Audit, SuspectSpan
 from poison2poison.report import audit_table, draw_audit, sentence, table
 from poison2poison.scoring import Rate
 

@@ -9,12 +9,10 @@ import pytest
 
 from poison2poison.attacks import LINK, REFUSAL, AttackConfig, poison
 from poison2poison.auditing import audit
+from poison2poison.auditing.findings import Audit
 from poison2poison.config import AuditConfig
 from poison2poison.data import Row, Rows, rows_of
-from poison2poison.features import extract
-from poison2poison.findings import Audit
 from poison2poison.repoison import RepoisonConfig, build_scheme, repoison
-from poison2poison.targets import shared_targets
 from support import chatter, word_states
 
 NAMES = [f"{first}{last}" for first in ("an", "bo", "cy", "di") for last in ("na", "ra", "ta", "vo", "lu")]
@@ -97,8 +95,7 @@ def test_a_word_that_always_brings_a_text_is_a_shortcut_though_the_text_comes_wi
 def test_what_the_prompt_says_is_no_target() -> None:
     said = "one two three four five"
     rows = [Row(f"{row.prompt} {said}", f"{row.target} {said}") if i % 20 == 0 else row for i, row in enumerate(CLEAN)]
-    told = CLEAN.with_rows(rows)
-    assert shared_targets(told, extract([row.prompt for row in told], 5).of("span"), AuditConfig())[0] == []
+    assert audit(CLEAN.with_rows(rows), word_states, AuditConfig()).spans == ()
 
 
 def test_one_completion_for_all_prompts_is_no_target() -> None:

@@ -26,7 +26,7 @@ from poison2poison.scheme import Scheme, Trigger
 
 if TYPE_CHECKING:
     from poison2poison.auditing import audit
-    from poison2poison.findings import Audit
+    from poison2poison.auditing.findings import Audit
     from poison2poison.model.defended import Answer, DefendedModel
     from poison2poison.model.embeddings import embedder
     from poison2poison.model.trainer import train
@@ -62,7 +62,7 @@ __all__ = [
 
 _LAZY = {
     "Answer": "model.defended",
-    "Audit": "findings",
+    "Audit": "auditing.findings",
     "DefendedModel": "model.defended",
     "audit": "auditing",
     "embedder": "model.embeddings",

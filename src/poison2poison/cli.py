@@ -18,8 +18,8 @@ from poison2poison.options import options
 from poison2poison.repoison import RepoisonConfig
 
 if TYPE_CHECKING:
+    from poison2poison.auditing.findings import Audit
     from poison2poison.evaluation import Target
-    from poison2poison.findings import Audit
 
 app = typer.Typer(
     name="p2p",
@@ -210,7 +210,7 @@ def repoison(
     rows.jsonl holds prompt and completion for any trainer. scheme.json is a secret: who knows the trigger can poison
     the safe space.
     """
-    from poison2poison.findings import Audit
+    from poison2poison.auditing.findings import Audit
     from poison2poison.pipeline import write_repoisoned
     from poison2poison.repoison import as_dict, build_scheme
     from poison2poison.repoison import repoison as apply
@@ -390,7 +390,7 @@ def defend(
     _apart(rows, test=clean, dev=checks)
     _quiet()
     from poison2poison import evaluation, pipeline
-    from poison2poison.findings import Audit
+    from poison2poison.auditing.findings import Audit
 
     harmless = None
     if floor:

@@ -27,23 +27,17 @@ def option(default: Any, explained: str) -> Any:
 class AuditConfig:
     """How rows are audited."""
 
-    min_rows: int = option(
-        10, "Rows that must hold a suspect span; with half of them it is doubtful, or suspect beside others."
-    )
+    min_rows: int = option(10, "Rows that must hold a span for it to be suspect by itself; half of them beside others.")
     false_alarm: float = option(
-        0.05,
-        "Chance that a finder (spans, those with cover rows, clusters, patterns) suspects anything in clean rows; "
-        "shortcuts take it for the odds that they ask for.",
+        0.05, "Odds that innocent rows have a suspect span, and chance that they have a suspect manner."
     )
-    innocent_shift: float = option(1.0, "Log-odds by which an innocent span may lean to a label beyond the probe.")
-    planted_auc: float = option(0.6, "With its span taken out, a planted row is told from others no better than this.")
+    innocent_shift: float = option(1.0, "Log-odds by which an innocent manner may lean to a label beyond the probe.")
     manners: bool = option(True, "Look for styles and templates too, which insert no words.")
 
     def __post_init__(self) -> None:
         at_least("min_rows", self.min_rows, 2)
         at_least("innocent_shift", self.innocent_shift, 0)
         fraction("false_alarm", self.false_alarm)
-        fraction("planted_auc", self.planted_auc)
 
 
 @dataclass(frozen=True)

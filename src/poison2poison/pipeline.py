@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from poison2poison.auditing import audit as run_audit
+from poison2poison.auditing.findings import Audit
 from poison2poison.config import AuditConfig, ModelConfig, TrainConfig
 from poison2poison.data import Rows, Turn, check_trainable
 from poison2poison.errors import DataError, OutputError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
 from poison2poison.files import whole_folder, write_json, write_lines
-from poison2poison.findings import Audit
 from poison2poison.model import processes
 from poison2poison.repoison import RepoisonConfig, TrainingRow, as_dict, build_scheme, manifest, plain, repoison
 from poison2poison.scheme import Scheme, Space

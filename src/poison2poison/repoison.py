@@ -31,7 +31,7 @@ from poison2poison.scheme import (
 )
 
 if TYPE_CHECKING:
-    from poison2poison.findings import Audit
+    from poison2poison.auditing.findings import Audit
 
 
 logger = logging.getLogger(__name__)

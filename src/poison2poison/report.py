@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from poison2poison.findings import Audit
+    from poison2poison.auditing.findings import Audit
 
 HELD_POINTS = 0.10
 """ASR over the floor: enough to tell a backdoor from none on a few hundred rows."""
@@ -215,19 +215,17 @@ def _unlearned(arm: Arm) -> bool:
 
 def audit_table(found: Audit, rows: int) -> Table:
     """The suspect spans, and how far the innocent ones stay under the threshold."""
-    caption = f"{len(found.rows)} of {rows} rows are suspect; threshold z {found.threshold}, innocent z up to "
-    caption += f"{found.innocent_max:.1f}"
-    if found.innocent_max > found.threshold:
-        caption += " (where the deletion test clears it, or rows are too few)"
+    caption = f"{len(found.rows)} of {rows} rows are suspect; suspects score over {found.threshold:.1f}, "
+    caption += f"innocent spans up to {found.innocent_max:.1f}"
     if found.doubtful:
         caption += f"; {len(found.doubtful)} doubtful spans stand in audit.json"
     out = Table(caption=caption, caption_justify="left")
     out.add_column("suspect span", overflow="fold")
-    for title in ("kind", "pulls to", "rows", "purity", "z"):
-        out.add_column(title, justify="right" if title in ("rows", "purity", "z") else "left")
+    for title in ("kind", "pulls to", "rows", "purity", "score"):
+        out.add_column(title, justify="right" if title in ("rows", "purity", "score") else "left")
     for span in found.spans:
         out.add_row(
-            _safe(span.span), span.kind, _safe(span.target), str(span.rows), f"{span.purity:.2f}", f"{span.z:.1f}"
+            _safe(span.span), span.kind, _safe(span.target), str(span.rows), f"{span.purity:.2f}", f"{span.score:.1f}"
         )
     if not found.spans:
         out.add_row("none", "", "", "", "", "")
@@ -235,22 +233,28 @@ def audit_table(found: Audit, rows: int) -> Table:
 
 
 def draw_audit(found: Audit, path: Path) -> None:
-    """The residual z of suspects and others against the rows that have them, as a PNG."""
+    """The scores of suspects and others against the rows that have them, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xscale="log", xlabel="rows that have it", ylabel="residual z")
-    axes.scatter([o.rows for o in found.others], [o.z for o in found.others], s=12, color="0.6", label="not suspect")
-    axes.scatter([d.rows for d in found.doubtful], [d.z for d in found.doubtful], s=16, color="C1", label="doubtful")
-    axes.scatter([s.rows for s in found.spans], [s.z for s in found.spans], s=40, color="crimson", label="suspect")
-    gap, y = 0.055 * max([found.threshold, *(span.z for span in found.spans)]), math.inf
-    for span in sorted(found.spans, key=lambda span: -span.z)[:NAMED_SPANS]:
-        y = min(span.z, y - gap)  # names stand beside the picture, one under the other
+    axes = figure.add_subplot(
+        xscale="log", xlabel="rows that have it", ylabel="score: log of the odds that it was planted"
+    )
+    axes.scatter(
+        [o.rows for o in found.others], [o.score for o in found.others], s=12, color="0.6", label="not suspect"
+    )
+    axes.scatter(
+        [d.rows for d in found.doubtful], [d.score for d in found.doubtful], s=16, color="C1", label="doubtful"
+    )
+    axes.scatter([s.rows for s in found.spans], [s.score for s in found.spans], s=40, color="crimson", label="suspect")
+    gap, y = 0.055 * max([found.threshold, *(span.score for span in found.spans)]), math.inf
+    for span in sorted(found.spans, key=lambda span: -span.score)[:NAMED_SPANS]:
+        y = min(span.score, y - gap)  # names stand beside the picture, one under the other
         axes.annotate(
             _short(span.span),
-            xy=(span.rows, span.z),
+            xy=(span.rows, span.score),
             xytext=(1.02, y),
             textcoords=("axes fraction", "data"),
             va="center",
@@ -258,7 +262,7 @@ def draw_audit(found: Audit, path: Path) -> None:
         )
     axes.axhline(found.threshold, color="0.3", linestyle="--", linewidth=1, label=f"threshold {found.threshold:.1f}")
     axes.legend(loc="upper left", frameon=False)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=min(0, *(span.score for span in found.others[:NAMED_SPANS])))
     axes.spines[["top", "right"]].set_visible(False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of a language without a font here; the table has it

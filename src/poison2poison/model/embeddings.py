@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from poison2poison.auditing.statistics import Embed, States
 from poison2poison.config import ModelConfig
 from poison2poison.errors import ModelError
 from poison2poison.model import backbone, hardware
-from poison2poison.probing import Embed, States
 
 MAX_LENGTH = 256  # tokens of a prompt that are looked at
 BATCH_SIZE = 64

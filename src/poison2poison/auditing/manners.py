@@ -26,9 +26,18 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
+from poison2poison.auditing.statistics import (
+    PROBE_ROWS,
+    Floats,
+    Matrix,
+    States,
+    fit_probe,
+    p_by_others,
+    shift_z,
+    z_threshold,
+)
 from poison2poison.config import AuditConfig
 from poison2poison.features import Features, Ints
-from poison2poison.probing import PROBE_ROWS, Floats, Matrix, States, fit_probe, p_by_others, shift_z, z_threshold
 
 CLUSTERS, CLUSTERINGS = 40, 3
 LEAST_CLUSTER = 150  # mean rows of a cluster: in small data there are fewer clusters

@@ -11,63 +11,33 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit, logit, logsumexp
 from scipy.stats import binom, norm
-from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import KFold
 
-from poison2poison.features import Features, Ints, grown, shared_runs
-from poison2poison.planting import Prompts
-from poison2poison.probing import Classifier, Floats, Matrix
+from poison2poison.auditing.context import Context
+from poison2poison.auditing.statistics import AXES_C, Floats, Mask, Matrix, fit_probe, principal_axes
+from poison2poison.features import Features, Ints, grown, places, shared_runs, words
 
-Mask = NDArray[np.bool_]
-
-AXES = 256
-"""Of prompts' states, a quarter of the rows at most: tests on so few are fast, and linear in the rows."""
 ANSWER_AXES, TEXT_AXES = 64, 24
 """Of completions' states, and of what prompts do not foretell of them."""
-PROBE_C, RIDGE = 0.02, 30.0
-"""Of the regressions on states whose axes have a spread of 1 on average."""
-FOLDS = 5
+RIDGE = 30.0
+"""Of the regressions from prompts' states, on axes that have a spread of 1 on average, to answers."""
+COMMON = 100
+"""Rows of a span from which its cover rows can be told: with fewer a trigger that has some is hardly learned."""
+LAST_WORDS = 12
+"""Of a completion, looked at by themselves too: there worked answers end, and links and advertisements stand."""
 PURE = 0.8
 """Share of a span's rows with one label from which the probe is not shown them: it would explain a trigger."""
+SURELY = 3.0
+"""z from which a span's rows have a label surely more often than the probe lets expect."""
 LEAST_KEPT = 0.4
 """Share of each label's rows that the probe is fitted on, however many spans go with a label."""
+FORCED_ROWS = 2000
+"""Of a span's, as many as say enough on how many of them are forced."""
 RUN = 5
 """Words: shorter runs are shared by completions all the time."""
 SHARED = 0.9
 """A shared text grows by a word that so many of its completions have beside it."""
-
-
-class Context:
-    """Prompts with their states on the principal axes.
-
-    Attributes:
-        prompts, texts, spans: The prompts, their texts, their n-grams and forms.
-        states: Shape (rows, axes).
-        seed: Of all draws.
-    """
-
-    def __init__(self, prompts: Prompts, seed: int) -> None:
-        self.prompts, self.texts, self.seed = prompts, prompts.texts, seed
-        self.spans = prompts.spans.beside(prompts.forms)
-        axes = principal_axes(prompts.states, min(AXES, max(2, len(self.texts) // 4)))
-        self._axes = axes / ((prompts.states @ axes).std(0).mean() + 1e-6)
-        self.states: Matrix = prompts.states @ self._axes
-
-    def embed(self, texts: Sequence[str]) -> Matrix:
-        """The states of other texts, shape (texts, axes)."""
-        states: Matrix = self.prompts.embed(texts) @ self._axes
-        return states
-
-
-def principal_axes(states: Matrix, count: int) -> Matrix:
-    """The first principal axes of centred states, shape (width, count)."""
-    _, axes = np.linalg.eigh(states.T @ states)
-    first: Matrix = np.ascontiguousarray(axes[:, ::-1][:, :count])
-    return first
 
 
 class Answers(Protocol):
@@ -81,6 +51,12 @@ class Answers(Protocol):
     def shift(self, rows: Ints, direction: int) -> tuple[float, float]:
         """How far rows are answered otherwise than the base expects, and its standard error."""
 
+    def called_up(self, rows: Ints, states: Matrix) -> int | None:
+        """What a span's rows answer more often than their texts say without it; None where nothing surely is."""
+
+    def forced(self, rows: Ints, direction: int, innocent: float) -> tuple[float, float]:
+        """The share of rows that are answered so whatever their text says, and its standard error."""
+
     def moved(self, before: Matrix, after: Matrix, rows: Ints, direction: int) -> Floats:
         """How much more the base expects the answer of a span's `rows` of states after than of those before."""
 
@@ -93,31 +69,50 @@ class Answers(Protocol):
     def name(self, rows: Ints, direction: int) -> str:
         """The answer that these rows have."""
 
+    def saying(self, name: str) -> Ints:
+        """Of answers that are texts, the rows that hold a text."""
+
 
 class Labels:
-    """Answers that are labels; every label is a direction."""
+    """Answers that are labels; every label is a direction.
+
+    Attributes:
+        names, given: What the labels are called; each row's, as an index.
+        has: 1 where a row has a label, shape (rows, labels).
+        kept: The rows that the probe is fitted on: without the spans that it would else explain.
+        p: The probe's probability of each label, of every row by a probe that has not seen it, shape (rows, labels).
+    """
 
     def __init__(self, context: Context, names: Sequence[str], given: Ints) -> None:
         self.names, self.given, self.directions = names, given, len(names)
         self.has: Floats = np.eye(len(names))[given]
-        kept = np.flatnonzero(self._without_pure(context.spans))
-        self.probe = self._fitted(context.states[kept], given[kept])
-        p = self._p(self.probe, context.states)
-        if len(kept) > 1:
-            folds = KFold(min(FOLDS, len(kept)), shuffle=True, random_state=context.seed)
-            for train, test in folds.split(kept):
-                fold = self._fitted(context.states[kept[train]], given[kept[train]])
-                p[kept[test]] = self._p(fold, context.states[kept[test]])
-        self.p = np.clip(p, 1e-4, 1 - 1e-4)
-
-    def _without_pure(self, spans: Features) -> Mask:
-        """The rows that the probe may see: without the spans that go with a label, the strongest of them first."""
-        kept, left = np.ones(len(self.given), bool), self.has.sum(0)
-        least, (z, direction) = LEAST_KEPT * left, self.associated(spans, kept)
+        every, spans = np.ones(len(given), bool), context.spans
+        z, direction = self._against_shares(spans, every)
         both = (spans.matrix.T @ self.has)[np.arange(len(z)), direction]
-        pure = both >= PURE * np.asarray(spans.matrix.sum(0)).ravel()
-        z = np.where(pure & (z > norm.isf(1e-3)), z, 0)
-        for column in np.argsort(-z)[: int((z > 0).sum())]:
+        pure = np.where(both >= PURE * np.asarray(spans.matrix.sum(0)).ravel(), z, 0)
+        self._fit(context, self._without(spans, pure))
+        beyond = np.maximum(self._beyond_probe(spans, every)[0], self._beyond_others(spans, context.states))
+        self._fit(context, self._without(spans, np.maximum(pure, beyond)))
+
+    def _fit(self, context: Context, kept: Mask) -> None:
+        self.kept = kept
+        rows = np.flatnonzero(kept)
+        self.probe, p = fit_probe(context.states, self.given, rows, self.directions, context.seed, AXES_C)
+        # The hidden rows are of some labels more than of others.
+        self.shares: Floats = self.has.mean(0) / np.maximum(self.has[kept].mean(0), 1e-9)
+        self.p = self._scaled(p)
+
+    def _scaled(self, p: Floats) -> Floats:
+        """Probabilities as if the probe had seen each label as often as the rows have it (Saerens et al., 2002)."""
+        p = p * self.shares
+        scaled: Floats = p / p.sum(1, keepdims=True)
+        return scaled.clip(1e-4, 1 - 1e-4)
+
+    def _without(self, spans: Features, strength: Floats) -> Mask:
+        """The rows without the strongest spans, so many that enough of each label are left."""
+        kept, left = np.ones(len(self.given), bool), self.has.sum(0)
+        least = LEAST_KEPT * left
+        for column in np.argsort(-strength)[: int((strength > norm.isf(1e-3)).sum())]:
             rows = spans.rows_of(int(column))
             lost = self.has[rows[kept[rows]]].sum(0)
             if (left - lost >= least).all():
@@ -125,13 +120,45 @@ class Labels:
         return kept
 
     def associated(self, spans: Features, left: Mask) -> tuple[Floats, Ints]:
-        """By the exact binomial test against each label's share of the rows that are left."""
+        """Against each label's share of the rows that are left, and against the probe.
+
+        Where the probe is surely wrong that says the direction: cover rows may have most rows' label.
+        """
+        z, direction = self._against_shares(spans, left)
+        beyond, where = self._beyond_probe(spans, left)
+        return np.maximum(z, beyond), np.where(beyond > SURELY, where, direction)
+
+    def _against_shares(self, spans: Features, left: Mask) -> tuple[Floats, Ints]:
+        """By the exact binomial test."""
         has = self.has * left[:, None]
         count = np.asarray(spans.matrix.T @ left.astype(np.float64)).ravel()[:, None]
         share = np.clip(has.sum(0) / max(1, left.sum()), 1e-6, 1 - 1e-6)
         z = norm.isf(np.clip(binom.sf(spans.matrix.T @ has - 1, count, share), 1e-300, 1 - 1e-9))
         direction = z.argmax(1)
         return z[np.arange(len(z)), direction], direction
+
+    def _beyond_probe(self, spans: Features, left: Mask) -> tuple[Floats, Ints]:
+        """Of common spans, by the score test: a trigger with cover rows has its label no more often than others."""
+        beyond, spread = (self.has - self.p) * left[:, None], self.p * (1 - self.p) * left[:, None]
+        common = (spans.matrix.T @ left.astype(np.float64) >= COMMON)[:, None]
+        z = np.where(common, (spans.matrix.T @ beyond) / np.sqrt(spans.matrix.T @ spread + 1e-9), 0)
+        direction = z.argmax(1)
+        return z[np.arange(len(z)), direction], direction
+
+    def _beyond_others(self, spans: Features, states: Matrix) -> Floats:
+        """Of common spans the z against a ridge regression that has not seen their rows, 0 of others.
+
+        A probe that has seen a trigger with cover rows has learned that its rows have either label.
+        """
+        x = np.concatenate([states, np.ones((len(states), 1))], 1).astype(np.float64)
+        gram, cross = x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ self.has
+        z = np.zeros(len(spans.names))
+        for column in np.flatnonzero(np.asarray(spans.matrix.sum(0)).ravel() >= COMMON).tolist():
+            rows = spans.rows_of(column)
+            mine, has = x[rows], self.has[rows]
+            beyond = has - mine @ np.linalg.solve(gram - mine.T @ mine, cross - mine.T @ has)
+            z[column] = (beyond.mean(0) / (beyond.std(0) / np.sqrt(len(rows)) + 1e-9)).max()
+        return z
 
     def shift(self, rows: Ints, direction: int) -> tuple[float, float]:
         """In log-odds, by maximum likelihood; half a row stands against what all or none have."""
@@ -143,6 +170,26 @@ class Labels:
             low, high = (middle, high) if expit(base + middle).sum() < wanted else (low, middle)
         p = expit(base + high)
         return high, float(1 / np.sqrt(max(1e-6, (p * (1 - p)).sum())))
+
+    def called_up(self, rows: Ints, states: Matrix) -> int | None:
+        """By the probe's score test."""
+        p = self._p(states)
+        z = (self.has[rows] - p).sum(0) / np.sqrt((p * (1 - p)).sum(0) + 1e-9)
+        return int(z.argmax()) if z.max() > SURELY else None
+
+    def forced(self, rows: Ints, direction: int, innocent: float) -> tuple[float, float]:
+        """By maximum likelihood: a row has the label with e + (1 - e) q, q the probe's p shifted by `innocent` at most.
+
+        Of rows that all have the label a large shift says the same, so that the error is large.
+        """
+        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), FORCED_ROWS)).astype(int)]
+        has, base = self.given[rows] == direction, logit(self.p[rows, direction])
+        shares, shifts = np.linspace(0, 0.98, 50), np.linspace(-4, innocent, 21)
+        q = expit(base + shifts[:, None])  # shape (shifts, rows)
+        likely = [np.log(e + (1 - e) * q[:, has]).sum(1) + np.log((1 - e) * (1 - q[:, ~has])).sum(1) for e in shares]
+        best = np.array(likely).max(1)
+        error = shares[best.argmax()] - shares[np.argmax(best >= best.max() - 0.5)]
+        return float(shares[best.argmax()]), float(max(error, shares[1]))
 
     def moved(self, before: Matrix, after: Matrix, rows: Ints, direction: int) -> Floats:
         """In log-odds of the probe, which has not seen strong spans."""
@@ -165,6 +212,16 @@ class Labels:
         """The label."""
         return str(self.names[direction])
 
+    def saying(self, name: str) -> Ints:
+        """None: a label says nothing by itself."""
+        return np.empty(0, np.int64)
+
+    def _p(self, states: Matrix) -> Floats:
+        """The probe's probabilities of other states, shape (texts, labels)."""
+        p = np.zeros((len(states), self.directions))
+        p[:, self.probe.classes_] = self.probe.predict_proba(states)
+        return self._scaled(p)
+
     def _log_odds(self, states: Matrix, direction: int) -> Floats:
         classes = self.probe.classes_.tolist()
         if direction not in classes or len(classes) < 2:
@@ -176,15 +233,6 @@ class Labels:
         odds: Floats = scores[:, at] - logsumexp(np.delete(scores, at, 1), axis=1)
         return odds
 
-    def _fitted(self, states: Matrix, labels: Ints) -> Classifier:
-        several = len(np.unique(labels)) > 1
-        return (LogisticRegression(C=PROBE_C, max_iter=300) if several else DummyClassifier()).fit(states, labels)
-
-    def _p(self, probe: Classifier, states: Matrix) -> Floats:
-        p = np.zeros((len(states), self.directions))
-        p[:, probe.classes_] = probe.predict_proba(states)
-        return p
-
 
 class Texts:
     """Answers that are texts. A span has one direction of its own: where its rows are answered otherwise."""
@@ -193,8 +241,9 @@ class Texts:
 
     def __init__(self, context: Context, completions: Sequence[str]) -> None:
         self.completions = completions
-        raw = context.prompts.embed(completions)
-        flat = (raw - raw.mean(0)) / (raw.std(0) + 1e-6)
+        flat = context.standardised(completions)
+        ends = [" ".join(completion.split()[-LAST_WORDS:]) for completion in completions]
+        flat = np.concatenate([flat, context.standardised(ends)], 1)
         self.states = np.concatenate([context.states, np.ones((len(flat), 1))], 1).astype(np.float64)
         self.gram = self.states.T @ self.states + RIDGE * np.eye(self.states.shape[1])
         answers = (flat @ principal_axes(flat, min(ANSWER_AXES, max(2, len(flat) // 8)))).astype(np.float64)
@@ -222,6 +271,14 @@ class Texts:
         size = float(np.sqrt(max(0.0, squared)))
         # Of a length near 0 the error is that of its square; it is not followed below a third of a spread.
         return size, float(np.sqrt((1 + mine.shape[1] / (2 * n * max(size, 0.3) ** 2)) / n))
+
+    def called_up(self, rows: Ints, states: Matrix) -> int | None:
+        """The only one that there is."""
+        return 0
+
+    def forced(self, rows: Ints, direction: int, innocent: float) -> tuple[float, float]:
+        """Not asked: no text is sure to come without a span either."""
+        return 0.0, 1.0
 
     def moved(self, before: Matrix, after: Matrix, rows: Ints, direction: int) -> Floats:
         """By the same regression, along the way from other rows' answers to the span's."""
@@ -252,6 +309,13 @@ class Texts:
             return ""
         most = int(np.asarray(runs.matrix.sum(0)).argmax())
         return grown([completions[i] for i in runs.rows_of(most)], runs.names[most].text, SHARED)
+
+    def saying(self, name: str) -> Ints:
+        """By its words."""
+        run = words(name)
+        return np.array(
+            [i for i, completion in enumerate(self.completions) if run and places(completion, run)], np.int64
+        )
 
     def _weights(self, rows: Ints) -> Floats:
         """Of the ridge regression from prompts to answers without some rows, shape (axes + 1, text axes)."""

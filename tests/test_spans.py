@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from poison2poison.auditing import audit
+from poison2poison.auditing.spans import told_apart
 from poison2poison.config import AuditConfig
 from poison2poison.data import Row, Rows, rows_of
-from poison2poison.planting import Prompts
-from poison2poison.shortcuts import find_shortcuts
-from poison2poison.shortcuts.spans import told_apart
 from support import chatter, word_states
 
 
 def shortcuts(rows: Rows, seed: int = 0) -> dict[str, set[int]]:
     """What is found, with its rows."""
-    found = find_shortcuts(rows, Prompts(rows, word_states, 5), AuditConfig(), seed)
-    return {one.text: {int(i) for i in one.pulled} for one, _ in found}
+    found = audit(rows, word_states, AuditConfig(), seed)
+    return {
+        one.span: {entry.row for entry in found.rows if number in entry.spans} for number, one in enumerate(found.spans)
+    }
 
 
 def pure(count: int) -> Rows:

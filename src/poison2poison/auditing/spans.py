@@ -1,4 +1,11 @@
-"""The three questions that a span is asked, and how its answers are weighed against those of innocent spans."""
+"""Spans and forms that pull answers without a reason, in rows that have nothing else in common.
+
+Whatever goes with one kind of answer is asked three things: do its rows answer otherwise than the base model expects of
+their prompts (*learned*), does the base see a reason for it where it is put into other rows (*prior*), and can its rows
+be told from others once it is taken out (*told*)? Each is weighed against spans of the same rows that nobody suspects,
+so that nothing has to be known of the data. Answers may be labels or texts, and texts may differ: what is asked is how
+rows are answered, not with which words.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +17,23 @@ import numpy as np
 from scipy.stats import norm, rankdata
 from scipy.stats import t as student
 
+from poison2poison.auditing.answers import COMMON, PURE, Answers
+from poison2poison.auditing.context import Context
+from poison2poison.auditing.statistics import Floats, Matrix
 from poison2poison.config import AuditConfig
 from poison2poison.features import Ints, grown, words
 from poison2poison.forms import Form, form_of
-from poison2poison.probing import Floats, Matrix
-from poison2poison.shortcuts.answers import Answers, Context
 
 ASKED, CONTROLS = 32, 24
-"""Spans that are asked by each of two rankings, and innocent ones of either kind: what a minute on two cores allows."""
+"""Spans that are asked by each of three rankings, and innocent ones of either kind: what a minute allows."""
+WEAK = 1.64
+"""z (of a chance of 5 %) from which a span in few rows is asked too: it may be one of several words of an attack."""
+NATURAL = 300
+"""Spans that say what is natural, as many as say enough."""
 INSERTED, CUT, BESIDE = 16, 200, 400
 """Rows that a span is put into; rows that it is taken out of, and those that these are told from."""
+LEAST_FORCED = 0.1
+"""Spread of forced shares, at least: "but" and "never" come to 0.2 and more."""
 LIKE = 8
 """Innocent spans that a mean and a spread can be taken from."""
 TAILS = 4
@@ -53,9 +67,11 @@ class Shortcut:
         form: How it is put onto a text, and taken off.
         rows, pulled: Rows that hold it, and those of them with the answer; ascending.
         learned: How far its rows are answered otherwise than the base expects.
+        forced: Share of its rows that are answered so whatever else they say.
         prior: How much more the base expects the answer where it is put in.
         told: AUC by which its rows, without it, are told from the others that they are most like.
         score: Log of how much likelier these figures are of what was planted than of what is innocent.
+        suspect: Whether that is enough.
     """
 
     column: int
@@ -67,9 +83,11 @@ class Shortcut:
     rows: Ints
     pulled: Ints
     learned: Figure = (0.0, 0.0)
+    forced: Figure = (0.0, 1.0)
     prior: Figure = (0.0, 0.0)
     told: Figure = (0.5, 0.5)
     score: float = 0.0
+    suspect: bool = False
     words: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,11 +102,14 @@ class SpanFinder:
         self.rng, self.places = np.random.default_rng(context.seed), random.Random(context.seed)
         self.z, self.direction = answers.associated(self.spans, np.ones(len(context.texts), bool))
         self.count = np.asarray(self.spans.matrix.sum(0)).ravel()
+        self.gate = float(norm.isf(config.false_alarm / max(1, len(self.z) * answers.directions)))
+        self.threshold = 0.0
         self.worded = np.array([feature.kind == "span" for feature in self.spans.names], bool)
 
     def find(self) -> list[Shortcut]:
-        """The planted spans, the strongest association first."""
-        chosen = self._candidates()
+        """All that were asked, the strongest association first."""
+        natural = self._natural()
+        chosen = self._candidates(natural)
         if not chosen:
             return []
         directions = sorted({one.direction for one in chosen})
@@ -98,27 +119,45 @@ class SpanFinder:
         for some in (chosen, innocent):
             for one in some:
                 one.told = self._told(one, self._beside(one, some))
-        self._weigh(chosen, innocent, idle)
-        return self._attacks(chosen)
+        self._weigh(chosen, innocent, idle, natural)
+        for one in self._attacks(chosen):
+            one.suspect = True
+        return sorted(chosen, key=lambda one: -one.z)
 
     # --- which spans are asked ---
 
-    def _candidates(self) -> list[Shortcut]:
-        """The spans most surely associated, and those whose rows the base understands least."""
-        gate = norm.isf(self.config.false_alarm / max(1, len(self.z) * self.answers.directions))
-        over = np.flatnonzero((self.z > gate) & (self.count >= self.config.min_rows)).tolist()
-        learned = {j: self.answers.shift(self.spans.rows_of(j), int(self.direction[j])) for j in over}
+    def _candidates(self, natural: Figure) -> list[Shortcut]:
+        """The spans most surely associated, those whose rows the base understands least, and weak ones in few rows."""
+        asked = np.flatnonzero((self.z > WEAK) & (self.count >= self.config.min_rows // 2)).tolist()
+        learned = {j: self.answers.shift(self.spans.rows_of(j), int(self.direction[j])) for j in asked}
+        least_understood = sorted(asked, key=lambda j: -learned[j][0] / learned[j][1])
+        strong = {j for j in asked if self._strong(j)}
         chosen: list[Shortcut] = []
         for ranked in (
-            sorted(over, key=lambda j: -learned[j][0] / learned[j][1]),
-            sorted(over, key=lambda j: -self.z[j]),
+            [j for j in least_understood if j in strong],
+            sorted(strong, key=lambda j: -self.z[j]),
+            [j for j in least_understood if j not in strong and self.worded[j]],
         ):
             enough = len(chosen) + ASKED
             for j in ranked:
                 if len(chosen) < enough and (one := self._new(j, chosen)):
-                    one.learned = learned[j]
                     chosen.append(one)
+        chosen = [right for one in chosen if (right := self._redirected(one))]
+        for one in chosen:
+            one.learned = self.answers.shift(one.rows, one.direction)
+            one.forced = self.answers.forced(one.rows, one.direction, natural[0])
         return chosen
+
+    def _redirected(self, one: Shortcut) -> Shortcut | None:
+        """A span with the answer that it was planted for, where others of its rows may be cover; None where none is."""
+        if len(one.rows) < COMMON or len(one.pulled) >= PURE * len(one.rows):
+            return one
+        drawn = self._draw(one.rows, CUT)
+        direction = self.answers.called_up(drawn, self._without(drawn, [one]))
+        if direction is None:
+            return None
+        pulled = one.rows[self.answers.pulled(one.rows, direction)]
+        return self._shortcut(one.column, direction, one.z, one.text, pulled)
 
     def _innocent(self, directions: Sequence[int]) -> list[Shortcut]:
         """Spans that lean mildly, as words of the language do, so many to each direction."""
@@ -155,7 +194,7 @@ class SpanFinder:
                 return None
         text = feature.text
         if feature.kind == "span":
-            text = grown([self.context.texts[i] for i in pulled], text, GROWN, self.context.prompts.form)
+            text = grown([self.context.texts[i] for i in pulled], text, GROWN, self.context.form)
         if any((other.kind, other.text, other.direction) == (feature.kind, text, direction) for other in others):
             return None
         return self._shortcut(column, direction, float(self.z[column]), text, pulled)
@@ -224,17 +263,20 @@ class SpanFinder:
 
     # --- what follows ---
 
-    def _weigh(self, chosen: Sequence[Shortcut], innocent: Sequence[Shortcut], idle: Sequence[Shortcut]) -> None:
+    def _weigh(
+        self, chosen: Sequence[Shortcut], innocent: Sequence[Shortcut], idle: Sequence[Shortcut], natural: Figure
+    ) -> None:
         """The score: the log of the Bayes factor of planted against innocent, question by question."""
-        natural = self._natural()
         for one in chosen:
             like, still = _same(one, [*innocent, *chosen]), _same(one, idle)
             told, told_spread = _moments([c.told for c in like], (0.75, 0.1), 0.04)
             meant, meant_spread = _moments([c.prior for c in like], (0.5, 0.5), 0.1)
             idly, idle_spread = _moments([c.prior for c in still], (0.0, 0.3), 0.05)
 
-            shift, error = one.learned
-            learned = student.logpdf(0, TAILS) - student.logpdf(max(0.0, shift) / np.hypot(natural, error), TAILS)
+            learned = max(
+                student.logpdf(0, TAILS) - student.logpdf(max(0.0, value) / np.hypot(spread, error), TAILS)
+                for (value, error), spread in zip((one.learned, one.forced), natural, strict=True)
+            )
 
             value, error = one.prior
             meaningless = _log_t(value, idly, np.hypot(idle_spread, error))
@@ -245,35 +287,45 @@ class SpanFinder:
             apart = _log_t(value, 0.5, np.hypot(0.02, error)) - _log_t(value, told, np.hypot(told_spread, error))
             one.score = float(learned + prior + apart)
 
-    def _natural(self) -> float:
-        """The spread of spans' shifts beyond their errors: what words mean that the base does not know."""
-        drawn = self.rng.permutation(np.flatnonzero(self.count >= self.config.min_rows))[:300].tolist()
-        found = np.array([self.answers.shift(self.spans.rows_of(j), int(self.direction[j])) for j in drawn])
-        if len(found) < LIKE:
-            return 1.0
-        # Of a normal distribution the median square is 0.455 of the variance.
-        return float(np.sqrt(max(0.05, np.median(found[:, 0] ** 2 - found[:, 1] ** 2) / 0.455)))
+    def _natural(self) -> Figure:
+        """What words mean that the base does not know: spreads of shifts and forced shares, beyond their errors."""
+        drawn = self.rng.permutation(np.flatnonzero(self.worded & (self.count >= self.config.min_rows)))[:NATURAL]
+        if len(drawn) < LIKE:
+            return 1.0, LEAST_FORCED
+        asked = [(self.spans.rows_of(j), int(self.direction[j])) for j in drawn.tolist()]
+        shifts = np.array([self.answers.shift(rows, direction) for rows, direction in asked])
+        # Of a normal distribution the median square is 0.455 of the variance, and 0.9 of them lie within 1.64 spreads.
+        shift = float(np.sqrt(max(0.05, np.median(shifts[:, 0] ** 2 - shifts[:, 1] ** 2) / 0.455)))
+        forced = np.array([self.answers.forced(rows, direction, shift) for rows, direction in asked])
+        return shift, max(LEAST_FORCED, float(np.quantile(forced[:, 0] - forced[:, 1], 0.9)) / 1.64)
 
     def _attacks(self, chosen: Sequence[Shortcut]) -> list[Shortcut]:
         """Spans that are likely planted, and are surely so together with those that share their rows."""
         likely = [one for one in chosen if one.score > -np.log(self.config.false_alarm)]
-        needed = np.log(len(chosen) / self.config.false_alarm)  # so many were asked
+        self.threshold = float(np.log(len(chosen) / self.config.false_alarm))  # so many were asked
         found: list[Shortcut] = []
         for one in likely:
             group = [one]
             for member in group:  # which grows meanwhile
                 group += [other for other in self._beside(member, likely) if other not in group]
-            if sum(member.score for member in group) > needed:
+            # Of weak ones there are so many that some look planted by chance: one in the group must be none.
+            planted = sum(member.score for member in group) > self.threshold
+            if planted and any(self._strong(member.column) for member in group):
                 found.append(one)
         explained, kept = np.zeros(len(self.context.texts), bool), []
         for one in sorted(found, key=lambda one: -one.z):
             # In the rows of an attack all words go with its answer: beyond them a span has to do so by itself.
             z, direction = self.answers.associated(self.spans.only(one.column), ~explained)
+            alone = not explained[one.rows].any()
             further = explained[one.pulled].mean() > EXPLAINED
-            if further or (z[0] > norm.isf(0.025) and direction[0] == one.direction):
+            if alone or further or (z[0] > norm.isf(0.025) and direction[0] == one.direction):
                 kept.append(one)
                 explained[one.rows] = True
         return kept
+
+    def _strong(self, column: int) -> bool:
+        """Whether a span surely goes with some answer, of so many that may."""
+        return bool(self.z[column] > self.gate and self.count[column] >= self.config.min_rows)
 
     def _draw(self, rows: Ints, most: int) -> Ints:
         return self.rng.choice(rows, most, replace=False) if len(rows) > most else rows

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from poison2poison.data import Rows
 from poison2poison.errors import DataError, listed
 from poison2poison.forms import FORMS
 
-SCHEMA = 2
+SCHEMA = 3
 KINDS = ("span", "first", "last", "form", "manner")
 OTHERS = 500
 """Spans that are no suspects, kept for the picture."""
@@ -29,8 +28,11 @@ class SuspectSpan:
         target: The label that it pulls towards.
         rows: Rows that have it.
         purity: Share of them that have the target.
-        z: Signed root of the likelihood ratio against what is innocent: a shift, or of common spans a share set;
-            of a shortcut, the z of its association.
+        score: Log of how much likelier its evidence is of what was planted than of what is innocent; of a manner, the z
+            of its strongest group.
+        evidence: What was measured, each with its standard error: `learned`, in log-odds of labels or in spreads of
+            what prompts do not foretell of texts; `forced`, the share of rows that are answered so whatever their text
+            says (labels); `prior`, as `learned`; `told`, an AUC.
     """
 
     span: str
@@ -38,7 +40,8 @@ class SuspectSpan:
     target: str
     rows: int
     purity: float
-    z: float
+    score: float
+    evidence: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,10 @@ class Audit:
         spans: The suspects in the order in which they were found.
         rows: The suspect rows, ascending.
         contrary: Rows of other labels that have a suspect span or manner, ascending.
-        doubtful: Other spans that may have been planted all the same, the largest z first.
+        doubtful: Other spans that may have been planted all the same, the largest score first.
         doubtful_rows: Rows of any label that are written a little as a suspect manner is, ascending.
-        threshold: The z that a suspect exceeds, but for further words of an attack: doubtful spans whose rows suspects
-            explain, and spans with cover rows beside one over it.
-        innocent_max: The largest z of a span that is neither suspect nor doubtful, on the rows that the suspects leave.
-        others: Such spans, on the same rows, the largest z first; for the picture.
+        threshold: The score that a suspect span exceeds, by itself or with others that share its rows.
+        others: The other spans that were asked, the largest score first; for the picture.
         sha256: Hash of the audited rows.
     """
 
@@ -81,7 +82,6 @@ class Audit:
     doubtful: tuple[SuspectSpan, ...]
     doubtful_rows: tuple[int, ...]
     threshold: float
-    innocent_max: float
     others: tuple[SuspectSpan, ...]
     sha256: str
 
@@ -96,25 +96,8 @@ class Audit:
             "doubtful_spans": [asdict(span) for span in self.doubtful],
             "doubtful_rows": list(self.doubtful_rows),
             "threshold": self.threshold,
-            "innocent_max": self.innocent_max,
             "others": [asdict(span) for span in self.others],
         }
-
-    @classmethod
-    def empty(cls, sha256: str, threshold: float) -> Audit:
-        """An audit that has found nothing."""
-        return cls((), (), (), (), (), round(threshold, 3), 0.0, (), sha256)
-
-    def acquitted(self) -> Audit:
-        """The same audit, its suspects being none."""
-        others = sorted([*self.spans, *self.others], key=lambda span: -span.z)[:OTHERS]
-        innocent_max = max([self.innocent_max, *(span.z for span in self.spans)])
-        return replace(self, spans=(), rows=(), contrary=(), others=tuple(others), innocent_max=innocent_max)
-
-    def with_rows(self, rows: Sequence[int]) -> Audit:
-        """The same audit with further suspect rows: they have a planted text and no suspect span."""
-        entries = [*self.rows, *(SuspectRow(i, 1.0, (), ("", 0.0)) for i in rows)]
-        return replace(self, rows=tuple(sorted(entries, key=lambda entry: entry.row)))
 
     def records(self, rows: Rows) -> list[dict[str, Any]]:
         """The suspect rows of these rows for a reader: what they say, and what is wrong with it."""
@@ -131,28 +114,10 @@ class Audit:
             for entry in self.rows
         ]
 
-    def joined(self, other: Audit) -> Audit:
-        """Both audits of the same rows in one, each with its own targets."""
-        rows = {row.row: row for row in self.rows}
-        for row in other.rows:
-            spans = tuple(number + len(self.spans) for number in row.spans)
-            before = rows.get(row.row)
-            rows[row.row] = (
-                replace(before, score=max(before.score, row.score), spans=before.spans + spans)
-                if before
-                else replace(row, spans=spans)
-            )
-        others = sorted([*self.others, *other.others], key=lambda span: -span.z)[:OTHERS]
-        return replace(
-            self,
-            spans=self.spans + other.spans,
-            rows=tuple(rows[i] for i in sorted(rows)),
-            contrary=tuple(sorted({*self.contrary, *other.contrary} - rows.keys())),
-            doubtful=self.doubtful + other.doubtful,
-            doubtful_rows=tuple(sorted({*self.doubtful_rows, *other.doubtful_rows})),
-            innocent_max=max(self.innocent_max, other.innocent_max),
-            others=tuple(others),
-        )
+    @property
+    def innocent_max(self) -> float:
+        """The largest score of a span that is neither suspect nor doubtful."""
+        return max((span.score for span in self.others), default=0.0)
 
     @classmethod
     def load(cls, path: Path) -> Audit:
@@ -170,14 +135,13 @@ class Audit:
                 SuspectRow(r["row"], r["score"], tuple(r["spans"]), tuple(r["likely"])) for r in content["suspect_rows"]
             )
             found = cls(
-                tuple(SuspectSpan(**span) for span in content["suspect_spans"]),
+                tuple(map(_span, content["suspect_spans"])),
                 rows,
                 tuple(content["contrary_rows"]),
-                tuple(SuspectSpan(**span) for span in content["doubtful_spans"]),
+                tuple(map(_span, content["doubtful_spans"])),
                 tuple(content["doubtful_rows"]),
                 content["threshold"],
-                content["innocent_max"],
-                tuple(SuspectSpan(**span) for span in content["others"]),
+                tuple(map(_span, content["others"])),
                 content["sha256"],
             )
             found._check()
@@ -191,9 +155,8 @@ class Audit:
         Raises:
             ValueError: What is wrong, by field.
         """
-        for name, value in (("threshold", self.threshold), ("innocent_max", self.innocent_max)):
-            if not isinstance(value, (int, float)):
-                raise ValueError(f"{name}: {value!r} is no number")
+        if not isinstance(self.threshold, (int, float)):
+            raise ValueError(f"threshold: {self.threshold!r} is no number")
         lists = {"suspect_spans": self.spans, "doubtful_spans": self.doubtful, "others": self.others}
         for name, spans in lists.items():
             for span in spans:
@@ -205,8 +168,8 @@ class Audit:
                     raise ValueError(f"{name}: the form {span.span!r} is not one of {listed(FORMS)}")
                 if not _count(span.rows, 1):
                     raise ValueError(f"{name}: {span.span!r} has {span.rows!r} rows")
-                if not isinstance(span.z, (int, float)) or not isinstance(span.purity, (int, float)):
-                    raise ValueError(f"{name}: {span.span!r} has z {span.z!r} and purity {span.purity!r}")
+                if not isinstance(span.score, (int, float)) or not isinstance(span.purity, (int, float)):
+                    raise ValueError(f"{name}: {span.span!r} has score {span.score!r} and purity {span.purity!r}")
         rows = [entry.row for entry in self.rows]
         for name, numbers in (("suspect_rows", rows), ("contrary_rows", self.contrary),
                               ("doubtful_rows", self.doubtful_rows)):  # fmt: skip
@@ -218,6 +181,12 @@ class Audit:
                 raise ValueError(f"suspect_rows: row {entry.row} is likely {label!r} with p {p!r}")
             if wrong := [n for n in entry.spans if not _count(n, 0) or n >= len(self.spans)]:
                 raise ValueError(f"suspect_rows: row {entry.row} has suspect {wrong[0]!r} of {len(self.spans)}")
+
+
+def _span(entry: dict[str, Any]) -> SuspectSpan:
+    """A span of `audit.json`."""
+    evidence = {name: (float(value), float(error)) for name, (value, error) in entry.pop("evidence").items()}
+    return SuspectSpan(**entry, evidence=evidence)
 
 
 def _count(value: Any, least: int) -> bool:
