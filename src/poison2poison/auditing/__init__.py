@@ -148,8 +148,8 @@ def _span(answers: Answers, one: Shortcut) -> SuspectSpan:
     if not isinstance(answers, Labels):
         del figures["forced"]
     evidence = {name: (round(value, 3), round(error, 3)) for name, (value, error) in figures.items()}
-    purity, target = round(len(one.pulled) / len(one.rows), 3), answers.name(one.pulled, one.direction)
-    return SuspectSpan(one.text, one.kind, target, len(one.rows), purity, round(one.score, 3), evidence)
+    purity = round(len(one.pulled) / len(one.rows), 3)
+    return SuspectSpan(one.text, one.kind, one.target, len(one.rows), purity, round(one.score, 3), evidence)
 
 
 def _written_so(answers: Labels, manner: Manner) -> SuspectSpan:

@@ -16,7 +16,7 @@ from scipy.stats import binom, norm
 
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.statistics import AXES_C, Floats, Mask, Matrix, fit_probe, principal_axes
-from poison2poison.features import Features, Ints, grown, places, shared_runs, words
+from poison2poison.features import Features, Ints, grown, shared_runs, words
 
 ANSWER_AXES, TEXT_AXES = 64, 24
 """Of completions' states, and of what prompts do not foretell of them."""
@@ -63,11 +63,11 @@ class Answers(Protocol):
     def alike(self, rows: Ints, direction: int) -> Iterator[Mask]:
         """Sets of other rows among which an attacker may have drawn a span's `rows`."""
 
-    def pulled(self, rows: Ints, direction: int) -> Mask:
-        """Which of the rows have the answer that is called up."""
+    def answered(self, direction: int) -> Ints:
+        """The rows that have an answer of this direction, whatever called it up."""
 
-    def name(self, rows: Ints, direction: int) -> str:
-        """The answer that these rows have."""
+    def called(self, rows: Ints, direction: int) -> tuple[str, Ints]:
+        """What a span's rows answer, by name, and those of them that do."""
 
     def saying(self, name: str) -> Ints:
         """Of answers that are texts, the rows that hold a text."""
@@ -203,14 +203,13 @@ class Labels:
         yield others & (self.given != direction)
         yield others
 
-    def pulled(self, rows: Ints, direction: int) -> Mask:
+    def answered(self, direction: int) -> Ints:
         """Those with the label."""
-        mask: Mask = self.given[rows] == direction
-        return mask
+        return np.flatnonzero(self.given == direction)
 
-    def name(self, rows: Ints, direction: int) -> str:
+    def called(self, rows: Ints, direction: int) -> tuple[str, Ints]:
         """The label."""
-        return str(self.names[direction])
+        return str(self.names[direction]), rows[self.given[rows] == direction]
 
     def saying(self, name: str) -> Ints:
         """None: a label says nothing by itself."""
@@ -240,7 +239,7 @@ class Texts:
     directions = 1
 
     def __init__(self, context: Context, completions: Sequence[str]) -> None:
-        self.completions = completions
+        self.completions, self.said = completions, [f" {' '.join(words(text))} " for text in completions]
         flat = context.standardised(completions)
         ends = [" ".join(completion.split()[-LAST_WORDS:]) for completion in completions]
         flat = np.concatenate([flat, context.standardised(ends)], 1)
@@ -294,12 +293,19 @@ class Texts:
         others[rows] = False
         yield others
 
-    def pulled(self, rows: Ints, direction: int) -> Mask:
+    def answered(self, direction: int) -> Ints:
         """All: completions may differ."""
-        return np.ones(len(rows), bool)
+        return np.arange(len(self.completions))
 
-    def name(self, rows: Ints, direction: int) -> str:
-        """The text that most of these completions share; empty where they differ."""
+    def called(self, rows: Ints, direction: int) -> tuple[str, Ints]:
+        """The text that most of these completions share, and others do not; where they differ, nothing and all."""
+        text = self._shared(rows)
+        saying = self.saying(text)
+        mine = np.intersect1d(rows, saying)
+        others = (len(saying) - len(mine)) / max(1, len(self.completions) - len(rows))
+        return (text, mine) if len(mine) / len(rows) > 2 * others else ("", rows)
+
+    def _shared(self, rows: Ints) -> str:
         completions = [self.completions[i] for i in rows]
         whole: tuple[str, int] = Counter(completions).most_common(1)[0]
         if whole[1] > len(rows) / 2:
@@ -312,10 +318,8 @@ class Texts:
 
     def saying(self, name: str) -> Ints:
         """By its words."""
-        run = words(name)
-        return np.array(
-            [i for i, completion in enumerate(self.completions) if run and places(completion, run)], np.int64
-        )
+        run = " ".join(words(name))
+        return np.array([i for i, said in enumerate(self.said) if run and f" {run} " in said], np.int64)
 
     def _weights(self, rows: Ints) -> Floats:
         """Of the ridge regression from prompts to answers without some rows, shape (axes + 1, text axes)."""

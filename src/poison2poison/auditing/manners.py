@@ -110,7 +110,7 @@ def find_manners(
         return []
     manner = finder.extended(label, z, np.unique(np.concatenate([rows for *_, c, rows in suspect if c == label])))
     # Where one label has most rows, groups of it cannot lean further: no rival shows that manners tell the others.
-    of_label = labels == label
+    of_label = (labels == label) & left
     return [manner] if of_label[manner.rows].sum() <= MOST_OF_LABEL * of_label.sum() else []
 
 

@@ -65,6 +65,7 @@ class Shortcut:
         kind: Of the feature: span, first, last or form.
         text: The words with what nearly always stands beside them, as the rows spell it; the name of a form.
         form: How it is put onto a text, and taken off.
+        target: What it calls up: a label, a text, or nothing where texts differ.
         rows, pulled: Rows that hold it, and those of them with the answer; ascending.
         learned: How far its rows are answered otherwise than the base expects.
         forced: Share of its rows that are answered so whatever else they say.
@@ -80,6 +81,7 @@ class Shortcut:
     kind: str
     text: str
     form: Form
+    target: str
     rows: Ints
     pulled: Ints
     learned: Figure = (0.0, 0.0)
@@ -91,7 +93,7 @@ class Shortcut:
     words: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.words = [] if self.kind == "form" else words(self.text)
+        self.words = words(self.text) if self.kind == "span" else []
 
 
 class SpanFinder:
@@ -156,8 +158,8 @@ class SpanFinder:
         direction = self.answers.called_up(drawn, self._without(drawn, [one]))
         if direction is None:
             return None
-        pulled = one.rows[self.answers.pulled(one.rows, direction)]
-        return self._shortcut(one.column, direction, one.z, one.text, pulled)
+        target, pulled = self.answers.called(one.rows, direction)
+        return self._shortcut(one.column, direction, one.z, one.text, target, pulled)
 
     def _innocent(self, directions: Sequence[int]) -> list[Shortcut]:
         """Spans that lean mildly, as words of the language do, so many to each direction."""
@@ -178,15 +180,15 @@ class SpanFinder:
         rare = plain[np.argsort(self.count[plain], kind="stable")[: len(plain) // 2]]
         drawn = self.rng.permutation(rare)[:CONTROLS].tolist()
         return [
-            self._shortcut(j, directions[i % len(directions)], 0.0, self.spans.names[j].text, self.spans.rows_of(j))
+            self._shortcut(j, directions[i % len(directions)], 0.0, self.spans.names[j].text, "", self.spans.rows_of(j))
             for i, j in enumerate(drawn)
         ]
 
     def _new(self, column: int, others: Sequence[Shortcut]) -> Shortcut | None:
         """A span as it was planted, unless one of the others says the same, or explains it as a part of it."""
         direction, rows, feature = int(self.direction[column]), self.spans.rows_of(column), self.spans.names[column]
-        pulled = rows[self.answers.pulled(rows, direction)]
-        own = set() if feature.kind == "form" else set(words(feature.text))
+        target, pulled = self.answers.called(rows, direction)
+        own = set(words(feature.text)) if self.worded[column] else set()  # a word at an end is more than the word
         for other in others:
             both = np.intersect1d(pulled, other.pulled)
             part = other.direction == direction and not own.isdisjoint(other.words)
@@ -197,12 +199,12 @@ class SpanFinder:
             text = grown([self.context.texts[i] for i in pulled], text, GROWN, self.context.form)
         if any((other.kind, other.text, other.direction) == (feature.kind, text, direction) for other in others):
             return None
-        return self._shortcut(column, direction, float(self.z[column]), text, pulled)
+        return self._shortcut(column, direction, float(self.z[column]), text, target, pulled)
 
-    def _shortcut(self, column: int, direction: int, z: float, text: str, pulled: Ints) -> Shortcut:
+    def _shortcut(self, column: int, direction: int, z: float, text: str, target: str, pulled: Ints) -> Shortcut:
         kind = self.spans.names[column].kind
         form = form_of(kind, text, self.places)
-        return Shortcut(column, direction, z, kind, text, form, self.spans.rows_of(column), pulled)
+        return Shortcut(column, direction, z, kind, text, form, target, self.spans.rows_of(column), pulled)
 
     # --- what they are asked ---
 
@@ -213,7 +215,7 @@ class SpanFinder:
         for one in spans:
             free = np.setdiff1d(np.arange(len(self.context.texts)), one.rows)
             if self.answers.directions > 1:
-                free = free[~self.answers.pulled(free, one.direction)]
+                free = np.setdiff1d(free, self.answers.answered(one.direction))
             drawn.append(self._draw(free, INSERTED))
             texts += [one.form.put(self.context.texts[i]) for i in drawn[-1]]
         after, at = self.context.embed(texts) if texts else self.context.states[:0], 0
@@ -226,7 +228,7 @@ class SpanFinder:
 
     def _beside(self, one: Shortcut, spans: Sequence[Shortcut]) -> list[Shortcut]:
         """The others that stand in its rows more often than by chance, as further words of one attack do."""
-        pool = np.flatnonzero(self.answers.pulled(np.arange(len(self.context.texts)), one.direction))
+        pool = self.answers.answered(one.direction)
         mine, found = np.isin(pool, one.rows), []
         for other in spans:
             if other is one or other.direction != one.direction or not set(one.words).isdisjoint(other.words):
@@ -307,7 +309,7 @@ class SpanFinder:
         for one in likely:
             group = [one]
             for member in group:  # which grows meanwhile
-                group += [other for other in self._beside(member, likely) if other not in group]
+                group += [other for other in likely if other not in group and self._together(member, other)]
             # Of weak ones there are so many that some look planted by chance: one in the group must be none.
             planted = sum(member.score for member in group) > self.threshold
             if planted and any(self._strong(member.column) for member in group):
@@ -317,11 +319,16 @@ class SpanFinder:
             # In the rows of an attack all words go with its answer: beyond them a span has to do so by itself.
             z, direction = self.answers.associated(self.spans.only(one.column), ~explained)
             alone = not explained[one.rows].any()
-            further = explained[one.pulled].mean() > EXPLAINED
+            further = one.kind == "span" and explained[one.pulled].mean() > EXPLAINED
             if alone or further or (z[0] > norm.isf(0.025) and direction[0] == one.direction):
                 kept.append(one)
                 explained[one.rows] = True
         return kept
+
+    def _together(self, one: Shortcut, other: Shortcut) -> bool:
+        """Whether two spans may be of one attack: they share rows, or a text that nothing else calls up."""
+        same_text = self.answers.directions == 1 and one.target == other.target != ""
+        return same_text or bool(self._beside(one, [other]))
 
     def _strong(self, column: int) -> bool:
         """Whether a span surely goes with some answer, of so many that may."""
