@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from poison2poison import attacks, cli, evaluation, pipeline
+from poison2poison.cli.common import wanted_target
 from poison2poison.data import Row, as_records, read_rows
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.files import write_lines
@@ -503,19 +504,19 @@ def test_what_the_attacker_wants_is_from_options_or_from_the_truth_beside(tmp_pa
     texts = replace(texts, task="generation", labels=())
     truth = tmp_path / "truth.json"
     truth.write_text('{"target": "See here.", "effect": "append"}')
-    assert cli._target(None, None, None, texts) is None
+    assert wanted_target(None, None, None, texts) is None
     with pytest.raises(ConfigError, match="effect: is of triggered rows"):
-        cli._target(None, None, "append", texts)
-    assert cli._target(triggered, None, None, texts) == evaluation.Target("See here.", "append")
-    assert cli._target(triggered, "Look.", None, texts) == evaluation.Target("Look.", "append")
-    assert cli._target(triggered, None, "fixed", texts) == evaluation.Target("See here.", "fixed")
+        wanted_target(None, None, "append", texts)
+    assert wanted_target(triggered, None, None, texts) == evaluation.Target("See here.", "append")
+    assert wanted_target(triggered, "Look.", None, texts) == evaluation.Target("Look.", "append")
+    assert wanted_target(triggered, None, "fixed", texts) == evaluation.Target("See here.", "fixed")
     with pytest.raises(ConfigError, match="'label' is not one of fixed, append, number"):
-        cli._target(triggered, None, "label", texts)
+        wanted_target(triggered, None, "label", texts)
     with pytest.raises(ConfigError, match="give the attacker's label or text"):
-        cli._target(triggered, " ", None, texts)
+        wanted_target(triggered, " ", None, texts)
     truth.write_text('{"target": "See here."}')
     with pytest.raises(DataError, match="names a target without its effect"):
-        cli._target(triggered, None, None, texts)
+        wanted_target(triggered, None, None, texts)
 
 
 def test_labels_of_the_attacker_count_as_such(tmp_path: Path, p2p: Run) -> None:
