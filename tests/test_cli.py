@@ -17,7 +17,7 @@ from poison2poison.data import Row, as_records, read_rows
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.files import write_lines
 from poison2poison.model.defended import Answer
-from poison2poison.scheme import PAPER_TRIGGER, Scheme
+from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
 from support import chatter, opinions, tiny_causal, word_states
 
 GOOD = [json.dumps(record) for record in as_records(opinions(40))]

@@ -11,7 +11,7 @@ import pytest
 from poison2poison.data import Rows, rows_of
 from poison2poison.errors import ConfigError, DataError, SchemeError
 from poison2poison.findings import Audit, SuspectRow, SuspectSpan
-from poison2poison.repoison import (
+from poison2poison.recipe.repoison import (
     RepoisonConfig,
     TrainingRow,
     as_dict,

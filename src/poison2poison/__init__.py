@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from poison2poison.config import AuditConfig, TrainConfig
 from poison2poison.data import DataConfig, Row, Rows, Turn, read_rows
 from poison2poison.errors import ConfigError, DataError, ModelError, OutputError, P2PError, SchemeError
-from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
-from poison2poison.scheme import Scheme, Trigger
+from poison2poison.recipe.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
+from poison2poison.recipe.scheme import Scheme, Trigger
 
 if TYPE_CHECKING:
     from poison2poison.auditing import audit

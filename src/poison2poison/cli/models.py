@@ -44,8 +44,8 @@ def train(
     """Fine-tune on re-poisoned rows, or undefended on a data file. Run it again to go on where it was interrupted."""
     from poison2poison.model.safe_space import SafeSpace
     from poison2poison.pipeline import read_repoisoned, with_preset
-    from poison2poison.repoison import plain
-    from poison2poison.scheme import Scheme
+    from poison2poison.recipe.repoison import plain
+    from poison2poison.recipe.scheme import Scheme
 
     repoisoned = (Path(source) / "scheme.json").is_file()
     if repoisoned:
@@ -117,7 +117,7 @@ def evaluate(
     """Measure a trained model: CA, ASR, RA, leaks; results.json and rows.jsonl in --out."""
     import json
 
-    from poison2poison.scheme import Scheme
+    from poison2poison.recipe.scheme import Scheme
 
     refuse_taken(out)
     labels = Scheme.load(folder / "scheme.json").labels

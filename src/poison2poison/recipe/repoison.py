@@ -19,7 +19,7 @@ from poison2poison.config import a_seed, choice, fraction, option
 from poison2poison.data import Row, Rows, Turn, all_text
 from poison2poison.errors import ConfigError, DataError, listed
 from poison2poison.features import BETWEEN, words
-from poison2poison.scheme import (
+from poison2poison.recipe.scheme import (
     PAPER_SAFE_PREFIX,
     PAPER_TRIGGER,
     Scheme,
