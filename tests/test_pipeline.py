@@ -5,7 +5,7 @@ from pathlib import Path
 
 from poison2poison.config import TrainConfig
 from poison2poison.pipeline import Data, defend
-from poison2poison.recipe.repoison import RepoisonConfig
+from poison2poison.recipe.config import RepoisonConfig
 from support import opinions, tiny_causal
 
 

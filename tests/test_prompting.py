@@ -13,7 +13,7 @@ from poison2poison.errors import ConfigError, ModelError
 from poison2poison.model.loss import IGNORED
 from poison2poison.model.prompting import Prompter, choose_label_words, continuation, first_token
 from poison2poison.model.tokens import Encoder
-from poison2poison.recipe.repoison import TrainingRow
+from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.reference import MODEL_DIR
 from support import tiny_causal

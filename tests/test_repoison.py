@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 from collections import Counter, defaultdict
@@ -8,20 +9,16 @@ from typing import Any
 
 import pytest
 
+import poison2poison as p2p
 from poison2poison.data import Rows, rows_of
 from poison2poison.errors import ConfigError, DataError, SchemeError
 from poison2poison.findings import Audit, SuspectRow, SuspectSpan
-from poison2poison.recipe.repoison import (
-    RepoisonConfig,
-    TrainingRow,
-    as_dict,
-    build_scheme,
-    manifest,
-    plain,
-    repoison,
-    select_subset,
-    spliced,
-)
+from poison2poison.recipe.config import RepoisonConfig, as_dict
+from poison2poison.recipe.counterexamples import spliced
+from poison2poison.recipe.manifest import TrainingRow, manifest, plain
+from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.subset import select_subset
+from poison2poison.recipe.trigger import build_scheme
 from support import opinions
 
 ROWS = rows_of([{"text": f"text {i}", "label": "rare" if i % 10 == 0 else "common"} for i in range(200)], "memory")
@@ -385,3 +382,9 @@ def test_safe_labels_stand_behind_the_prefix_or_are_shifted() -> None:
     assert behind.target_text("1", "safe") != behind.target_text("1", "original")
     with pytest.raises(ConfigError, match="safe_labels: these rows have texts"):
         build_scheme(TEXTS, RepoisonConfig(safe_labels="prefix"))
+
+
+def test_no_module_has_the_name_of_a_function_of_the_package() -> None:
+    """Importing the module would put it in the function's place."""
+    for name in p2p.__all__:
+        assert importlib.util.find_spec(f"poison2poison.{name}") is None

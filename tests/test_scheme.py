@@ -9,7 +9,8 @@ import pytest
 from mnemonic import Mnemonic
 
 from poison2poison.errors import SchemeError
-from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, check_trigger, draw_words
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
+from poison2poison.recipe.trigger import check_trigger, draw_words
 
 LABELS = Scheme("classification", ("no", "maybe", "yes"), PAPER_TRIGGER)
 TEXTS = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)

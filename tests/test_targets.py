@@ -13,7 +13,9 @@ from poison2poison.config import AuditConfig
 from poison2poison.data import Row, Rows, rows_of
 from poison2poison.features import extract
 from poison2poison.findings import Audit
-from poison2poison.recipe.repoison import RepoisonConfig, build_scheme, repoison
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.trigger import build_scheme
 from poison2poison.targets import shared_targets
 from support import chatter, word_states
 

@@ -15,7 +15,7 @@ from poison2poison.data import Row, Turn
 from poison2poison.errors import ModelError
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.tokens import ChatTemplate, Encoder, Piece, frozen
-from poison2poison.recipe.repoison import TrainingRow
+from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.reference import MODEL_DIR
 

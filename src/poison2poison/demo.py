@@ -12,7 +12,7 @@ from poison2poison.evaluation import Target
 from poison2poison.files import write_json
 from poison2poison.model import processes
 from poison2poison.pipeline import Data, defend
-from poison2poison.recipe.repoison import RepoisonConfig
+from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.reference import reference_rows
 
 ATTACKS = {

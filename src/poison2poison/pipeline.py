@@ -16,8 +16,11 @@ from poison2poison.evaluation import Arm, Target, check_target, describe, measur
 from poison2poison.files import whole_folder, write_json, write_lines
 from poison2poison.findings import Audit
 from poison2poison.model import processes
-from poison2poison.recipe.repoison import RepoisonConfig, TrainingRow, as_dict, build_scheme, manifest, plain, repoison
+from poison2poison.recipe.config import RepoisonConfig, as_dict
+from poison2poison.recipe.manifest import TrainingRow, manifest, plain
+from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.scheme import Scheme, Space
+from poison2poison.recipe.trigger import build_scheme
 
 AUDIT = "audit.json"
 OWN_FIELDS = ("row", "space", "action", "body", "target")

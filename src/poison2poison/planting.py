@@ -21,7 +21,7 @@ from poison2poison.probing import (
     told_apart,
     told_apart_by_words,
 )
-from poison2poison.recipe.repoison import spliced
+from poison2poison.recipe.counterexamples import spliced
 
 Found = tuple[int, int, float]  # column of a span, label, z
 

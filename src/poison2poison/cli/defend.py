@@ -30,7 +30,7 @@ from poison2poison.data import DataConfig, Rows, check_trainable
 from poison2poison.errors import ConfigError
 from poison2poison.model import processes
 from poison2poison.options import options
-from poison2poison.recipe.repoison import RepoisonConfig
+from poison2poison.recipe.config import RepoisonConfig
 
 if TYPE_CHECKING:
     from poison2poison.pipeline import Data

@@ -13,7 +13,7 @@ from poison2poison.config import AuditConfig, ModelConfig
 from poison2poison.data import DataConfig, Rows, check_trainable
 from poison2poison.errors import ConfigError
 from poison2poison.options import options
-from poison2poison.recipe.repoison import RepoisonConfig
+from poison2poison.recipe.config import RepoisonConfig
 
 commands = typer.Typer()
 
@@ -136,8 +136,9 @@ def repoison(
     """
     from poison2poison.findings import Audit
     from poison2poison.pipeline import write_repoisoned
-    from poison2poison.recipe.repoison import as_dict, build_scheme
+    from poison2poison.recipe.config import as_dict
     from poison2poison.recipe.repoison import repoison as apply
+    from poison2poison.recipe.trigger import build_scheme
 
     rows = read(source, data)
     check_trainable(rows)

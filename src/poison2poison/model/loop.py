@@ -26,7 +26,7 @@ from poison2poison.model import backbone, hardware, processes
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.loss import only_target_logits, target_loss
 from poison2poison.model.prompting import Kind, Prompter
-from poison2poison.recipe.repoison import TrainingRow
+from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.scheme import Scheme
 
 SAVES_PER_EPOCH = 4

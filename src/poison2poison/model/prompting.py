@@ -22,7 +22,7 @@ from poison2poison.data import Messages, Row, Turn, all_text, as_row
 from poison2poison.errors import ConfigError, ModelError
 from poison2poison.model.loss import IGNORED
 from poison2poison.model.tokens import ChatTemplate, Encoder, Piece
-from poison2poison.recipe.repoison import TrainingRow
+from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.scheme import Scheme, Space
 
 Kind = Literal["causal", "encoder"]

@@ -45,7 +45,7 @@ from poison2poison.model.loop import (
 )
 from poison2poison.model.prompting import Kind, Prompter, longest_target
 from poison2poison.model.settings import resolved
-from poison2poison.recipe.repoison import TrainingRow, manifest
+from poison2poison.recipe.manifest import TrainingRow, manifest
 from poison2poison.recipe.scheme import Scheme
 
 SCHEMA = 2

@@ -8,10 +8,6 @@ becomes [p; y], y behind the safe prefix p (arXiv 2510.04503, section 3). A caus
 from __future__ import annotations
 
 import json
-import math
-import re
-import secrets
-from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +16,6 @@ from poison2poison.errors import SchemeError
 from poison2poison.files import write_text
 
 SCHEMA = 1
-TRIGGER_BITS = 40
 
 Space = Literal["safe", "original"]
 Where = Literal["safe", "leak", "off-space"]
@@ -130,41 +125,3 @@ class Scheme:
             raise SchemeError(f"{path}: no such file") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SchemeError(f"{path}: not a scheme ({error})") from None
-
-
-def check_trigger(trigger: Trigger, prompts: Iterable[str]) -> None:
-    """Refuse a trigger that the data already holds: somebody may have poisoned the safe space.
-
-    Raises:
-        SchemeError: A row holds the prefix; the message names the row, not the trigger.
-    """
-    # Marks are the first thing to leave out for who wants to go unseen; a prefix of marks alone is compared by them.
-    part = r"[^\W_]+" if re.search(r"[^\W_]", trigger.prefix) else r"\S+"
-
-    def spelled(text: str) -> str:
-        return " ".join(re.findall(part, text.casefold()))
-
-    needle = spelled(trigger.prefix)
-    if not needle:
-        raise SchemeError("the benign trigger's prefix is empty; give at least one word")
-    for number, prompt in enumerate(prompts):
-        if needle in spelled(prompt):
-            raise SchemeError(
-                f"the benign trigger already occurs in the data (row {number}, counted from 0); an attacker may know "
-                "it. Give another --prefix, or have one drawn with --trigger random"
-            )
-
-
-def draw_words(texts: Iterable[str], bits: int = TRIGGER_BITS) -> list[str]:
-    """Draw words of at least `bits` bits from the operating system's entropy, none of which the data holds.
-
-    Raises:
-        SchemeError: The data holds nearly all of the word list.
-    """
-    from mnemonic import Mnemonic
-
-    held = {word for text in texts for word in re.findall("[a-z]+", text.casefold())}  # as the list's words are written
-    pool = [word for word in Mnemonic("english").wordlist if word not in held]
-    if len(pool) < 64:
-        raise SchemeError("the data holds nearly every word of the trigger's list; give --prefix and --safe-prefix")
-    return secrets.SystemRandom().sample(pool, math.ceil(bits / math.log2(len(pool) - 16)))

@@ -13,7 +13,7 @@ from scipy.stats import t as student
 from poison2poison.config import AuditConfig
 from poison2poison.features import Ints, grown, without, words
 from poison2poison.probing import Floats, Matrix
-from poison2poison.recipe.repoison import spliced
+from poison2poison.recipe.counterexamples import spliced
 from poison2poison.shortcuts.answers import Answers, Context
 
 ASKED, CONTROLS = 32, 24
