@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -18,14 +18,15 @@ from typing import Any
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
     """Write a file through a temporary neighbour, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = _neighbour(path)
     try:
+        # Made with its mode, not given it later: so the user's umask holds, and a secret is never open to others.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
-        Path(temporary).chmod(0o600 if private else 0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -45,14 +46,19 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` (missing or empty) when all is written."""
     folder = folder.resolve()  # `.` has no name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    half = _neighbour(folder)
+    half.mkdir()
     try:
         yield half
-        half.chmod(0o755)
         half.replace(folder)
     except BaseException:
         shutil.rmtree(half)
         raise
+
+
+def _neighbour(path: Path) -> Path:
+    """A hidden name in the same folder that nothing has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
 def fingerprint(value: Any) -> str:
