@@ -73,8 +73,7 @@ def quiet() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    for name in ("accelerate", "bitsandbytes"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
 
 
