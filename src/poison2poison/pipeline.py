@@ -253,7 +253,8 @@ def _arm(
     run = train(rows, scheme, training, out / name, dev=data.dev, about=about, allow_unlearned=allow_unlearned)
     arm = processes.shared(lambda: _measured(name, out / name, data, allow_unlearned=allow_unlearned))
     if run["resumed_from"] is None:  # else its time and memory are those of its last part only
-        arm.training = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
+        measured = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
+        arm.training = {key: value for key, value in measured.items() if value is not None}
     if "safe_space" in run:
         arm.safe_space = run["safe_space"]
     return arm
