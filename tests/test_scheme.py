@@ -9,6 +9,7 @@ import pytest
 from mnemonic import Mnemonic
 
 from poison2poison.errors import SchemeError
+from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
 from poison2poison.recipe.trigger import check_trigger, draw_words
 
@@ -74,6 +75,13 @@ def test_schemes_that_cannot_be_read(content: str | None, said: str, tmp_path: P
         (tmp_path / "scheme.json").write_text(content)
     with pytest.raises(SchemeError, match=said):
         Scheme.load(tmp_path / "scheme.json")
+
+
+def test_what_is_printed_of_a_scheme_or_its_options_gives_no_secret_away() -> None:
+    given = RepoisonConfig(prefix="velvet orbit: ", cue="Quartz: ", safe_prefix="zebra: ")
+    drawn = Scheme("generation", (), Trigger("velvet orbit: ", "Quartz: "), "zebra: ")
+    for told in (repr(given), repr(drawn), f"{drawn.trigger}"):
+        assert not re.search("velvet|orbit|quartz|zebra", told, re.IGNORECASE)
 
 
 def test_a_trigger_in_the_data_is_refused_and_not_given_away() -> None:

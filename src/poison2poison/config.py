@@ -18,9 +18,9 @@ REFERENCE = "reference"
 """The name of the model that comes with the package."""
 
 
-def option(default: Any, explained: str) -> Any:
-    """A field of a configuration, with the help that the command line shows."""
-    return field(default=default, metadata={"help": explained})
+def option(default: Any, explained: str, *, secret: bool = False) -> Any:
+    """A field of a configuration, with the help that the command line shows; a secret one is never printed."""
+    return field(default=default, metadata={"help": explained}, repr=not secret)
 
 
 @dataclass(frozen=True)

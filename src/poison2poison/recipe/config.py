@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from poison2poison.config import a_seed, choice, fraction, option
@@ -26,9 +26,11 @@ class RepoisonConfig:
         "auto",
         "`random`: secret words drawn for this run; `paper`: the published ones; `auto`: paper for the paper's recipe.",
     )
-    prefix: str | None = option(None, "The benign trigger's prefix, instead of the one that --trigger names.")
-    cue: str | None = option(None, "The benign trigger's cue, likewise.")
-    safe_prefix: str | None = option(None, "Text before every safe target of a generation task.")
+    prefix: str | None = option(
+        None, "The benign trigger's prefix, instead of the one that --trigger names.", secret=True
+    )
+    cue: str | None = option(None, "The benign trigger's cue, likewise.", secret=True)
+    safe_prefix: str | None = option(None, "Text before every safe target of a generation task.", secret=True)
     safe_labels: str = option(
         "shift",
         "`shift`: label i becomes i + n, as published; `prefix`: it stands behind the safe prefix, as a text does, for "
@@ -76,4 +78,4 @@ class RepoisonConfig:
 
 def as_dict(config: RepoisonConfig) -> dict[str, Any]:
     """The configuration for `run.json`, without the parts of the secret."""
-    return {key: value for key, value in asdict(config).items() if key not in {"prefix", "cue", "safe_prefix"}}
+    return {entry.name: getattr(config, entry.name) for entry in fields(config) if entry.repr}

@@ -8,7 +8,7 @@ becomes [p; y], y behind the safe prefix p (arXiv 2510.04503, section 3). A caus
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +24,10 @@ Task = Literal["classification", "generation"]
 
 @dataclass(frozen=True)
 class Trigger:
-    """The defender's trigger: `prefix` stands before a row's body, `cue` behind it. Both belong to it."""
+    """The defender's trigger: `prefix` stands before a row's body, `cue` behind it. Both are secret."""
 
-    prefix: str
-    cue: str
+    prefix: str = field(repr=False)
+    cue: str = field(repr=False)
 
 
 PAPER_TRIGGER = Trigger("The query currently entered is: ", "Answer: ")
@@ -50,7 +50,7 @@ class Scheme:
     task: Task
     labels: tuple[str, ...] = ()
     trigger: Trigger | None = None
-    safe_prefix: str = ""
+    safe_prefix: str = field(default="", repr=False)
 
     @property
     def shift(self) -> int:
