@@ -171,7 +171,7 @@ def test_a_scheme_of_a_newer_version_is_refused(rows: Path, tmp_path: Path, p2p:
     assert p2p("repoison", rows, *PAPER, "--out", tmp_path / "out")[0] == 0
     scheme = json.loads((tmp_path / "out" / "scheme.json").read_text())
     (tmp_path / "out" / "scheme.json").write_text(json.dumps(scheme | {"schema": 99}))
-    fails(p2p("train", tmp_path / "out", "--out", tmp_path / "run"), "scheme.json: schema 99 is newer than 1")
+    fails(p2p("train", tmp_path / "out", "--out", tmp_path / "run"), "scheme.json: schema 99 is newer than 2")
 
 
 @pytest.mark.parametrize(

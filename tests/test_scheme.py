@@ -10,7 +10,7 @@ from mnemonic import Mnemonic
 
 from poison2poison.errors import SchemeError
 from poison2poison.recipe.config import RepoisonConfig
-from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
 from poison2poison.recipe.trigger import check_trigger, draw_words
 
 LABELS = Scheme("classification", ("no", "maybe", "yes"), PAPER_TRIGGER)
@@ -60,10 +60,21 @@ def test_a_saved_scheme_loads_back_and_is_the_owners_alone(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["scheme.json"]
 
 
+def test_a_scheme_of_the_first_version_is_read_and_has_no_salt(tmp_path: Path) -> None:
+    TEXTS.save(tmp_path / "scheme.json")
+    content = json.loads((tmp_path / "scheme.json").read_text())
+    (tmp_path / "scheme.json").write_text(json.dumps(content | {"schema": 1}))
+    assert Scheme.load(tmp_path / "scheme.json") == TEXTS
+    with pytest.raises(SchemeError, match="not the scheme of a training"):
+        salt_of(tmp_path / "scheme.json")
+    TEXTS.save(tmp_path / "scheme.json", salt="pinch")
+    assert (Scheme.load(tmp_path / "scheme.json"), salt_of(tmp_path / "scheme.json")) == (TEXTS, "pinch")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (json.dumps({"schema": 2}), "schema 2 is newer than 1"),
+        (json.dumps({"schema": 99}), "schema 99 is newer than 2"),
         ("{", "not a scheme"),
         ("[]", "not a scheme"),
         (json.dumps({"schema": 1, "task": "classification"}), "not a scheme"),
@@ -109,9 +120,9 @@ def test_drawn_words_are_absent_from_the_data_and_hard_to_guess() -> None:
     assert not set(drawn) & set(words[:1900])
     assert len(set(drawn)) == len(drawn)
     # 148 words are left: draws without replacement of k words have 148 * 147 * ... outcomes
-    assert (148 - len(drawn)) ** len(drawn) >= 2**40
+    assert (148 - len(drawn)) ** len(drawn) >= 2**80
     assert not set(draw_words(["".join(f"测{word}试" for word in words[:1900])])) & set(words[:1900])
-    assert len(draw_words([])) == 4
+    assert len(draw_words([])) == 8
     assert draw_words([]) != draw_words([])
     with pytest.raises(SchemeError, match=re.escape("--prefix")):
         draw_words([" ".join(words[:2040])])

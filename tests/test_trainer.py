@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -34,7 +35,7 @@ from poison2poison.pipeline import write_repoisoned
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow, plain
 from poison2poison.recipe.repoison import repoison
-from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
 from poison2poison.reference import MODEL_DIR
 from support import opinions, tiny_causal, tiny_encoder
 
@@ -476,6 +477,29 @@ def test_an_encoder_gets_a_head_for_both_spaces(tmp_path: Path) -> None:
     assert run["kind"] == "encoder"
     assert model.model.config.num_labels == 4
     assert [answer.text for answer in answers] == [row.target for row in DEV]
+
+
+def test_the_record_of_a_run_tells_nobody_whether_a_guess_at_the_trigger_is_right(
+    defended: Path, tmp_path: Path
+) -> None:
+    """The same rows, options and trigger elsewhere, as who guesses has them: another salt, and so another hash."""
+    run = json.loads((defended / "run.json").read_text())
+    guessed = train(REPOISONED, SCHEME, TrainConfig(**run["config"]), tmp_path / "guess", dev=DEV)
+    assert guessed["fingerprint"] != run["fingerprint"]
+    assert salt_of(defended / "scheme.json") not in (defended / "run.json").read_text()
+    again = train(REPOISONED, SCHEME, TrainConfig(**run["config"]), tmp_path / "guess", dev=DEV)
+    assert again["train_seconds"] == guessed["train_seconds"]  # found done
+
+
+def test_a_run_of_an_older_version_is_served_but_does_not_go_on(defended: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(defended, old)
+    SCHEME.save(old / "scheme.json")
+    run = json.loads((old / "run.json").read_text())
+    write_json(old / "run.json", run | {"schema": 2})
+    assert DefendedModel.load(old).classify(["The soup was bad."])[0].text == "negative"
+    with pytest.raises(OutputError, match="a run of another version"):
+        train(REPOISONED, SCHEME, TrainConfig(**run["config"]), old, dev=DEV)
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])

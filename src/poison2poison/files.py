@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 import platform
@@ -61,9 +62,9 @@ def _neighbour(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
-def fingerprint(value: Any) -> str:
-    """Sha-256 of a JSON-able value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def fingerprint(value: Any, key: str) -> str:
+    """HMAC-SHA-256 of a JSON-able value: without the key it does not tell whether a guess at the value is right."""
+    return hmac.new(key.encode(), json.dumps(value, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import shutil
 import sys
 import time
@@ -46,9 +47,9 @@ from poison2poison.model.loop import (
 from poison2poison.model.prompting import Kind, Prompter, longest_target
 from poison2poison.model.settings import resolved
 from poison2poison.recipe.manifest import TrainingRow, manifest
-from poison2poison.recipe.scheme import Scheme
+from poison2poison.recipe.scheme import Scheme, salt_of
 
-SCHEMA = 2
+SCHEMA = 3
 logger = logging.getLogger(__name__)
 
 
@@ -101,15 +102,25 @@ def train(
         UnlearnedError: The safe space was not learned, with the epochs that may be added either.
     """
     config = resolved(config, len(rows))
-    run, before = _started(rows, scheme, config, out, dev)
+    run = _run(rows, scheme, config, out, dev, about or {})
+    if run["status"] == "unlearned" and not allow_unlearned:
+        raise UnlearnedError(f"{out}: {run['reason']}")
+    return run
+
+
+def _run(
+    rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig, out: Path, dev: Rows | None, about: dict[str, Any]
+) -> dict[str, Any]:
+    """Begin or go on with a run, to its end; or what an ended one said."""
+    run, before, salt = _started(rows, scheme, config, out, dev)
     if before and before["status"] in ("done", "unlearned"):
-        return _unless_unlearned(out, before, allow_unlearned)
+        return before
 
     # 1. What becomes of the rows; the folder is ours from here on.
     job = _prepare(rows, scheme, config, out, dev)
     if not before and processes.is_writer():
         with whole_folder(out) as folder:
-            scheme.save(folder / "scheme.json")
+            scheme.save(folder / "scheme.json", salt=salt)
             write_lines(folder / "manifest.jsonl", manifest(job.rows, scheme))
             write_json(folder / "run.json", run)
     processes.wait()
@@ -121,7 +132,7 @@ def train(
 
     # 3. Keep the chosen weights, and say what was done.
     _save_model(trained.trainer, job.prompter.tokenizer, config.model, out / "model")
-    run |= {"data": about or {}} | _record(job, trained)
+    run |= {"data": about} | _record(job, trained)
     _write_run(out, run)
     processes.wait()  # the others for the folder, and the first one until they have read the checkpoints
     if processes.is_writer():
@@ -129,12 +140,6 @@ def train(
     del trained
     hardware.free_memory()
     unset_hf_deepspeed_config()  # or the first process could load no model by itself, as it does to measure
-    return _unless_unlearned(out, run, allow_unlearned)
-
-
-def _unless_unlearned(out: Path, run: dict[str, Any], allow_unlearned: bool) -> dict[str, Any]:
-    if run["status"] == "unlearned" and not allow_unlearned:
-        raise UnlearnedError(f"{out}: {run['reason']}")
     return run
 
 
@@ -148,7 +153,7 @@ def read_run(out: Path) -> dict[str, Any] | None:
         return None
     try:
         run: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
-        run["fingerprint"], run["status"]
+        run["schema"], run["fingerprint"], run["status"]
     except (OSError, ValueError, KeyError, TypeError):
         raise OutputError(f"{out}: exists and holds no run of this program; give another --out") from None
     return run
@@ -159,23 +164,29 @@ def read_run(out: Path) -> dict[str, Any] | None:
 
 def _started(
     rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig, out: Path, dev: Rows | None
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The beginning of this run's record, and the record that the folder holds of the same run.
+) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
+    """The beginning of this run's record, the record that the folder holds of the same run, and the run's salt.
+
+    Without the salt the record's fingerprint would let anybody try guesses at the trigger.
 
     Raises:
         OutputError: The folder holds another run, or something else.
+        SchemeError: The folder's scheme is broken.
     """
+    before = read_run(out)
+    if before and before["schema"] != SCHEMA:
+        raise OutputError(f"{out}: holds a run of another version, which does not go on here; give another --out")
+    salt = salt_of(out / "scheme.json") if before else secrets.token_hex(32)
     identity = {
         "config": asdict(replace(config, micro_batch=None)),  # another one gives the same steps
         "rows": [asdict(row) for row in rows],
         "scheme": asdict(scheme),
         "dev": dev.sha256 if dev else None,
     }
-    run = {"schema": SCHEMA, "status": "running", "fingerprint": fingerprint(identity)}
-    before = read_run(out)
+    run = {"schema": SCHEMA, "status": "running", "fingerprint": fingerprint(identity, salt)}
     if before and before["fingerprint"] != run["fingerprint"]:
         raise OutputError(f"{out}: holds another run (other rows or options); give another --out, or delete it")
-    return run, before
+    return run, before, salt
 
 
 def _prepare(rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig, out: Path, dev: Rows | None) -> Job:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from poison2poison.errors import SchemeError
 from poison2poison.files import write_text
 
-SCHEMA = 1
+SCHEMA = 2
 
 Space = Literal["safe", "original"]
 Where = Literal["safe", "leak", "off-space"]
@@ -94,13 +94,19 @@ class Scheme:
         safe = self.trigger is None or in_safe_space
         return self.labels[index % len(self.labels)], "safe" if safe else "leak"
 
-    def save(self, path: Path) -> None:
-        """Write `scheme.json`, readable by its owner alone."""
-        write_text(path, json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n", private=True)
+    def save(self, path: Path, *, salt: str | None = None) -> None:
+        """Write `scheme.json`, readable by its owner alone.
+
+        Args:
+            path: The file.
+            salt: The key of the hash in `run.json`, where the scheme is a training's; `salt_of` reads it.
+        """
+        content = {"schema": SCHEMA, **asdict(self)} | ({"salt": salt} if salt else {})
+        write_text(path, json.dumps(content, indent=2) + "\n", private=True)
 
     @classmethod
     def load(cls, path: Path) -> Scheme:
-        """Read `scheme.json`.
+        """Read `scheme.json`, of this version or the first, which has no salt.
 
         Raises:
             SchemeError: The file is missing, broken, or of a newer version.
@@ -125,3 +131,15 @@ class Scheme:
             raise SchemeError(f"{path}: no such file") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SchemeError(f"{path}: not a scheme ({error})") from None
+
+
+def salt_of(path: Path) -> str:
+    """The salt in the `scheme.json` of a training.
+
+    Raises:
+        SchemeError: The file is missing or broken, or has none.
+    """
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["salt"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SchemeError(f"{path}: not the scheme of a training ({error})") from None

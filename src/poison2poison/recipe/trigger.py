@@ -12,7 +12,8 @@ from poison2poison.errors import ConfigError, SchemeError
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
 
-TRIGGER_BITS = 40
+TRIGGER_BITS = 80
+"""Too many for who can try guesses, on a stolen model or a log of what it said."""
 
 
 def build_scheme(rows: Rows, config: RepoisonConfig) -> Scheme:
