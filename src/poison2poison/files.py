@@ -15,17 +15,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from poison2poison.errors import OutputError
+
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a file through a temporary neighbour, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file through a temporary neighbour, so that a reader never sees half of it.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     temporary = _neighbour(path)
     try:
-        # Made with its mode, not given it later: so the user's umask holds, and a secret is never open to others.
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Made with its mode, not given it later: so the user's umask holds, and a secret is never open to others.
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -44,17 +51,35 @@ def write_lines(path: Path, values: Iterable[Mapping[str, Any]], *, private: boo
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of `folder` (missing or empty) when all is written."""
+    """A new folder to fill, which takes the place of `folder` (missing or empty) when all is written.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
     folder = folder.resolve()  # `.` has no name
-    folder.parent.mkdir(parents=True, exist_ok=True)
     half = _neighbour(folder)
-    half.mkdir()
+    with writing(folder):
+        half.mkdir(parents=True)
     try:
         yield half
-        half.replace(folder)
+        with writing(folder):
+            half.replace(folder)
     except BaseException:
-        shutil.rmtree(half)
+        shutil.rmtree(half, ignore_errors=True)
         raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say what could not be written; the system's own errors often don't.
+
+    Raises:
+        OutputError: A file or folder cannot be made or written, as on a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _neighbour(path: Path) -> Path:

@@ -47,8 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not _memory_ran_out(error):
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        print(f"error: memory ran out ({reason}). Free it of other programs, or give "
+              "--dtype bfloat16, --quantize 4bit, --device-map auto or a smaller model", file=sys.stderr)  # fmt: skip
+        sys.exit(2)
+
+
+def _memory_ran_out(error: Exception) -> bool:
+    """Of this machine, or of a GPU; torch, which tells of the second, is not imported for the question."""
+    torch = sys.modules.get("torch")
+    of_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return of_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 @app.callback()

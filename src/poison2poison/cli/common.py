@@ -56,10 +56,11 @@ def show_audit(found: Audit, rows: Rows, out: Path) -> None:
     """Print what the audit found, draw it into audit.png, and write the suspect rows into suspects.jsonl."""
     from rich.console import Console
 
-    from poison2poison.files import write_lines
+    from poison2poison.files import write_lines, writing
     from poison2poison.report import audit_table, draw_audit
 
-    draw_audit(found, out / "audit.png")
+    with writing(out / "audit.png"):
+        draw_audit(found, out / "audit.png")
     write_lines(out / "suspects.jsonl", found.records(rows))
     Console().print(audit_table(found, len(rows)))
 

@@ -117,6 +117,7 @@ def evaluate(
     """Measure a trained model: CA, ASR, RA, leaks; results.json and rows.jsonl in --out."""
     import json
 
+    from poison2poison.files import whole_folder
     from poison2poison.recipe.scheme import Scheme
 
     refuse_taken(out)
@@ -136,5 +137,6 @@ def evaluate(
     content = evaluation.results(
         "evaluate", Path(test).resolve().parent.name, config["model"], config["seed"], sets, [arm]
     )
-    evaluation.write_results(out, content, [arm])
+    with whole_folder(out) as half:
+        evaluation.write_results(half, content, [arm])
     print_results([content])

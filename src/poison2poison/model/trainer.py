@@ -42,6 +42,7 @@ from poison2poison.model.loop import (
     class_loss_mean,
     last_whole_checkpoint,
     metric_of,
+    saving,
     target_loss_mean,
 )
 from poison2poison.model.prompting import Kind, Prompter, longest_target
@@ -455,7 +456,7 @@ def _save_model(trainer: JobTrainer, tokenizer: PreTrainedTokenizerBase, name: s
         return
     model: Any = trainer.model
     shutil.rmtree(folder, ignore_errors=True)
-    with whole_folder(folder) as half:
+    with saving(folder), whole_folder(folder) as half:
         if hasattr(model, "peft_config"):
             model.peft_config["default"].base_model_name_or_path = name
             # Looking for changed embedding layers would ask the hub.
@@ -463,3 +464,5 @@ def _save_model(trainer: JobTrainer, tokenizer: PreTrainedTokenizerBase, name: s
         else:
             model.save_pretrained(half, state_dict=weights)
         tokenizer.save_pretrained(half)
+        for file in half.iterdir():  # safetensors makes its files for the owner alone, whatever the umask
+            file.chmod(half.stat().st_mode & 0o666)
