@@ -76,12 +76,36 @@ def defend(
         P2PError: Data, options or folders cannot be used.
         TrainingError: A training ended without a usable model.
     """
-    from poison2poison.model.settings import resolved
-
     check_trainable(data.train)
     if data.triggered is not None and data.target is not None:
         check_target(data.triggered, data.target)
-    recipe = recipe.resolved()
+    with processes.alone(out):
+        return _defend(
+            data,
+            recipe.resolved(),
+            training,
+            out,
+            audit or AuditConfig(),
+            baseline=baseline,
+            drop_suspects=drop_suspects,
+            allow_unlearned=allow_unlearned,
+        )
+
+
+def _defend(
+    data: Data,
+    recipe: RepoisonConfig,
+    training: TrainConfig,
+    out: Path,
+    audit: AuditConfig,
+    *,
+    baseline: bool,
+    drop_suspects: bool,
+    allow_unlearned: bool,
+) -> dict[str, Any]:
+    """Defend in a folder that no other run is at work in."""
+    from poison2poison.model.settings import resolved
+
     name = f"p2p-{recipe.recipe}"
     known = (name, "undefended", AUDIT)
     if out.exists() and any(out.iterdir()) and not any((out / entry).exists() for entry in known):
@@ -95,7 +119,7 @@ def defend(
     scheme = processes.shared(lambda: _scheme(data.train, recipe, out / name))  # drawn once
     found = None
     if recipe.recipe == "hardened" or drop_suspects:
-        found = processes.shared(lambda: _audit(data.train, training, audit or AuditConfig(), recipe.seed, out / AUDIT))
+        found = processes.shared(lambda: _audit(data.train, training, audit, recipe.seed, out / AUDIT))
     rows = repoison(data.train, scheme, recipe, found)  # first, for it may refuse the rows
     arms: list[Arm] = []
     if baseline:

@@ -107,10 +107,10 @@ def audit(
     check_trainable(rows)
     quiet()
     from poison2poison.auditing import audit as run
-    from poison2poison.files import whole_folder, write_json
+    from poison2poison.files import locked, whole_folder, write_json
     from poison2poison.model.embeddings import embedder
 
-    with whole_folder(out) as folder:
+    with locked(out), whole_folder(out) as folder:
         found = run(rows, embedder(model), config, seed)
         write_json(folder / "audit.json", found.as_dict())
         show_audit(found, rows, folder)

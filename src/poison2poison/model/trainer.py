@@ -95,7 +95,7 @@ def train(
         The content of `run.json`.
 
     Raises:
-        OutputError: The folder holds something else.
+        OutputError: The folder holds something else, or another process is at work there.
         ModelError: The base model cannot be used.
         ConfigError: Kind, task, lengths and batches do not fit together.
         NonFiniteError: A loss, gradient or weight became NaN or infinite; `run.json` says so, the last whole
@@ -103,7 +103,8 @@ def train(
         UnlearnedError: The safe space was not learned, with the epochs that may be added either.
     """
     config = resolved(config, len(rows))
-    run = _run(rows, scheme, config, out, dev, about or {})
+    with processes.alone(out):
+        run = _run(rows, scheme, config, out, dev, about or {})
     if run["status"] == "unlearned" and not allow_unlearned:
         raise UnlearnedError(f"{out}: {run['reason']}")
     return run
