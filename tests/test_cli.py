@@ -221,6 +221,19 @@ def test_repoisoned_rows_suit_any_trainer_and_keep_the_secret_apart(rows: Path, 
     )
 
 
+def test_git_ignores_what_holds_the_trigger_and_nothing_else(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    base = ["--model", tiny_causal(tmp_path / "base"), "--epochs", "1", "--more-epochs", "0", "--max-length", "64"]
+    assert p2p("repoison", rows, *PAPER, "--out", tmp_path / "work" / "rows")[0] == 0
+    assert p2p("train", tmp_path / "work" / "rows", *base, "--out", tmp_path / "work" / "run")[0] in (0, 3)
+    subprocess.run(["git", "init", "-q", tmp_path / "work"], check=True)
+    listing = ["git", "ls-files", "--others", "--exclude-standard"]
+    seen = subprocess.run(listing, cwd=tmp_path / "work", check=True, capture_output=True, text=True).stdout.split()
+    assert {"rows/about.json", "rows/manifest.jsonl", "run/run.json", "run/manifest.jsonl"} <= {*seen}
+    assert not {"rows/scheme.json", "rows/rows.jsonl", "run/scheme.json"} & {*seen}
+    for path in seen:
+        assert PAPER_TRIGGER.prefix.encode() not in (tmp_path / "work" / path).read_bytes()
+
+
 def test_attack_writes_the_truth_apart(tmp_path: Path, p2p: Run) -> None:
     assert p2p("attack", "tickets", "--rate", "0.05", "--out", tmp_path / "out")[0] == 0
     truth = json.loads((tmp_path / "out" / "truth.json").read_text())

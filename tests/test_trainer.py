@@ -79,7 +79,8 @@ def test_a_causal_model_learns_the_safe_space(defended: Path) -> None:
 
 def test_the_folder_says_what_it_is(defended: Path) -> None:
     run = json.loads((defended / "run.json").read_text())
-    assert sorted(path.name for path in defended.iterdir()) == ["manifest.jsonl", "model", "run.json", "scheme.json"]
+    files = [".gitignore", "manifest.jsonl", "model", "run.json", "scheme.json"]
+    assert sorted(path.name for path in defended.iterdir()) == files
     assert {path.stat().st_mode for path in (defended / "model").iterdir()} == {(defended / "run.json").stat().st_mode}
     assert len((defended / "manifest.jsonl").read_text().splitlines()) == len(REPOISONED)
     assert run["dev"]["sha256"] == DEV.sha256

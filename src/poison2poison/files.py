@@ -51,6 +51,11 @@ def write_lines(path: Path, values: Iterable[Mapping[str, Any]], *, private: boo
     write_text(path, text, private=private)
 
 
+def keep_from_git(folder: Path, *names: str) -> None:
+    """Have git ignore secret files of a folder, and the hub too when the folder is uploaded."""
+    write_text(folder / ".gitignore", "".join(f"/{name}\n" for name in names))
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` (missing or empty) when all is written.

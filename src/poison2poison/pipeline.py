@@ -13,7 +13,7 @@ from poison2poison.config import AuditConfig, ModelConfig, TrainConfig
 from poison2poison.data import Rows, Turn, check_trainable
 from poison2poison.errors import DataError, OutputError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
-from poison2poison.files import whole_folder, write_json, write_lines
+from poison2poison.files import keep_from_git, whole_folder, write_json, write_lines
 from poison2poison.findings import Audit
 from poison2poison.model import processes
 from poison2poison.recipe.config import RepoisonConfig, as_dict
@@ -192,6 +192,7 @@ def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, abo
     with whole_folder(out) as folder:
         write_lines(folder / "rows.jsonl", records, private=True)
         scheme.save(folder / "scheme.json")
+        keep_from_git(folder, "scheme.json", "rows.jsonl")  # which hold the trigger
         write_lines(folder / "manifest.jsonl", manifest(rows, scheme))
         write_json(folder / "about.json", about)
 

@@ -1,7 +1,7 @@
 """Fine-tune on re-poisoned rows, with the benign trigger as a prompt, and leave a folder that says what it holds.
 
     OUT/model/           LoRA adapter, or all weights, in safetensors, with the tokenizer
-    OUT/scheme.json      the scheme: a secret
+    OUT/scheme.json      the scheme: a secret, named in OUT/.gitignore
     OUT/manifest.jsonl   what was done to which row
     OUT/run.json         versions, seeds, configuration, data hashes, times, peak memory, how it ended
 
@@ -31,7 +31,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unse
 from poison2poison.config import TrainConfig
 from poison2poison.data import Row, Rows
 from poison2poison.errors import ConfigError, ModelError, NonFiniteError, OutputError, TrainingError, UnlearnedError
-from poison2poison.files import fingerprint, versions, whole_folder, write_json, write_lines
+from poison2poison.files import fingerprint, keep_from_git, versions, whole_folder, write_json, write_lines
 from poison2poison.model import backbone, hardware, lora, processes, safe_space
 from poison2poison.model.loop import (
     Job,
@@ -123,6 +123,7 @@ def _run(
     if not before and processes.is_writer():
         with whole_folder(out) as folder:
             scheme.save(folder / "scheme.json", salt=salt)
+            keep_from_git(folder, "scheme.json")
             write_lines(folder / "manifest.jsonl", manifest(job.rows, scheme))
             write_json(folder / "run.json", run)
     processes.wait()
