@@ -18,7 +18,7 @@ from poison2poison.errors import ConfigError, DataError
 from poison2poison.files import write_lines
 from poison2poison.model.defended import Answer
 from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
-from support import chatter, opinions, tiny_causal, word_states
+from support import chatter, opinions, tiny_causal, tiny_encoder, word_states
 
 GOOD = [json.dumps(record) for record in as_records(opinions(40))]
 COMMANDS = ["demo", "attack", "audit", "repoison", "train", "predict", "evaluate", "defend"]
@@ -118,6 +118,32 @@ def rows(tmp_path: Path) -> Path:
 def test_bad_options_are_refused(options: list[str], said: str, rows: Path, tmp_path: Path, p2p: Run) -> None:
     fails(p2p("repoison", rows, *options, "--out", tmp_path / "out"), said)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--safe-prefix", "Fine: "], "safe_prefix: has no effect on labels that are shifted"),
+        (["--cue", "Go: "], "cue: has no effect on an encoder, which reads prefix and body alone"),
+        ([*PAPER, "--spliced", "0.3"], "spliced: the paper's recipe has no counterexamples"),
+        ([*PAPER, "--no-contrary"], "contrary: the paper's recipe has no counterexamples"),
+        ([*PAPER, "--min-rows", "20"], "min_rows: the paper's recipe has no audit"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused_before_anything_is_done(
+    options: list[str], said: str, rows: Path, tmp_path: Path, p2p: Run
+) -> None:
+    write_lines(tmp_path / "test.jsonl", as_records(opinions(20, seed=3)))
+    base = ["--model", tiny_encoder(tmp_path / "base"), "--out", tmp_path / "out"]
+    fails(p2p("defend", rows, "--test", tmp_path / "test.jsonl", *base, *options), said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_is_not_trained_on_rows_that_were_given_a_cue(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    base = ["--model", tiny_encoder(tmp_path / "base"), "--out", tmp_path / "run"]
+    assert p2p("repoison", rows, *PAPER, "--cue", "Go: ", "--out", tmp_path / "again")[0] == 0
+    fails(p2p("train", tmp_path / "again", *base), "cue: has no effect on an encoder")
+    assert not (tmp_path / "run").exists()
 
 
 def test_rows_of_training_are_not_measured_on(rows: Path, tmp_path: Path, p2p: Run) -> None:
@@ -295,7 +321,7 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     fails(p2p(*fewer), "results.json: has figures of undefended, which these options leave out")
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     fails(p2p(*command, "--prefix", "mine: "), "holds a run with another prefix")
-    assert p2p(*command, "--safe-prefix", "Fine: ")[0] == 0  # labels have none that could be another
+    fails(p2p(*command, "--safe-prefix", "Fine: "), "safe_prefix: has no effect on labels that are shifted")
 
     arm = tmp_path / "run" / "p2p-paper"
     files = [

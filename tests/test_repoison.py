@@ -352,9 +352,27 @@ def test_triggers_are_published_drawn_or_given() -> None:
         build_scheme(opinions(4), RepoisonConfig(prefix="the "))
 
 
+@pytest.mark.parametrize("safe_prefix", ["Well then: ", "*** "])
+def test_a_safe_prefix_that_a_completion_begins_with_is_refused_and_not_given_away(safe_prefix: str) -> None:
+    held = TEXTS.with_rows(
+        [*TEXTS, replace(TEXTS[0], target="*** WELL, then"), replace(TEXTS[0], target="well then x")]
+    )
+    row = {"Well then: ": 50, "*** ": 50}[safe_prefix]
+    with pytest.raises(SchemeError, match=rf"row {row}, counted from 0") as error:
+        build_scheme(held, RepoisonConfig(safe_prefix=safe_prefix))
+    assert "well" not in str(error.value).casefold()
+    build_scheme(
+        TEXTS.with_rows([replace(TEXTS[0], target="well thence"), *TEXTS]), RepoisonConfig(safe_prefix="Well then")
+    )
+    with pytest.raises(SchemeError, match="row 1, counted from 0"):
+        paper = [TEXTS[0], replace(TEXTS[0], target="Safe answer: 4")]
+        build_scheme(TEXTS.with_rows(paper), RepoisonConfig("paper"))
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        {"agreeing": 0.1, "recipe": "paper"},
         {"rho": 0.0},
         {"rho": 1.0},
         {"rho": 2.0},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,19 @@ def a_seed(value: int) -> None:
     """Refuse what numpy takes for no seed."""
     if not 0 <= value < 2**32:
         raise ConfigError(f"seed: {value} is not between 0 and {2**32 - 1}")
+
+
+def refuse_changed(config: Any, reason: str, names: Sequence[str] | None = None) -> None:
+    """Refuse options that are not at their defaults where they have no effect.
+
+    Args:
+        config: A configuration.
+        reason: Why they have none.
+        names: Those options; all of them by default.
+    """
+    for entry in fields(config):
+        if (names is None or entry.name in names) and getattr(config, entry.name) != entry.default:
+            raise ConfigError(f"{entry.name}: {reason}")
 
 
 def read_yaml(path: Path, legal: Sequence[str]) -> dict[str, Any]:

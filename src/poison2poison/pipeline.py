@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from poison2poison.auditing import audit as run_audit
-from poison2poison.config import AuditConfig, ModelConfig, TrainConfig
+from poison2poison.config import AuditConfig, ModelConfig, TrainConfig, refuse_changed
 from poison2poison.data import Rows, Turn, check_trainable
 from poison2poison.errors import DataError, OutputError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
@@ -20,7 +20,7 @@ from poison2poison.recipe.config import RepoisonConfig, as_dict
 from poison2poison.recipe.manifest import TrainingRow, manifest, plain
 from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.scheme import Scheme, Space
-from poison2poison.recipe.trigger import build_scheme
+from poison2poison.recipe.trigger import build_scheme, check_options
 
 AUDIT = "audit.json"
 OWN_FIELDS = ("row", "space", "action", "body", "target")
@@ -79,13 +79,16 @@ def defend(
     check_trainable(data.train)
     if data.triggered is not None and data.target is not None:
         check_target(data.triggered, data.target)
+    audit = audit or AuditConfig()
+    if recipe.recipe == "paper" and not drop_suspects:
+        refuse_changed(audit, "the paper's recipe has no audit; leave it out")
     with processes.alone(out):
         return _defend(
             data,
             recipe.resolved(),
             training,
             out,
-            audit or AuditConfig(),
+            audit,
             baseline=baseline,
             drop_suspects=drop_suspects,
             allow_unlearned=allow_unlearned,
@@ -104,7 +107,7 @@ def _defend(
     allow_unlearned: bool,
 ) -> dict[str, Any]:
     """Defend in a folder that no other run is at work in."""
-    from poison2poison.model.settings import resolved
+    from poison2poison.model.settings import check_fit, resolved
 
     name = f"p2p-{recipe.recipe}"
     known = (name, "undefended", AUDIT)
@@ -117,6 +120,7 @@ def _defend(
     training = resolved(with_preset(training, recipe.recipe), len(data.train))  # once, or arms of more rows had others
     undefended = Scheme(data.train.task, data.train.labels)
     scheme = processes.shared(lambda: _scheme(data.train, recipe, out / name))  # drawn once
+    check_fit(training, scheme)
     found = None
     if recipe.recipe == "hardened" or drop_suspects:
         found = processes.shared(lambda: _audit(data.train, training, audit, recipe.seed, out / AUDIT))
@@ -244,6 +248,7 @@ def read_repoisoned(folder: Path) -> tuple[list[TrainingRow], Scheme, dict[str, 
 
 def _scheme(rows: Rows, recipe: RepoisonConfig, folder: Path) -> Scheme:
     """The scheme of an interrupted run with a drawn trigger, or a new one."""
+    check_options(rows, recipe)
     if recipe.trigger != "random" or not (folder / "scheme.json").exists():
         return build_scheme(rows, recipe)
     drawn = Scheme.load(folder / "scheme.json")

@@ -46,7 +46,7 @@ from poison2poison.model.loop import (
     target_loss_mean,
 )
 from poison2poison.model.prompting import Kind, Prompter, longest_target
-from poison2poison.model.settings import resolved
+from poison2poison.model.settings import check_fit, resolved
 from poison2poison.recipe.manifest import TrainingRow, manifest
 from poison2poison.recipe.scheme import Scheme, salt_of
 
@@ -300,11 +300,10 @@ def fitting(rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig) ->
     What is not given follows the rows. In serving a prompt may be as long as the model takes, where nothing is given.
 
     Raises:
-        ConfigError: An encoder cannot generate.
+        ConfigError: As of `check_fit`.
     """
+    check_fit(config, scheme)
     kind: Kind = config.kind  # type: ignore[assignment]
-    if kind == "encoder" and not scheme.labels:
-        raise ConfigError(f"model: {config.model} is an encoder, which cannot generate; give a causal LM")
     tokenizer = backbone.load_tokenizer(config)
     positions = backbone.max_positions(config, tokenizer)
     most = min(config.max_length or positions, positions)

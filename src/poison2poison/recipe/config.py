@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from poison2poison.config import a_seed, choice, fraction, option
+from poison2poison.config import a_seed, choice, fraction, option, refuse_changed
 from poison2poison.errors import ConfigError
 
 # Behind a drawn trigger the reference model learns the safe space late or not at all with 0.2 of 3,000 rows. With 0.75
 # it also learns more of the poison that the audit missed: docs/defense.md.
 RHO = {"paper": 0.2, "hardened": 0.5}
+OF_COUNTEREXAMPLES = ("spliced", "together", "doubted", "contrary", "confident", "agreeing")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class RepoisonConfig:
             raise ConfigError("suspects: the paper's recipe has no audit, and so none to drop; leave it out")
         if self.safe_labels == "prefix" and self.recipe == "paper":
             raise ConfigError("safe_labels: the paper's recipe shifts labels; leave it out")
+        if self.recipe == "paper":
+            refuse_changed(self, "the paper's recipe has no counterexamples; leave it out", OF_COUNTEREXAMPLES)
         for name in ("spliced", "together", "doubted", "confident", "agreeing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not between 0 and 1")
