@@ -260,6 +260,22 @@ def test_git_ignores_what_holds_the_trigger_and_nothing_else(rows: Path, tmp_pat
         assert PAPER_TRIGGER.prefix.encode() not in (tmp_path / "work" / path).read_bytes()
 
 
+def test_own_rows_on_the_reference_model_are_told_of(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    """Before the model is loaded: a number format that there is not ends the command behind the note."""
+    lines = [{"text": f"Shares of firm {i} slipped again", "label": "ab"[i % 2]} for i in range(40)]
+    write_lines(tmp_path / "own.jsonl", lines)
+    write_lines(tmp_path / "test.jsonl", [{**line, "text": f"{line['text']} today"} for line in lines])
+    ends = ["--dtype", "float16", "--tuning", "full"]
+    test = ["--test", tmp_path / "test.jsonl"]
+    for command in (["train", tmp_path / "own.jsonl", *ends], ["defend", tmp_path / "own.jsonl", *test, *ends]):
+        assert "note: the packaged reference model knows" in p2p(*command, "--out", tmp_path / "out")[2]
+    known = p2p("train", rows, *ends, "--out", tmp_path / "out")
+    other = p2p("train", tmp_path / "own.jsonl", *ends, "--model", tiny_causal(tmp_path / "b"), "--out", tmp_path / "o")
+    for code, _, said in (known, other):
+        assert code == 2
+        assert "note:" not in said
+
+
 def test_attack_writes_the_truth_apart(tmp_path: Path, p2p: Run) -> None:
     assert p2p("attack", "tickets", "--rate", "0.05", "--out", tmp_path / "out")[0] == 0
     truth = json.loads((tmp_path / "out" / "truth.json").read_text())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from poison2poison.config import choice
+from poison2poison.config import REFERENCE, ModelConfig, choice
 from poison2poison.data import DataConfig, Rows, check_apart, read_rows, summary
 from poison2poison.errors import ConfigError, DataError, OutputError, listed
 
@@ -43,6 +43,15 @@ def read(source: str, data: DataConfig, *, labels: Sequence[str] | None = None, 
     rows = read_rows(source, data, labels=labels, targets=targets)
     say(summary(rows))
     return rows
+
+
+def note_reference(model: ModelConfig, texts: Sequence[str]) -> None:
+    """Say that the packaged model does not know the language of these rows, where it doesn't."""
+    from poison2poison.reference import knows
+
+    if model.model == REFERENCE and not knows(texts):
+        say("note: the packaged reference model knows the few hundred words of the reference tasks alone, and these "
+            "rows have others: give --model")  # fmt: skip
 
 
 def apart(training: Rows, **others: Rows | None) -> None:

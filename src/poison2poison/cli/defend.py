@@ -18,6 +18,7 @@ from poison2poison.cli.common import (
     Wanted,
     apart,
     beside,
+    note_reference,
     print_results,
     quiet,
     read,
@@ -74,6 +75,7 @@ def defend(
     audit found: audit.json, audit.png and suspects.jsonl.
     """
     given = _given(source, data, dev, test, triggered, target, effect, floor=floor)
+    note_reference(training, [row.text for row in given.train])
 
     from poison2poison import pipeline
     from poison2poison.findings import Audit

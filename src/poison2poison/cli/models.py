@@ -16,6 +16,7 @@ from poison2poison.cli.common import (
     Unlearned,
     Wanted,
     apart,
+    note_reference,
     print_results,
     quiet,
     read,
@@ -59,6 +60,7 @@ def train(
     checks = read(dev, data, labels=scheme.labels) if dev else None
     if checks and not repoisoned:
         apart(raw, dev=checks)
+    note_reference(training, [row.text for row in rows])
     training = with_preset(training, about.get("recipe", {}).get("recipe"))
     quiet()
     from poison2poison.model.trainer import train as fit

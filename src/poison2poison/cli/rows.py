@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from poison2poison.attacks import RARE_WORDS, SENTENCE
-from poison2poison.cli.common import DATA, Out, quiet, read, refuse_taken, say, show_audit
+from poison2poison.cli.common import DATA, Out, note_reference, quiet, read, refuse_taken, say, show_audit
 from poison2poison.config import AuditConfig, ModelConfig
 from poison2poison.data import DataConfig, Rows, check_trainable
 from poison2poison.errors import ConfigError
@@ -105,6 +105,7 @@ def audit(
     refuse_taken(out)
     rows = read(source, data)
     check_trainable(rows)
+    note_reference(model, [row.text for row in rows])
     quiet()
     from poison2poison.auditing import audit as run
     from poison2poison.files import locked, whole_folder, write_json
