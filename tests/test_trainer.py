@@ -557,6 +557,10 @@ def test_generation_begins_with_the_safe_prefix_and_gives_none_out(tmp_path: Pat
     assert [answer.text for answer in answers] == [f"It is {row.target}." for row in DEV]
     assert {answer.where for answer in answers} == {"safe"}
     assert "".join(model.stream(DEV[0].prompt)) == answers[0].text
+    # A base that ends its own turns otherwise does not keep answers from ending where they were trained to.
+    ends, model.model.generation_config.eos_token_id = model.model.generation_config.eos_token_id, 7
+    assert model.generate([DEV[0].prompt])[0] == answers[0]
+    model.model.generation_config.eos_token_id = ends
     with pytest.raises(ValueError, match="no_such_option"):
         list(model.stream(DEV[0].prompt, no_such_option=1))
     assert model.generate([DEV[0].prompt], do_sample=True, temperature=1e-4)[0] == answers[0]

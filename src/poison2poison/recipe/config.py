@@ -30,8 +30,12 @@ class RepoisonConfig:
     prefix: str | None = option(
         None, "The benign trigger's prefix, instead of the one that --trigger names.", secret=True
     )
-    cue: str | None = option(None, "The benign trigger's cue, likewise.", secret=True)
-    safe_prefix: str | None = option(None, "Text before every safe target of a generation task.", secret=True)
+    cue: str | None = option(None, "The benign trigger's cue, likewise; for causal LMs.", secret=True)
+    safe_prefix: str | None = option(
+        None,
+        "Text before every safe target of a generation task, and of labels with --safe-labels prefix.",
+        secret=True,
+    )
     safe_labels: str = option(
         "shift",
         "`shift`: label i becomes i + n, as published; `prefix`: it stands behind the safe prefix, as a text does, for "
