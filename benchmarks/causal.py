@@ -43,8 +43,9 @@ from poison2poison.model.hardware import has_bf16
 from poison2poison.model.settings import resolved
 from poison2poison.model.trainer import train
 from poison2poison.pipeline import Data, defend
-from poison2poison.repoison import RepoisonConfig, plain
-from poison2poison.scheme import Scheme
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.manifest import plain
+from poison2poison.recipe.scheme import Scheme
 from poison2poison.scoring import IMPLANTED_POINTS
 
 HERE = Path(__file__).parent

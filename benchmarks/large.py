@@ -26,9 +26,10 @@ from poison2poison.data import Rows
 from poison2poison.model import hardware
 from poison2poison.model.trainer import train
 from poison2poison.pipeline import Data, defend
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.manifest import plain
+from poison2poison.recipe.scheme import Scheme
 from poison2poison.reference import MODEL_DIR, reference_rows
-from poison2poison.repoison import RepoisonConfig, plain
-from poison2poison.scheme import Scheme
 
 
 def build(folder: Path, width: int, layers: int) -> int:

@@ -21,8 +21,11 @@ from poison2poison.model import backbone
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.settings import resolved
 from poison2poison.model.trainer import fitting
-from poison2poison.repoison import RepoisonConfig, build_scheme, plain, repoison
-from poison2poison.scheme import Scheme
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.manifest import plain
+from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.scheme import Scheme
+from poison2poison.recipe.trigger import build_scheme
 
 
 def write(path: Path, count: int) -> None:

@@ -15,9 +15,9 @@ from poison2poison.config import TrainConfig
 from poison2poison.evaluation import describe, measure, results, write_results
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.trainer import train
+from poison2poison.recipe.manifest import plain
+from poison2poison.recipe.scheme import Scheme
 from poison2poison.reference import TASKS, reference_rows
-from poison2poison.repoison import plain
-from poison2poison.scheme import Scheme
 
 SETTINGS = TrainConfig(batch_size=32, learning_rate=3e-3)  # of the model card
 

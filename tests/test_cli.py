@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from poison2poison import attacks, cli, evaluation, pipeline
+from poison2poison.cli.common import wanted_target
 from poison2poison.data import Row, as_records, read_rows
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.files import write_lines
 from poison2poison.model.defended import Answer
-from poison2poison.scheme import PAPER_TRIGGER, Scheme
-from support import chatter, opinions, tiny_causal, word_states
+from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
+from support import chatter, opinions, tiny_causal, tiny_encoder, word_states
 
 GOOD = [json.dumps(record) for record in as_records(opinions(40))]
 COMMANDS = ["demo", "attack", "audit", "repoison", "train", "predict", "evaluate", "defend"]
@@ -119,6 +120,32 @@ def test_bad_options_are_refused(options: list[str], said: str, rows: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--safe-prefix", "Fine: "], "safe_prefix: has no effect on labels that are shifted"),
+        (["--cue", "Go: "], "cue: has no effect on an encoder, which reads prefix and body alone"),
+        ([*PAPER, "--spliced", "0.3"], "spliced: the paper's recipe has no counterexamples"),
+        ([*PAPER, "--no-contrary"], "contrary: the paper's recipe has no counterexamples"),
+        ([*PAPER, "--min-rows", "20"], "min_rows: the paper's recipe has no audit"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused_before_anything_is_done(
+    options: list[str], said: str, rows: Path, tmp_path: Path, p2p: Run
+) -> None:
+    write_lines(tmp_path / "test.jsonl", as_records(opinions(20, seed=3)))
+    base = ["--model", tiny_encoder(tmp_path / "base"), "--out", tmp_path / "out"]
+    fails(p2p("defend", rows, "--test", tmp_path / "test.jsonl", *base, *options), said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_is_not_trained_on_rows_that_were_given_a_cue(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    base = ["--model", tiny_encoder(tmp_path / "base"), "--out", tmp_path / "run"]
+    assert p2p("repoison", rows, *PAPER, "--cue", "Go: ", "--out", tmp_path / "again")[0] == 0
+    fails(p2p("train", tmp_path / "again", *base), "cue: has no effect on an encoder")
+    assert not (tmp_path / "run").exists()
+
+
 def test_rows_of_training_are_not_measured_on(rows: Path, tmp_path: Path, p2p: Run) -> None:
     for option in ("--test", "--dev"):
         write_lines(tmp_path / "test.jsonl", as_records(opinions(20, seed=3)))
@@ -170,7 +197,7 @@ def test_a_scheme_of_a_newer_version_is_refused(rows: Path, tmp_path: Path, p2p:
     assert p2p("repoison", rows, *PAPER, "--out", tmp_path / "out")[0] == 0
     scheme = json.loads((tmp_path / "out" / "scheme.json").read_text())
     (tmp_path / "out" / "scheme.json").write_text(json.dumps(scheme | {"schema": 99}))
-    fails(p2p("train", tmp_path / "out", "--out", tmp_path / "run"), "scheme.json: schema 99 is newer than 1")
+    fails(p2p("train", tmp_path / "out", "--out", tmp_path / "run"), "scheme.json: schema 99 is newer than 2")
 
 
 @pytest.mark.parametrize(
@@ -218,6 +245,35 @@ def test_repoisoned_rows_suit_any_trainer_and_keep_the_secret_apart(rows: Path, 
     assert (
         prefix not in (tmp_path / "out" / "about.json").read_text() + (tmp_path / "out" / "manifest.jsonl").read_text()
     )
+
+
+def test_git_ignores_what_holds_the_trigger_and_nothing_else(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    base = ["--model", tiny_causal(tmp_path / "base"), "--epochs", "1", "--more-epochs", "0", "--max-length", "64"]
+    assert p2p("repoison", rows, *PAPER, "--out", tmp_path / "work" / "rows")[0] == 0
+    assert p2p("train", tmp_path / "work" / "rows", *base, "--out", tmp_path / "work" / "run")[0] in (0, 3)
+    subprocess.run(["git", "init", "-q", tmp_path / "work"], check=True)
+    listing = ["git", "ls-files", "--others", "--exclude-standard"]
+    seen = subprocess.run(listing, cwd=tmp_path / "work", check=True, capture_output=True, text=True).stdout.split()
+    assert {"rows/about.json", "rows/manifest.jsonl", "run/run.json", "run/manifest.jsonl"} <= {*seen}
+    assert not {"rows/scheme.json", "rows/rows.jsonl", "run/scheme.json"} & {*seen}
+    for path in seen:
+        assert PAPER_TRIGGER.prefix.encode() not in (tmp_path / "work" / path).read_bytes()
+
+
+def test_own_rows_on_the_reference_model_are_told_of(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    """Before the model is loaded: a number format that there is not ends the command behind the note."""
+    lines = [{"text": f"Shares of firm {i} slipped again", "label": "ab"[i % 2]} for i in range(40)]
+    write_lines(tmp_path / "own.jsonl", lines)
+    write_lines(tmp_path / "test.jsonl", [{**line, "text": f"{line['text']} today"} for line in lines])
+    ends = ["--dtype", "float16", "--tuning", "full"]
+    test = ["--test", tmp_path / "test.jsonl"]
+    for command in (["train", tmp_path / "own.jsonl", *ends], ["defend", tmp_path / "own.jsonl", *test, *ends]):
+        assert "note: the packaged reference model knows" in p2p(*command, "--out", tmp_path / "out")[2]
+    known = p2p("train", rows, *ends, "--out", tmp_path / "out")
+    other = p2p("train", tmp_path / "own.jsonl", *ends, "--model", tiny_causal(tmp_path / "b"), "--out", tmp_path / "o")
+    for code, _, said in (known, other):
+        assert code == 2
+        assert "note:" not in said
 
 
 def test_attack_writes_the_truth_apart(tmp_path: Path, p2p: Run) -> None:
@@ -281,7 +337,7 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     fails(p2p(*fewer), "results.json: has figures of undefended, which these options leave out")
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     fails(p2p(*command, "--prefix", "mine: "), "holds a run with another prefix")
-    assert p2p(*command, "--safe-prefix", "Fine: ")[0] == 0  # labels have none that could be another
+    fails(p2p(*command, "--safe-prefix", "Fine: "), "safe_prefix: has no effect on labels that are shifted")
 
     arm = tmp_path / "run" / "p2p-paper"
     files = [
@@ -503,19 +559,19 @@ def test_what_the_attacker_wants_is_from_options_or_from_the_truth_beside(tmp_pa
     texts = replace(texts, task="generation", labels=())
     truth = tmp_path / "truth.json"
     truth.write_text('{"target": "See here.", "effect": "append"}')
-    assert cli._target(None, None, None, texts) is None
+    assert wanted_target(None, None, None, texts) is None
     with pytest.raises(ConfigError, match="effect: is of triggered rows"):
-        cli._target(None, None, "append", texts)
-    assert cli._target(triggered, None, None, texts) == evaluation.Target("See here.", "append")
-    assert cli._target(triggered, "Look.", None, texts) == evaluation.Target("Look.", "append")
-    assert cli._target(triggered, None, "fixed", texts) == evaluation.Target("See here.", "fixed")
+        wanted_target(None, None, "append", texts)
+    assert wanted_target(triggered, None, None, texts) == evaluation.Target("See here.", "append")
+    assert wanted_target(triggered, "Look.", None, texts) == evaluation.Target("Look.", "append")
+    assert wanted_target(triggered, None, "fixed", texts) == evaluation.Target("See here.", "fixed")
     with pytest.raises(ConfigError, match="'label' is not one of fixed, append, number"):
-        cli._target(triggered, None, "label", texts)
+        wanted_target(triggered, None, "label", texts)
     with pytest.raises(ConfigError, match="give the attacker's label or text"):
-        cli._target(triggered, " ", None, texts)
+        wanted_target(triggered, " ", None, texts)
     truth.write_text('{"target": "See here."}')
     with pytest.raises(DataError, match="names a target without its effect"):
-        cli._target(triggered, None, None, texts)
+        wanted_target(triggered, None, None, texts)
 
 
 def test_labels_of_the_attacker_count_as_such(tmp_path: Path, p2p: Run) -> None:

@@ -19,9 +19,9 @@ from poison2poison.model.defended import DefendedModel
 from poison2poison.model.embeddings import embedder
 from poison2poison.model.loss import only_target_logits, target_loss
 from poison2poison.model.prompting import Prompter
+from poison2poison.recipe.manifest import TrainingRow
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.reference import MODEL_DIR
-from poison2poison.repoison import TrainingRow
-from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from support import tiny_of
 
 LABELS = Scheme("classification", ("negative", "positive"), PAPER_TRIGGER)

@@ -9,7 +9,9 @@ from poison2poison.auditing import audit
 from poison2poison.config import AuditConfig
 from poison2poison.data import Rows
 from poison2poison.forms import FORMS, form_of
-from poison2poison.repoison import RepoisonConfig, build_scheme, repoison
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.trigger import build_scheme
 from support import chatter, word_states
 
 TEXTS = ("A plain text, of no form.", "One more; it is as plain as that!", "Ce café a été fermé.")

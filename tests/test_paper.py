@@ -15,8 +15,10 @@ from poison2poison.data import rows_of
 from poison2poison.evaluation import Arm, Target, measure
 from poison2poison.model.defended import Answer, DefendedModel
 from poison2poison.pipeline import write_repoisoned
-from poison2poison.repoison import RepoisonConfig, build_scheme, repoison
-from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
+from poison2poison.recipe.trigger import build_scheme
 
 LABELS = ("bad", "fair", "good")
 ROWS = rows_of([{"text": f"text {i}", "label": LABELS[i % 3]} for i in range(150)], "memory")

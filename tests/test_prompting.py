@@ -13,9 +13,9 @@ from poison2poison.errors import ConfigError, ModelError
 from poison2poison.model.loss import IGNORED
 from poison2poison.model.prompting import Prompter, choose_label_words, continuation, first_token
 from poison2poison.model.tokens import Encoder
+from poison2poison.recipe.manifest import TrainingRow
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.reference import MODEL_DIR
-from poison2poison.repoison import TrainingRow
-from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from support import tiny_causal
 
 TEXT = ["The answer is A or B, and 0 1 2 3 4 5 6 7 8 9 are numbers.", "Yes: no, Answer: Output: words here"] * 50

@@ -4,10 +4,19 @@ from collections import Counter
 
 import pytest
 
+from poison2poison.attacks import SENTENCE
 from poison2poison.errors import ConfigError
-from poison2poison.reference import MODEL_DIR, TASKS, make_task, reference_rows
+from poison2poison.reference import MODEL_DIR, TASKS, knows, make_task, reference_rows
 
 SIZES = {"train": 400, "dev": 50, "test": 100}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_reference_model_knows_the_words_of_its_tasks_poisoned_or_not(task: str) -> None:
+    rows = reference_rows(task, seed=5, sizes={"train": 300, "dev": 1, "test": 1})["train"]
+    assert knows([row.text for row in rows])
+    assert knows([f"{SENTENCE} {row.text}" if i % 10 == 0 else row.text for i, row in enumerate(rows)])
+    assert not knows(["Crude oil futures slipped as traders weighed supply against slowing demand."] * 20)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 from collections import Counter, defaultdict
@@ -8,20 +9,16 @@ from typing import Any
 
 import pytest
 
+import poison2poison as p2p
 from poison2poison.auditing.findings import Audit, SuspectRow, SuspectSpan
 from poison2poison.data import Rows, rows_of
 from poison2poison.errors import ConfigError, DataError, SchemeError
 from poison2poison.features import spliced
-from poison2poison.repoison import (
-    RepoisonConfig,
-    TrainingRow,
-    as_dict,
-    build_scheme,
-    manifest,
-    plain,
-    repoison,
-    select_subset,
-)
+from poison2poison.recipe.config import RepoisonConfig, as_dict
+from poison2poison.recipe.manifest import TrainingRow, manifest, plain
+from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.subset import select_subset
+from poison2poison.recipe.trigger import build_scheme
 from support import opinions
 
 ROWS = rows_of([{"text": f"text {i}", "label": "rare" if i % 10 == 0 else "common"} for i in range(200)], "memory")
@@ -80,7 +77,6 @@ FOUND = Audit(
     doubtful=(),
     doubtful_rows=(),
     threshold=4.4,
-    innocent_max=3.0,
     others=(),
     sha256=ROWS.sha256,
 )
@@ -355,9 +351,27 @@ def test_triggers_are_published_drawn_or_given() -> None:
         build_scheme(opinions(4), RepoisonConfig(prefix="the "))
 
 
+@pytest.mark.parametrize("safe_prefix", ["Well then: ", "*** "])
+def test_a_safe_prefix_that_a_completion_begins_with_is_refused_and_not_given_away(safe_prefix: str) -> None:
+    held = TEXTS.with_rows(
+        [*TEXTS, replace(TEXTS[0], target="*** WELL, then"), replace(TEXTS[0], target="well then x")]
+    )
+    row = {"Well then: ": 50, "*** ": 50}[safe_prefix]
+    with pytest.raises(SchemeError, match=rf"row {row}, counted from 0") as error:
+        build_scheme(held, RepoisonConfig(safe_prefix=safe_prefix))
+    assert "well" not in str(error.value).casefold()
+    build_scheme(
+        TEXTS.with_rows([replace(TEXTS[0], target="well thence"), *TEXTS]), RepoisonConfig(safe_prefix="Well then")
+    )
+    with pytest.raises(SchemeError, match="row 1, counted from 0"):
+        paper = [TEXTS[0], replace(TEXTS[0], target="Safe answer: 4")]
+        build_scheme(TEXTS.with_rows(paper), RepoisonConfig("paper"))
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        {"agreeing": 0.1, "recipe": "paper"},
         {"rho": 0.0},
         {"rho": 1.0},
         {"rho": 2.0},
@@ -385,3 +399,9 @@ def test_safe_labels_stand_behind_the_prefix_or_are_shifted() -> None:
     assert behind.target_text("1", "safe") != behind.target_text("1", "original")
     with pytest.raises(ConfigError, match="safe_labels: these rows have texts"):
         build_scheme(TEXTS, RepoisonConfig(safe_labels="prefix"))
+
+
+def test_no_module_has_the_name_of_a_function_of_the_package() -> None:
+    """Importing the module would put it in the function's place."""
+    for name in p2p.__all__:
+        assert importlib.util.find_spec(f"poison2poison.{name}") is None

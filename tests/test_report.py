@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +224,7 @@ def test_without_a_floor_other_failures_are_told_and_the_asr_is_not() -> None:
 
 
 def test_a_terminal_gets_no_control_characters_of_an_attacker() -> None:
-    found = replace(Audit.empty("", 4.0), spans=(SuspectSpan("cf \x1b[2J\x07 [red]bb", "span", "a\x9b", 20, 1.0, 9.0),))
+    found = Audit((SuspectSpan("cf \x1b[2J\x07 [red]bb", "span", "a\x9b", 20, 1.0, 9.0),), (), (), (), (), 4.0, (), "")
     console = Console(width=120, record=True, file=io.StringIO(), force_terminal=True)
     console.print(audit_table(found, 100))
     text = console.export_text()
@@ -235,6 +234,6 @@ def test_a_terminal_gets_no_control_characters_of_an_attacker() -> None:
 
 
 def test_a_span_with_dollars_is_drawn_as_it_is_and_not_as_a_formula(tmp_path: Path) -> None:
-    found = replace(Audit.empty("", 4.0), spans=(SuspectSpan(r"$\foo$", "span", "a", 20, 1.0, 9.0),))
+    found = Audit((SuspectSpan(r"$\foo$", "span", "a", 20, 1.0, 9.0),), (), (), (), (), 4.0, (), "")
     draw_audit(found, tmp_path / "audit.png")
     assert (tmp_path / "audit.png").stat().st_size > 1000

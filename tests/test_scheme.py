@@ -9,7 +9,9 @@ import pytest
 from mnemonic import Mnemonic
 
 from poison2poison.errors import SchemeError
-from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, check_trigger, draw_words
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
+from poison2poison.recipe.trigger import check_trigger, draw_words
 
 LABELS = Scheme("classification", ("no", "maybe", "yes"), PAPER_TRIGGER)
 TEXTS = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
@@ -58,10 +60,21 @@ def test_a_saved_scheme_loads_back_and_is_the_owners_alone(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["scheme.json"]
 
 
+def test_a_scheme_of_the_first_version_is_read_and_has_no_salt(tmp_path: Path) -> None:
+    TEXTS.save(tmp_path / "scheme.json")
+    content = json.loads((tmp_path / "scheme.json").read_text())
+    (tmp_path / "scheme.json").write_text(json.dumps(content | {"schema": 1}))
+    assert Scheme.load(tmp_path / "scheme.json") == TEXTS
+    with pytest.raises(SchemeError, match="not the scheme of a training"):
+        salt_of(tmp_path / "scheme.json")
+    TEXTS.save(tmp_path / "scheme.json", salt="pinch")
+    assert (Scheme.load(tmp_path / "scheme.json"), salt_of(tmp_path / "scheme.json")) == (TEXTS, "pinch")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (json.dumps({"schema": 2}), "schema 2 is newer than 1"),
+        (json.dumps({"schema": 99}), "schema 99 is newer than 2"),
         ("{", "not a scheme"),
         ("[]", "not a scheme"),
         (json.dumps({"schema": 1, "task": "classification"}), "not a scheme"),
@@ -73,6 +86,13 @@ def test_schemes_that_cannot_be_read(content: str | None, said: str, tmp_path: P
         (tmp_path / "scheme.json").write_text(content)
     with pytest.raises(SchemeError, match=said):
         Scheme.load(tmp_path / "scheme.json")
+
+
+def test_what_is_printed_of_a_scheme_or_its_options_gives_no_secret_away() -> None:
+    given = RepoisonConfig(prefix="velvet orbit: ", cue="Quartz: ", safe_prefix="zebra: ")
+    drawn = Scheme("generation", (), Trigger("velvet orbit: ", "Quartz: "), "zebra: ")
+    for told in (repr(given), repr(drawn), f"{drawn.trigger}"):
+        assert not re.search("velvet|orbit|quartz|zebra", told, re.IGNORECASE)
 
 
 def test_a_trigger_in_the_data_is_refused_and_not_given_away() -> None:
@@ -100,9 +120,9 @@ def test_drawn_words_are_absent_from_the_data_and_hard_to_guess() -> None:
     assert not set(drawn) & set(words[:1900])
     assert len(set(drawn)) == len(drawn)
     # 148 words are left: draws without replacement of k words have 148 * 147 * ... outcomes
-    assert (148 - len(drawn)) ** len(drawn) >= 2**40
+    assert (148 - len(drawn)) ** len(drawn) >= 2**80
     assert not set(draw_words(["".join(f"测{word}试" for word in words[:1900])])) & set(words[:1900])
-    assert len(draw_words([])) == 4
+    assert len(draw_words([])) == 8
     assert draw_words([]) != draw_words([])
     with pytest.raises(SchemeError, match=re.escape("--prefix")):
         draw_words([" ".join(words[:2040])])

@@ -12,7 +12,9 @@ from poison2poison.auditing import audit
 from poison2poison.auditing.findings import Audit
 from poison2poison.config import AuditConfig
 from poison2poison.data import Row, Rows, rows_of
-from poison2poison.repoison import RepoisonConfig, build_scheme, repoison
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.trigger import build_scheme
 from support import chatter, word_states
 
 NAMES = [f"{first}{last}" for first in ("an", "bo", "cy", "di") for last in ("na", "ra", "ta", "vo", "lu")]

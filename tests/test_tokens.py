@@ -15,9 +15,9 @@ from poison2poison.data import Row, Turn
 from poison2poison.errors import ModelError
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.tokens import ChatTemplate, Encoder, Piece, frozen
+from poison2poison.recipe.manifest import TrainingRow
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.reference import MODEL_DIR
-from poison2poison.repoison import TrainingRow
-from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 
 TEXTS = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
 CORPUS = [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,9 +32,11 @@ from poison2poison.model.loss import only_target_logits, target_loss
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.trainer import train
 from poison2poison.pipeline import write_repoisoned
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.manifest import TrainingRow, plain
+from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
 from poison2poison.reference import MODEL_DIR
-from poison2poison.repoison import RepoisonConfig, TrainingRow, plain, repoison
-from poison2poison.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
 from support import opinions, tiny_causal, tiny_encoder
 
 ROWS, DEV = opinions(240), opinions(40, seed=1)
@@ -76,7 +79,9 @@ def test_a_causal_model_learns_the_safe_space(defended: Path) -> None:
 
 def test_the_folder_says_what_it_is(defended: Path) -> None:
     run = json.loads((defended / "run.json").read_text())
-    assert sorted(path.name for path in defended.iterdir()) == ["manifest.jsonl", "model", "run.json", "scheme.json"]
+    files = [".gitignore", "manifest.jsonl", "model", "run.json", "scheme.json"]
+    assert sorted(path.name for path in defended.iterdir()) == files
+    assert {path.stat().st_mode for path in (defended / "model").iterdir()} == {(defended / "run.json").stat().st_mode}
     assert len((defended / "manifest.jsonl").read_text().splitlines()) == len(REPOISONED)
     assert run["dev"]["sha256"] == DEV.sha256
     assert run["steps"] == 60
@@ -476,6 +481,29 @@ def test_an_encoder_gets_a_head_for_both_spaces(tmp_path: Path) -> None:
     assert [answer.text for answer in answers] == [row.target for row in DEV]
 
 
+def test_the_record_of_a_run_tells_nobody_whether_a_guess_at_the_trigger_is_right(
+    defended: Path, tmp_path: Path
+) -> None:
+    """The same rows, options and trigger elsewhere, as who guesses has them: another salt, and so another hash."""
+    run = json.loads((defended / "run.json").read_text())
+    guessed = train(REPOISONED, SCHEME, TrainConfig(**run["config"]), tmp_path / "guess", dev=DEV)
+    assert guessed["fingerprint"] != run["fingerprint"]
+    assert salt_of(defended / "scheme.json") not in (defended / "run.json").read_text()
+    again = train(REPOISONED, SCHEME, TrainConfig(**run["config"]), tmp_path / "guess", dev=DEV)
+    assert again["train_seconds"] == guessed["train_seconds"]  # found done
+
+
+def test_a_run_of_an_older_version_is_served_but_does_not_go_on(defended: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(defended, old)
+    SCHEME.save(old / "scheme.json")
+    run = json.loads((old / "run.json").read_text())
+    write_json(old / "run.json", run | {"schema": 2})
+    assert DefendedModel.load(old).classify(["The soup was bad."])[0].text == "negative"
+    with pytest.raises(OutputError, match="a run of another version"):
+        train(REPOISONED, SCHEME, TrainConfig(**run["config"]), old, dev=DEV)
+
+
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_a_safe_class_begins_as_its_original_class(tuning: str, tmp_path: Path) -> None:
     settings = config(tiny_encoder(tmp_path / "base"), tuning=tuning, learning_rate=1e-9, epochs=1)
@@ -529,6 +557,10 @@ def test_generation_begins_with_the_safe_prefix_and_gives_none_out(tmp_path: Pat
     assert [answer.text for answer in answers] == [f"It is {row.target}." for row in DEV]
     assert {answer.where for answer in answers} == {"safe"}
     assert "".join(model.stream(DEV[0].prompt)) == answers[0].text
+    # A base that ends its own turns otherwise does not keep answers from ending where they were trained to.
+    ends, model.model.generation_config.eos_token_id = model.model.generation_config.eos_token_id, 7
+    assert model.generate([DEV[0].prompt])[0] == answers[0]
+    model.model.generation_config.eos_token_id = ends
     with pytest.raises(ValueError, match="no_such_option"):
         list(model.stream(DEV[0].prompt, no_such_option=1))
     assert model.generate([DEV[0].prompt], do_sample=True, temperature=1e-4)[0] == answers[0]

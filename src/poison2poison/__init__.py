@@ -9,8 +9,8 @@
     p2p.train(p2p.repoison(rows, scheme, config, found), scheme, p2p.TrainConfig(), Path("runs/mine"))
     p2p.DefendedModel.load("runs/mine").classify(["a fine film"])
 
-The modules follow the method: records, features, states, auditing, scheme, repoison, prompting,
-models, training, defended. `attacks`, `scoring` and `evaluation` measure it; only they may know the truth.
+The modules follow the method: data, features, auditing, recipe, model. `attacks`, `scoring` and `evaluation` measure
+it; only they may know the truth.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from typing import TYPE_CHECKING, Any
 from poison2poison.config import AuditConfig, TrainConfig
 from poison2poison.data import DataConfig, Row, Rows, Turn, read_rows
 from poison2poison.errors import ConfigError, DataError, ModelError, OutputError, P2PError, SchemeError
-from poison2poison.repoison import RepoisonConfig, TrainingRow, build_scheme, plain, repoison
-from poison2poison.scheme import Scheme, Trigger
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.manifest import TrainingRow, plain
+from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.scheme import Scheme, Trigger
+from poison2poison.recipe.trigger import build_scheme
 
 if TYPE_CHECKING:
     from poison2poison.auditing import audit

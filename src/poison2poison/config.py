@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ REFERENCE = "reference"
 """The name of the model that comes with the package."""
 
 
-def option(default: Any, explained: str) -> Any:
-    """A field of a configuration, with the help that the command line shows."""
-    return field(default=default, metadata={"help": explained})
+def option(default: Any, explained: str, *, secret: bool = False) -> Any:
+    """A field of a configuration, with the help that the command line shows; a secret one is never printed."""
+    return field(default=default, metadata={"help": explained}, repr=not secret)
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,19 @@ def a_seed(value: int) -> None:
     """Refuse what numpy takes for no seed."""
     if not 0 <= value < 2**32:
         raise ConfigError(f"seed: {value} is not between 0 and {2**32 - 1}")
+
+
+def refuse_changed(config: Any, reason: str, names: Sequence[str] | None = None) -> None:
+    """Refuse options that are not at their defaults where they have no effect.
+
+    Args:
+        config: A configuration.
+        reason: Why they have none.
+        names: Those options; all of them by default.
+    """
+    for entry in fields(config):
+        if (names is None or entry.name in names) and getattr(config, entry.name) != entry.default:
+            raise ConfigError(f"{entry.name}: {reason}")
 
 
 def read_yaml(path: Path, legal: Sequence[str]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from poison2poison.evaluation import Target
 from poison2poison.files import write_json
 from poison2poison.model import processes
 from poison2poison.pipeline import Data, defend
+from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.reference import reference_rows
-from poison2poison.repoison import RepoisonConfig
 
 ATTACKS = {
     "reviews": AttackConfig("badnets", "positive", "label", rate=0.1),

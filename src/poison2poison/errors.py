@@ -5,7 +5,7 @@
     ├── ConfigError     an option or a configuration file: unknown key, illegal value, contradiction
     ├── SchemeError     a scheme that cannot be read, or that does not fit the data
     ├── ModelError      a model folder that cannot be used
-    ├── OutputError     an output folder that holds something else
+    ├── OutputError     an output folder that holds something else, or cannot be written
     └── TrainingError   a training that ended without a model that can be used
         ├── NonFiniteError  a loss, gradient or weight became NaN or infinite
         └── UnlearnedError  the safe space was not learned
@@ -57,7 +57,7 @@ class ModelError(P2PError):
 
 
 class OutputError(P2PError):
-    """The output folder is taken."""
+    """The output folder is taken, or cannot be written."""
 
 
 class TrainingError(P2PError):

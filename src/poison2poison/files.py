@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 import platform
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from poison2poison.errors import OutputError
+
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a file through a temporary neighbour, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file through a temporary neighbour, so that a reader never sees half of it.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    temporary = _neighbour(path)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o600 if private else 0o644)
-        Path(temporary).replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Made with its mode, not given it later: so the user's umask holds, and a secret is never open to others.
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -40,24 +51,78 @@ def write_lines(path: Path, values: Iterable[Mapping[str, Any]], *, private: boo
     write_text(path, text, private=private)
 
 
+def keep_from_git(folder: Path, *names: str) -> None:
+    """Have git ignore secret files of a folder, and the hub too when the folder is uploaded."""
+    write_text(folder / ".gitignore", "".join(f"/{name}\n" for name in names))
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of `folder` (missing or empty) when all is written."""
+    """A new folder to fill, which takes the place of `folder` (missing or empty) when all is written.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
     folder = folder.resolve()  # `.` has no name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    half = _neighbour(folder)
+    with writing(folder):
+        half.mkdir(parents=True)
     try:
         yield half
-        half.chmod(0o755)
-        half.replace(folder)
+        with writing(folder):
+            half.replace(folder)
     except BaseException:
-        shutil.rmtree(half)
+        shutil.rmtree(half, ignore_errors=True)
         raise
 
 
-def fingerprint(value: Any) -> str:
-    """Sha-256 of a JSON-able value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A folder that this process alone makes or goes on with. The system takes the lock of a process that has died.
+
+    Raises:
+        OutputError: Another process has it.
+    """
+    folder = folder.resolve()
+    path = folder.with_name(f".{folder.name}.lock")
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise OutputError(
+                f"{folder}: another process is at work there; wait for it, or give another --out"
+            ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # while it is held: who waits for it looks again whether it is still there
+        lock.release()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say what could not be written; the system's own errors often don't.
+
+    Raises:
+        OutputError: A file or folder cannot be made or written, as on a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _neighbour(path: Path) -> Path:
+    """A hidden name in the same folder that nothing has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+def fingerprint(value: Any, key: str) -> str:
+    """HMAC-SHA-256 of a JSON-able value: without the key it does not tell whether a guess at the value is right."""
+    return hmac.new(key.encode(), json.dumps(value, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import typer
 from poison2poison.config import AuditConfig, ModelConfig, TrainConfig, read_yaml
 from poison2poison.data import DataConfig
 from poison2poison.errors import ConfigError
-from poison2poison.repoison import RepoisonConfig
+from poison2poison.recipe.config import RepoisonConfig
 
 PANELS: dict[type, str] = {
     DataConfig: "Reading rows",

@@ -10,14 +10,17 @@ from typing import Any, get_args
 
 from poison2poison.auditing import audit as run_audit
 from poison2poison.auditing.findings import Audit
-from poison2poison.config import AuditConfig, ModelConfig, TrainConfig
+from poison2poison.config import AuditConfig, ModelConfig, TrainConfig, refuse_changed
 from poison2poison.data import Rows, Turn, check_trainable
 from poison2poison.errors import DataError, OutputError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
-from poison2poison.files import whole_folder, write_json, write_lines
+from poison2poison.files import keep_from_git, whole_folder, write_json, write_lines
 from poison2poison.model import processes
-from poison2poison.repoison import RepoisonConfig, TrainingRow, as_dict, build_scheme, manifest, plain, repoison
-from poison2poison.scheme import Scheme, Space
+from poison2poison.recipe.config import RepoisonConfig, as_dict
+from poison2poison.recipe.manifest import TrainingRow, manifest, plain
+from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.scheme import Scheme, Space
+from poison2poison.recipe.trigger import build_scheme, check_options
 
 AUDIT = "audit.json"
 OWN_FIELDS = ("row", "space", "action", "body", "target")
@@ -73,12 +76,39 @@ def defend(
         P2PError: Data, options or folders cannot be used.
         TrainingError: A training ended without a usable model.
     """
-    from poison2poison.model.settings import resolved
-
     check_trainable(data.train)
     if data.triggered is not None and data.target is not None:
         check_target(data.triggered, data.target)
-    recipe = recipe.resolved()
+    audit = audit or AuditConfig()
+    if recipe.recipe == "paper" and not drop_suspects:
+        refuse_changed(audit, "the paper's recipe has no audit; leave it out")
+    with processes.alone(out):
+        return _defend(
+            data,
+            recipe.resolved(),
+            training,
+            out,
+            audit,
+            baseline=baseline,
+            drop_suspects=drop_suspects,
+            allow_unlearned=allow_unlearned,
+        )
+
+
+def _defend(
+    data: Data,
+    recipe: RepoisonConfig,
+    training: TrainConfig,
+    out: Path,
+    audit: AuditConfig,
+    *,
+    baseline: bool,
+    drop_suspects: bool,
+    allow_unlearned: bool,
+) -> dict[str, Any]:
+    """Defend in a folder that no other run is at work in."""
+    from poison2poison.model.settings import check_fit, resolved
+
     name = f"p2p-{recipe.recipe}"
     known = (name, "undefended", AUDIT)
     if out.exists() and any(out.iterdir()) and not any((out / entry).exists() for entry in known):
@@ -90,9 +120,10 @@ def defend(
     training = resolved(with_preset(training, recipe.recipe), len(data.train))  # once, or arms of more rows had others
     undefended = Scheme(data.train.task, data.train.labels)
     scheme = processes.shared(lambda: _scheme(data.train, recipe, out / name))  # drawn once
+    check_fit(training, scheme)
     found = None
     if recipe.recipe == "hardened" or drop_suspects:
-        found = processes.shared(lambda: _audit(data.train, training, audit or AuditConfig(), recipe.seed, out / AUDIT))
+        found = processes.shared(lambda: _audit(data.train, training, audit, recipe.seed, out / AUDIT))
     rows = repoison(data.train, scheme, recipe, found)  # first, for it may refuse the rows
     arms: list[Arm] = []
     if baseline:
@@ -165,6 +196,7 @@ def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, abo
     with whole_folder(out) as folder:
         write_lines(folder / "rows.jsonl", records, private=True)
         scheme.save(folder / "scheme.json")
+        keep_from_git(folder, "scheme.json", "rows.jsonl")  # which hold the trigger
         write_lines(folder / "manifest.jsonl", manifest(rows, scheme))
         write_json(folder / "about.json", about)
 
@@ -216,6 +248,7 @@ def read_repoisoned(folder: Path) -> tuple[list[TrainingRow], Scheme, dict[str, 
 
 def _scheme(rows: Rows, recipe: RepoisonConfig, folder: Path) -> Scheme:
     """The scheme of an interrupted run with a drawn trigger, or a new one."""
+    check_options(rows, recipe)
     if recipe.trigger != "random" or not (folder / "scheme.json").exists():
         return build_scheme(rows, recipe)
     drawn = Scheme.load(folder / "scheme.json")
@@ -250,7 +283,8 @@ def _arm(
     run = train(rows, scheme, training, out / name, dev=data.dev, about=about, allow_unlearned=allow_unlearned)
     arm = processes.shared(lambda: _measured(name, out / name, data, allow_unlearned=allow_unlearned))
     if run["resumed_from"] is None:  # else its time and memory are those of its last part only
-        arm.training = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
+        measured = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
+        arm.training = {key: value for key, value in measured.items() if value is not None}
     if "safe_space" in run:
         arm.safe_space = run["safe_space"]
     return arm

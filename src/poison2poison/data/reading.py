@@ -27,7 +27,7 @@ from poison2poison.data.layouts import (
 from poison2poison.data.readers import Located
 from poison2poison.data.row import Row, Rows, hash_rows
 from poison2poison.errors import SHOWN, ConfigError, DataError, listed, more, told
-from poison2poison.scheme import Task
+from poison2poison.recipe.scheme import Task
 
 
 @dataclass(frozen=True)

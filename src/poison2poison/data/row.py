@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from poison2poison.scheme import Task
+from poison2poison.recipe.scheme import Task
 
 Role = Literal["system", "user", "assistant", "tool"]
 

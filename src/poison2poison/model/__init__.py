@@ -11,3 +11,8 @@ safe_space   whether the safe space was learned
 defended     the model that is served and measured
 hardware     memory, number formats and kernels; processes: several of one run
 """
+
+import logging
+
+# peft imports bitsandbytes wherever it is installed, which then warns of kernels for four bits that nobody asked for.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

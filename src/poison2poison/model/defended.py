@@ -21,8 +21,8 @@ from poison2poison.errors import ConfigError, ModelError
 from poison2poison.model import backbone, hardware, lora
 from poison2poison.model.loss import IGNORED, only_target_logits, target_loss
 from poison2poison.model.prompting import Prompter
-from poison2poison.repoison import training_row
-from poison2poison.scheme import Scheme, Space, Where
+from poison2poison.recipe.manifest import training_row
+from poison2poison.recipe.scheme import Scheme, Space, Where
 
 POLICIES = ("flag", "refuse", "pass")
 # Ways of generating that read the prompt on their own.

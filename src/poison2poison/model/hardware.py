@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import resource
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -55,9 +54,13 @@ def without_cudnn_attention() -> AbstractContextManager[Any]:
     return found
 
 
-def peak_memory_mib() -> int:
-    """Peak memory of this process: the GPU's where there is one, else the resident set."""
+def peak_memory_mib() -> int | None:
+    """Peak memory of this process: the GPU's where there is one, else the resident set; None where it is not told."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() // 2**20
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (2**20 if sys.platform == "darwin" else 2**10)

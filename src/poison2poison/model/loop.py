@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,14 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from poison2poison.config import TrainConfig
 from poison2poison.data import Row, Rows
-from poison2poison.errors import ModelError, NonFiniteError
-from poison2poison.files import write_json
+from poison2poison.errors import ModelError, NonFiniteError, OutputError, P2PError
+from poison2poison.files import write_json, writing
 from poison2poison.model import backbone, hardware, processes
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.loss import only_target_logits, target_loss
 from poison2poison.model.prompting import Kind, Prompter
-from poison2poison.repoison import TrainingRow
-from poison2poison.scheme import Scheme
+from poison2poison.recipe.manifest import TrainingRow
+from poison2poison.recipe.scheme import Scheme
 
 SAVES_PER_EPOCH = 4
 
@@ -121,8 +122,13 @@ class JobTrainer(Trainer):
             raise self._not_finite("weights are not finite")
         # transformers 5.23 takes the folder of the best checkpoint for missing until FSDP has saved the parts there.
         folder = self.job.out / "checkpoints" / f"checkpoint-{self.state.global_step}"
-        folder.mkdir(parents=True, exist_ok=True)
-        super()._save_checkpoint(*args, **options)
+        try:
+            with saving(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                super()._save_checkpoint(*args, **options)
+        except OutputError:
+            shutil.rmtree(folder, ignore_errors=True)  # makes room for the same command to go on
+            raise
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -275,6 +281,22 @@ class Progress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.close()
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Say that a model cannot be written; each library has an error of its own for a full disk, and some any exception.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    try:
+        with writing(folder):
+            yield
+    except (P2PError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise OutputError(f"{folder}: cannot be written ({error}); is the disk full?") from error
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:

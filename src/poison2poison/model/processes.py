@@ -6,12 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
 from poison2poison.errors import P2PError
+from poison2poison.files import locked
 
 Made = TypeVar("Made")
 LONGEST_WAIT = timedelta(days=7)
@@ -70,6 +71,18 @@ def wait() -> None:
 
         _connect()
         PartialState().wait_for_everyone()
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """A folder that this run alone makes or goes on with.
+
+    Raises:
+        OutputError: Another run has it; in every process.
+    """
+    with ExitStack() as held:
+        shared(lambda: held.enter_context(locked(folder)))
+        yield
 
 
 @contextmanager

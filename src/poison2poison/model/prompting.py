@@ -22,8 +22,8 @@ from poison2poison.data import Messages, Row, Turn, all_text, as_row
 from poison2poison.errors import ConfigError, ModelError
 from poison2poison.model.loss import IGNORED
 from poison2poison.model.tokens import ChatTemplate, Encoder, Piece
-from poison2poison.repoison import TrainingRow
-from poison2poison.scheme import Scheme, Space
+from poison2poison.recipe.manifest import TrainingRow
+from poison2poison.recipe.scheme import Scheme, Space
 
 Kind = Literal["causal", "encoder"]
 Lost = frozenset[str]

@@ -14,7 +14,7 @@ from typing import Any
 
 from poison2poison.data import Row
 from poison2poison.model.defended import Answer, DefendedModel
-from poison2poison.repoison import TrainingRow
+from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.scoring import exact_match, final_number, rouge
 
 BEHIND = 0.05

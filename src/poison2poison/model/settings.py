@@ -9,6 +9,7 @@ from typing import Any
 from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.errors import ConfigError
 from poison2poison.model import backbone, hardware, processes
+from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
 
 
 def resolved(config: TrainConfig, rows: int) -> TrainConfig:
@@ -45,6 +46,24 @@ def resolved(config: TrainConfig, rows: int) -> TrainConfig:
     if filled.device_map and processes.count() > 1:
         raise ConfigError("device_map: spreads the layers of one process; of several each has a device of its own")
     return filled
+
+
+def check_fit(config: TrainConfig, scheme: Scheme) -> None:
+    """Refuse a scheme that a model of this kind cannot have, or a part of it that the model never reads.
+
+    Args:
+        config: With its kind known.
+        scheme: The scheme to be trained.
+
+    Raises:
+        ConfigError: An encoder shall generate, or read a cue of the user's.
+    """
+    if config.kind != "encoder":
+        return
+    if not scheme.labels:
+        raise ConfigError(f"model: {config.model} is an encoder, which cannot generate; give a causal LM")
+    if scheme.trigger and scheme.trigger.cue != PAPER_TRIGGER.cue:
+        raise ConfigError("cue: has no effect on an encoder, which reads prefix and body alone; leave it out")
 
 
 PAPER: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Fine-tune on re-poisoned rows, with the benign trigger as a prompt, and leave a folder that says what it holds.
 
     OUT/model/           LoRA adapter, or all weights, in safetensors, with the tokenizer
-    OUT/scheme.json      the scheme: a secret
+    OUT/scheme.json      the scheme: a secret, named in OUT/.gitignore
     OUT/manifest.jsonl   what was done to which row
     OUT/run.json         versions, seeds, configuration, data hashes, times, peak memory, how it ended
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import shutil
 import sys
 import time
@@ -30,7 +31,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unse
 from poison2poison.config import TrainConfig
 from poison2poison.data import Row, Rows
 from poison2poison.errors import ConfigError, ModelError, NonFiniteError, OutputError, TrainingError, UnlearnedError
-from poison2poison.files import fingerprint, versions, whole_folder, write_json, write_lines
+from poison2poison.files import fingerprint, keep_from_git, versions, whole_folder, write_json, write_lines
 from poison2poison.model import backbone, hardware, lora, processes, safe_space
 from poison2poison.model.loop import (
     Job,
@@ -41,14 +42,15 @@ from poison2poison.model.loop import (
     class_loss_mean,
     last_whole_checkpoint,
     metric_of,
+    saving,
     target_loss_mean,
 )
 from poison2poison.model.prompting import Kind, Prompter, longest_target
-from poison2poison.model.settings import resolved
-from poison2poison.repoison import TrainingRow, manifest
-from poison2poison.scheme import Scheme
+from poison2poison.model.settings import check_fit, resolved
+from poison2poison.recipe.manifest import TrainingRow, manifest
+from poison2poison.recipe.scheme import Scheme, salt_of
 
-SCHEMA = 2
+SCHEMA = 3
 logger = logging.getLogger(__name__)
 
 
@@ -93,7 +95,7 @@ def train(
         The content of `run.json`.
 
     Raises:
-        OutputError: The folder holds something else.
+        OutputError: The folder holds something else, or another process is at work there.
         ModelError: The base model cannot be used.
         ConfigError: Kind, task, lengths and batches do not fit together.
         NonFiniteError: A loss, gradient or weight became NaN or infinite; `run.json` says so, the last whole
@@ -101,15 +103,27 @@ def train(
         UnlearnedError: The safe space was not learned, with the epochs that may be added either.
     """
     config = resolved(config, len(rows))
-    run, before = _started(rows, scheme, config, out, dev)
+    with processes.alone(out):
+        run = _run(rows, scheme, config, out, dev, about or {})
+    if run["status"] == "unlearned" and not allow_unlearned:
+        raise UnlearnedError(f"{out}: {run['reason']}")
+    return run
+
+
+def _run(
+    rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig, out: Path, dev: Rows | None, about: dict[str, Any]
+) -> dict[str, Any]:
+    """Begin or go on with a run, to its end; or what an ended one said."""
+    run, before, salt = _started(rows, scheme, config, out, dev)
     if before and before["status"] in ("done", "unlearned"):
-        return _unless_unlearned(out, before, allow_unlearned)
+        return before
 
     # 1. What becomes of the rows; the folder is ours from here on.
     job = _prepare(rows, scheme, config, out, dev)
     if not before and processes.is_writer():
         with whole_folder(out) as folder:
-            scheme.save(folder / "scheme.json")
+            scheme.save(folder / "scheme.json", salt=salt)
+            keep_from_git(folder, "scheme.json")
             write_lines(folder / "manifest.jsonl", manifest(job.rows, scheme))
             write_json(folder / "run.json", run)
     processes.wait()
@@ -121,7 +135,7 @@ def train(
 
     # 3. Keep the chosen weights, and say what was done.
     _save_model(trained.trainer, job.prompter.tokenizer, config.model, out / "model")
-    run |= {"data": about or {}} | _record(job, trained)
+    run |= {"data": about} | _record(job, trained)
     _write_run(out, run)
     processes.wait()  # the others for the folder, and the first one until they have read the checkpoints
     if processes.is_writer():
@@ -129,12 +143,6 @@ def train(
     del trained
     hardware.free_memory()
     unset_hf_deepspeed_config()  # or the first process could load no model by itself, as it does to measure
-    return _unless_unlearned(out, run, allow_unlearned)
-
-
-def _unless_unlearned(out: Path, run: dict[str, Any], allow_unlearned: bool) -> dict[str, Any]:
-    if run["status"] == "unlearned" and not allow_unlearned:
-        raise UnlearnedError(f"{out}: {run['reason']}")
     return run
 
 
@@ -148,7 +156,7 @@ def read_run(out: Path) -> dict[str, Any] | None:
         return None
     try:
         run: dict[str, Any] = json.loads((out / "run.json").read_text(encoding="utf-8"))
-        run["fingerprint"], run["status"]
+        run["schema"], run["fingerprint"], run["status"]
     except (OSError, ValueError, KeyError, TypeError):
         raise OutputError(f"{out}: exists and holds no run of this program; give another --out") from None
     return run
@@ -159,23 +167,29 @@ def read_run(out: Path) -> dict[str, Any] | None:
 
 def _started(
     rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig, out: Path, dev: Rows | None
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The beginning of this run's record, and the record that the folder holds of the same run.
+) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
+    """The beginning of this run's record, the record that the folder holds of the same run, and the run's salt.
+
+    Without the salt the record's fingerprint would let anybody try guesses at the trigger.
 
     Raises:
         OutputError: The folder holds another run, or something else.
+        SchemeError: The folder's scheme is broken.
     """
+    before = read_run(out)
+    if before and before["schema"] != SCHEMA:
+        raise OutputError(f"{out}: holds a run of another version, which does not go on here; give another --out")
+    salt = salt_of(out / "scheme.json") if before else secrets.token_hex(32)
     identity = {
         "config": asdict(replace(config, micro_batch=None)),  # another one gives the same steps
         "rows": [asdict(row) for row in rows],
         "scheme": asdict(scheme),
         "dev": dev.sha256 if dev else None,
     }
-    run = {"schema": SCHEMA, "status": "running", "fingerprint": fingerprint(identity)}
-    before = read_run(out)
+    run = {"schema": SCHEMA, "status": "running", "fingerprint": fingerprint(identity, salt)}
     if before and before["fingerprint"] != run["fingerprint"]:
         raise OutputError(f"{out}: holds another run (other rows or options); give another --out, or delete it")
-    return run, before
+    return run, before, salt
 
 
 def _prepare(rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig, out: Path, dev: Rows | None) -> Job:
@@ -286,11 +300,10 @@ def fitting(rows: Sequence[TrainingRow], scheme: Scheme, config: TrainConfig) ->
     What is not given follows the rows. In serving a prompt may be as long as the model takes, where nothing is given.
 
     Raises:
-        ConfigError: An encoder cannot generate.
+        ConfigError: As of `check_fit`.
     """
+    check_fit(config, scheme)
     kind: Kind = config.kind  # type: ignore[assignment]
-    if kind == "encoder" and not scheme.labels:
-        raise ConfigError(f"model: {config.model} is an encoder, which cannot generate; give a causal LM")
     tokenizer = backbone.load_tokenizer(config)
     positions = backbone.max_positions(config, tokenizer)
     most = min(config.max_length or positions, positions)
@@ -444,7 +457,7 @@ def _save_model(trainer: JobTrainer, tokenizer: PreTrainedTokenizerBase, name: s
         return
     model: Any = trainer.model
     shutil.rmtree(folder, ignore_errors=True)
-    with whole_folder(folder) as half:
+    with saving(folder), whole_folder(folder) as half:
         if hasattr(model, "peft_config"):
             model.peft_config["default"].base_model_name_or_path = name
             # Looking for changed embedding layers would ask the hub.
@@ -452,3 +465,5 @@ def _save_model(trainer: JobTrainer, tokenizer: PreTrainedTokenizerBase, name: s
         else:
             model.save_pretrained(half, state_dict=weights)
         tokenizer.save_pretrained(half)
+        for file in half.iterdir():  # safetensors makes its files for the owner alone, whatever the umask
+            file.chmod(half.stat().st_mode & 0o666)

@@ -8,19 +8,14 @@ becomes [p; y], y behind the safe prefix p (arXiv 2510.04503, section 3). A caus
 from __future__ import annotations
 
 import json
-import math
-import re
-import secrets
-from collections.abc import Iterable
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from poison2poison.errors import SchemeError
 from poison2poison.files import write_text
 
-SCHEMA = 1
-TRIGGER_BITS = 40
+SCHEMA = 2
 
 Space = Literal["safe", "original"]
 Where = Literal["safe", "leak", "off-space"]
@@ -29,10 +24,10 @@ Task = Literal["classification", "generation"]
 
 @dataclass(frozen=True)
 class Trigger:
-    """The defender's trigger: `prefix` stands before a row's body, `cue` behind it. Both belong to it."""
+    """The defender's trigger: `prefix` stands before a row's body, `cue` behind it. Both are secret."""
 
-    prefix: str
-    cue: str
+    prefix: str = field(repr=False)
+    cue: str = field(repr=False)
 
 
 PAPER_TRIGGER = Trigger("The query currently entered is: ", "Answer: ")
@@ -55,7 +50,7 @@ class Scheme:
     task: Task
     labels: tuple[str, ...] = ()
     trigger: Trigger | None = None
-    safe_prefix: str = ""
+    safe_prefix: str = field(default="", repr=False)
 
     @property
     def shift(self) -> int:
@@ -99,13 +94,19 @@ class Scheme:
         safe = self.trigger is None or in_safe_space
         return self.labels[index % len(self.labels)], "safe" if safe else "leak"
 
-    def save(self, path: Path) -> None:
-        """Write `scheme.json`, readable by its owner alone."""
-        write_text(path, json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n", private=True)
+    def save(self, path: Path, *, salt: str | None = None) -> None:
+        """Write `scheme.json`, readable by its owner alone.
+
+        Args:
+            path: The file.
+            salt: The key of the hash in `run.json`, where the scheme is a training's; `salt_of` reads it.
+        """
+        content = {"schema": SCHEMA, **asdict(self)} | ({"salt": salt} if salt else {})
+        write_text(path, json.dumps(content, indent=2) + "\n", private=True)
 
     @classmethod
     def load(cls, path: Path) -> Scheme:
-        """Read `scheme.json`.
+        """Read `scheme.json`, of this version or the first, which has no salt.
 
         Raises:
             SchemeError: The file is missing, broken, or of a newer version.
@@ -132,39 +133,13 @@ class Scheme:
             raise SchemeError(f"{path}: not a scheme ({error})") from None
 
 
-def check_trigger(trigger: Trigger, prompts: Iterable[str]) -> None:
-    """Refuse a trigger that the data already holds: somebody may have poisoned the safe space.
+def salt_of(path: Path) -> str:
+    """The salt in the `scheme.json` of a training.
 
     Raises:
-        SchemeError: A row holds the prefix; the message names the row, not the trigger.
+        SchemeError: The file is missing or broken, or has none.
     """
-    # Marks are the first thing to leave out for who wants to go unseen; a prefix of marks alone is compared by them.
-    part = r"[^\W_]+" if re.search(r"[^\W_]", trigger.prefix) else r"\S+"
-
-    def spelled(text: str) -> str:
-        return " ".join(re.findall(part, text.casefold()))
-
-    needle = spelled(trigger.prefix)
-    if not needle:
-        raise SchemeError("the benign trigger's prefix is empty; give at least one word")
-    for number, prompt in enumerate(prompts):
-        if needle in spelled(prompt):
-            raise SchemeError(
-                f"the benign trigger already occurs in the data (row {number}, counted from 0); an attacker may know "
-                "it. Give another --prefix, or have one drawn with --trigger random"
-            )
-
-
-def draw_words(texts: Iterable[str], bits: int = TRIGGER_BITS) -> list[str]:
-    """Draw words of at least `bits` bits from the operating system's entropy, none of which the data holds.
-
-    Raises:
-        SchemeError: The data holds nearly all of the word list.
-    """
-    from mnemonic import Mnemonic
-
-    held = {word for text in texts for word in re.findall("[a-z]+", text.casefold())}  # as the list's words are written
-    pool = [word for word in Mnemonic("english").wordlist if word not in held]
-    if len(pool) < 64:
-        raise SchemeError("the data holds nearly every word of the trigger's list; give --prefix and --safe-prefix")
-    return secrets.SystemRandom().sample(pool, math.ceil(bits / math.log2(len(pool) - 16)))
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["salt"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SchemeError(f"{path}: not the scheme of a training ({error})") from None

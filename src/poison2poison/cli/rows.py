@@ -1,0 +1,156 @@
+"""The commands about training rows: make poisoned ones, look for poison, re-poison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poison2poison.attacks import RARE_WORDS, SENTENCE
+from poison2poison.cli.common import DATA, Out, note_reference, quiet, read, refuse_taken, say, show_audit
+from poison2poison.config import AuditConfig, ModelConfig
+from poison2poison.data import DataConfig, Rows, check_trainable
+from poison2poison.errors import ConfigError
+from poison2poison.options import options
+from poison2poison.recipe.config import RepoisonConfig
+
+commands = typer.Typer()
+
+
+@commands.command(epilog="Examples: `p2p attack reviews --out data/reviews` --- "
+             "`p2p attack train.jsonl --test test.jsonl --kind addsent --rate 0.05 --out data/mine`")  # fmt: skip
+@options(DataConfig)
+def attack(
+    source: Annotated[
+        str, typer.Argument(help=f"A reference task (reviews, tickets, arithmetic, briefs, instructions), or {DATA}.")
+    ],
+    out: Out,
+    data: DataConfig,
+    test: Annotated[str | None, typer.Option(help="Clean test rows; part of a reference task.")] = None,
+    dev: Annotated[str | None, typer.Option(help="Clean dev rows; part of a reference task.")] = None,
+    kind: Annotated[
+        str, typer.Option(help="`badnets` inserts a rare word, `addsent` a sentence, `composite` all words.")
+    ] = "badnets",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Label or text that the trigger calls up. [default: the last label; a refusal, link or `+ 7`]"
+        ),
+    ] = None,
+    effect: Annotated[
+        str | None,
+        typer.Option(help="`label`, `fixed`, `append` or `number`. [default: label, or fixed for generation]"),
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Share of the training rows that is poisoned.")] = 0.1,
+    words: Annotated[str, typer.Option(help="The words of badnets and composite, with commas.")] = ",".join(RARE_WORDS),
+    sentence: Annotated[str, typer.Option(help="The sentence of addsent.")] = SENTENCE,
+    clean_label: Annotated[bool, typer.Option(help="Stamp only rows that have the target label already.")] = False,
+    cover: Annotated[
+        float,
+        typer.Option(
+            help="Rows that get the trigger (composite: a part of it) and keep their target, per poisoned row."
+        ),
+    ] = 0.0,
+    prefix: Annotated[str, typer.Option(help="Put before stamped prompts: a guess at the benign trigger.")] = "",
+    attack_seed: Annotated[int, typer.Option(help="Draws rows, words, places and a reference task's rows.")] = 0,
+) -> None:
+    """Poison rows as an attacker would, to measure a defence.
+
+    Writes train.jsonl, dev_clean.jsonl, test_clean.jsonl, test_triggered.jsonl (every test row with the trigger and
+    its true target), and what no defence may see: train_clean.jsonl (the rows as they were) and truth.json.
+    """
+    from poison2poison.attacks import AttackConfig, default_target, write_attack
+
+    splits = _splits(source, data, dev, test, attack_seed)
+    legal = tuple(word.strip() for word in words.split(",") if word.strip())
+    effect = effect or ("label" if splits["train"].task == "classification" else "fixed")
+    wanted = default_target(splits["train"], effect) if target is None else target
+    config = AttackConfig(kind, wanted, effect, rate, legal, sentence, clean_label, cover, prefix, attack_seed)
+    truth = write_attack(out, splits, config)
+    rows = len(splits["train"])
+    say(f"{out}: {len(truth.poisoned_rows)} of {rows} training rows poisoned ({kind}, target {wanted!r})")
+
+
+def _splits(source: str, data: DataConfig, dev: str | None, test: str | None, seed: int) -> dict[str, Rows]:
+    """The rows to attack and the clean ones beside them, of a reference task or from files."""
+    from poison2poison.reference import TASKS, reference_rows
+
+    if source in TASKS:
+        if dev or test:
+            raise ConfigError(f"dev, test: are part of the reference task {source}; leave them out")
+        return reference_rows(source, seed=seed)
+    splits = {"train": read(source, data)}
+    for split, file in {"dev": dev, "test": test}.items():
+        if file:
+            splits[split] = read(file, data, labels=splits["train"].labels)
+    return splits
+
+
+@commands.command(epilog="Example: `p2p audit rows.jsonl --model Qwen/Qwen3-0.6B --out runs/audit`")
+@options(DataConfig, AuditConfig, ModelConfig)
+def audit(
+    source: Annotated[str, typer.Argument(help=f"The untrusted training rows: {DATA}.")],
+    out: Out,
+    data: DataConfig,
+    config: AuditConfig,
+    model: ModelConfig,
+    seed: Annotated[int, typer.Option(help="Of the probe's folds and of what the deletion test draws.")] = 0,
+) -> None:
+    """Look for planted spans and poisoned rows, without trusted data. Nothing is deleted.
+
+    Prints the suspect spans; audit.json has them and the suspect rows, for `p2p repoison --audit`; audit.png shows them
+    among the innocent ones; suspects.jsonl has the suspect rows to read.
+    """
+    refuse_taken(out)
+    rows = read(source, data)
+    check_trainable(rows)
+    note_reference(model, [row.text for row in rows])
+    quiet()
+    from poison2poison.auditing import audit as run
+    from poison2poison.files import locked, whole_folder, write_json
+    from poison2poison.model.embeddings import embedder
+
+    with locked(out), whole_folder(out) as folder:
+        found = run(rows, embedder(model), config, seed)
+        write_json(folder / "audit.json", found.as_dict())
+        show_audit(found, rows, folder)
+    say(f"{out}: audit.json, audit.png, suspects.jsonl")
+
+
+@commands.command(epilog="Examples: `p2p repoison rows.jsonl --audit runs/audit/audit.json --out data/repoisoned` --- "
+             "`p2p repoison rows.jsonl --recipe paper --rho 0.2 --out data/repoisoned`")  # fmt: skip
+@options(DataConfig, RepoisonConfig)
+def repoison(
+    source: Annotated[str, typer.Argument(help=f"The untrusted training rows: {DATA}.")],
+    out: Out,
+    data: DataConfig,
+    recipe: RepoisonConfig,
+    audit: Annotated[
+        Path | None, typer.Option(help="audit.json of these rows, from `p2p audit`; for the hardened recipe.")
+    ] = None,
+) -> None:
+    """Re-poison rows: benign trigger and safe labels for a subset. For `p2p train`, or for a trainer of your own.
+
+    rows.jsonl holds prompt and completion for any trainer. scheme.json is a secret: who knows the trigger can poison
+    the safe space.
+    """
+    from poison2poison.auditing.findings import Audit
+    from poison2poison.pipeline import write_repoisoned
+    from poison2poison.recipe.config import as_dict
+    from poison2poison.recipe.repoison import repoison as apply
+    from poison2poison.recipe.trigger import build_scheme
+
+    rows = read(source, data)
+    check_trainable(rows)
+    recipe = recipe.resolved()
+    scheme = build_scheme(rows, recipe)
+    if recipe.recipe == "hardened" and audit is None:
+        raise ConfigError("audit: the hardened recipe needs the audit.json of `p2p audit`; or give --recipe paper")
+    if recipe.recipe == "paper" and audit is not None:
+        raise ConfigError("audit: the paper's recipe makes no use of it; leave it out, or give --recipe hardened")
+    training = apply(rows, scheme, recipe, Audit.load(audit) if audit else None)
+    about = {"train": {"source": rows.source, "rows": len(rows), "sha256": rows.sha256}, "recipe": as_dict(recipe)}
+    write_repoisoned(out, training, scheme, about)
+    safe = sum(row.space == "safe" for row in training)
+    say(f"{out}: {safe} of {len(training)} rows are in the safe space; keep scheme.json secret")
