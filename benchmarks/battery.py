@@ -9,7 +9,7 @@ Needs the extra `bench` for the MiniLM encoder. Parts of 2,000 rows, so that a c
 cores. A star marks the sets that were looked at while `shortcuts` was written; the others were not. Prints the tables
 of docs/audit.md.
 
-Rivals see the same rows, those that ask a causal LM the first 400 of them: three to eight minutes a cell on one core
+Rivals see the same rows, those that ask a causal LM the first 300 of them: three to eight minutes a cell on one core
 with 135 million weights. Without `--causal` they are left for later. A line keeps what it has, and gets what it lacks.
 """
 
@@ -38,7 +38,7 @@ from poison2poison.probing import Embed
 from poison2poison.shortcuts import find_shortcuts
 
 RESULTS = Path(__file__).parent / "battery.jsonl"
-PART, CAUSAL_PART = 2000, 400
+PART, CAUSAL_PART = 2000, 300
 TUNED = ("sst2-badnets", "sst2-addsent", "trec", "agnews", "agnews-wordset", "smsspam", "smsspam-wordset", "cr",
          "webqa-addsent", "backdoorllm-refusal")  # fmt: skip
 

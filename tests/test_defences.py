@@ -84,6 +84,11 @@ def test_a_blatant_trigger_in_rows_with_texts_is_found(name: str) -> None:
     assert len(found & planted) >= 0.9 * len(found)
 
 
+def test_texts_without_words_are_no_outliers() -> None:
+    rows = rows_of([{"text": text, "label": "yes"} for text in ("", "cf", *["a good film"] * 20)], "short")
+    assert suspects("ONION", rows) == set()
+
+
 @pytest.mark.parametrize("name", ["Z-defence", "activation clustering", "confident learning", "ONION", "ABL"])
 def test_few_of_clean_rows_are_suspect(name: str) -> None:
     rows, _ = told(500)

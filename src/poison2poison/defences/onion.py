@@ -4,8 +4,8 @@ Fanchao Qi, Yangyi Chen, Mukai Li, Yuan Yao, Zhiyuan Liu, Maosong Sun: ONION: A 
 Textual Backdoor Attacks. EMNLP 2021, arXiv 2011.10369.
 
 The paper takes words out of test inputs, where they are over a threshold that was set on clean rows. As a filter of
-training rows, of which none is known to be clean, this is an interpretation: a row's score is the largest relative fall
-of perplexity that taking out one word brings, and outliers among the rows' scores are suspects. So that it ends on two
+training rows, of which none is known to be clean, this is an interpretation: a row's score is the largest fall of
+perplexity that taking out one word brings, and outliers among the rows' scores are suspects. So that it ends on two
 cores, only the words that the model expects least are taken out, each by itself.
 """
 
@@ -19,6 +19,7 @@ import numpy as np
 from poison2poison.defences.base import Need, RowFilter, register
 from poison2poison.defences.context import Context
 from poison2poison.features import Ints
+from poison2poison.probing import Floats
 
 
 @register
@@ -49,9 +50,13 @@ class Onion(RowFilter):
                 rows.append(row)
                 shorter.append(" ".join(parts[:at] + parts[at + 1 :]))
         left = context.causal.token_losses(shorter)
-        # Logarithms of perplexities: means over the tokens, in nats.
-        score = np.full(len(context.texts), -np.inf)
-        falls = [whole[row][1].mean() - losses.mean() for row, (_, losses) in zip(rows, left, strict=True)]
-        np.maximum.at(score, rows, falls)
-        low, high = np.quantile(score[np.isfinite(score)], (0.25, 0.75))
+        before, after = (np.array([_perplexity(losses) for _, losses in found]) for found in (whole, left))
+        score = np.zeros(len(context.texts))  # a text of one word has nothing to take out
+        np.maximum.at(score, rows, before[rows] - after)
+        low, high = np.quantile(score, (0.25, 0.75))
         return np.flatnonzero(score > high + self.fence * (high - low))
+
+
+def _perplexity(losses: Floats) -> float:
+    """Of a text by the losses of its tokens; an empty one is no surprise."""
+    return float(np.exp(losses.mean())) if len(losses) else 1.0
