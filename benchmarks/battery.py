@@ -143,7 +143,7 @@ def _attack(line: dict[str, Any]) -> str:
 
 def _pair(found: dict[str, Any]) -> str:
     if found["recall"] is None:
-        return f"{found['suspects']} suspect"
+        return f"{found['suspects']} of {found['rows']}" if "rows" in found else f"{found['suspects']} suspect"
     precision = "-" if found["precision"] is None else f"{100 * found['precision']:.0f}"
     return f"{100 * found['recall']:.0f} / {precision}"
 
@@ -159,17 +159,19 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("recall", "precision"), strict=True):
         shares = np.array([[_share(line, name, kind) for name in methods] for line in lines])
-        image = axes.imshow(shares, cmap="RdYlGn", vmin=0, vmax=100, aspect="auto")
+        image = axes.imshow(shares, cmap="YlGnBu", vmin=0, vmax=100, aspect="auto")
         for (y, x), share in np.ndenumerate(shares):
             if np.isfinite(share):
-                axes.text(x, y, f"{share:.0f}", ha="center", va="center", fontsize=9)
-        axes.set_facecolor("0.9")
-        axes.set_title("recall (clean rows: share kept), %" if kind == "recall" else "precision, %", fontsize=11)
+                color = "white" if share > 60 else "black"
+                axes.text(x, y, f"{share:.0f}", ha="center", va="center", fontsize=9, color=color)
+        axes.set_facecolor("0.85")
+        axes.set_title("recall of poisoned rows, of clean data the share kept, %" if kind == "recall" else
+                       "precision of suspect rows, %", fontsize=11)  # fmt: skip
         axes.set_xticks(range(len(methods)), methods, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(lines)), [f"{_name(line)}, {_attack(line)}" for line in lines])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=figure.axes, shrink=0.8, label="grey: does not apply, nothing to count, or not run")
+    figure.colorbar(image, ax=figure.axes, shrink=0.8, label="%; grey: nothing to count, or not run")
     figure.savefig(path, dpi=120)
 
 
@@ -196,22 +198,32 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     chosen = [cell for cell in cells() if f"{cell[0]}/{cell[1]}".startswith(tuple(args.only) or "")]
-    embed, causal = embedder(MINILM), CausalLM(args.causal) if args.causal else None
-    for cell in [] if args.table else chosen:
-        line = _line(lines, cell, args.data)
-        if args.rivals:
+    if not args.table:
+        causal = CausalLM(args.causal) if args.causal else None
+        fill(lines, chosen, args.data, embedder(MINILM), causal, rivals=args.rivals)
+    order = list(cells())
+    lines.sort(key=lambda line: order.index((line["set"], line["attack"], line["rate"])))
+    print(table(lines), rivals_table(lines), sep="\n\n")
+    if args.plot:
+        draw(lines, args.plot)
+
+
+def fill(
+    lines: list[dict[str, Any]], chosen: list[Cell], data: Path, embed: Embed, causal: CausalLM | None, *, rivals: bool
+) -> None:
+    """Measure what the lines of the chosen cells lack: of the rivals, or of the audit. All lines are written anew."""
+    for cell in chosen:
+        line = _line(lines, cell, data)
+        if rivals:
             had = line.setdefault("rivals", {})
-            for name, score in measure_rivals(cell, args.data, remembering(embed), causal, had):
+            for name, score in measure_rivals(cell, data, embed, causal, had):
                 had[name] = score
                 write_lines(RESULTS, lines)
             print(rivals_table([line]).splitlines()[-1], flush=True)
         elif "audit" not in line:
-            line |= measure(cell, args.data, remembering(embed))
+            line |= measure(cell, data, remembering(embed))
             write_lines(RESULTS, lines)
             print(table([line]).splitlines()[-1], flush=True)
-    print(table(lines), rivals_table(lines), sep="\n\n")
-    if args.plot:
-        draw(lines, args.plot)
 
 
 def _line(lines: list[dict[str, Any]], cell: Cell, data: Path) -> dict[str, Any]:
