@@ -31,8 +31,7 @@ class ActivationClustering(RowFilter):
 
     Attributes:
         components: Independent components that the activations are reduced to, as in the paper.
-        most_share: Share of the class up to which a cluster is small: what IBM's Adversarial Robustness Toolbox, which
-            the authors write, takes.
+        most_share: Share of the class up to which a cluster is small: what IBM's Adversarial Robustness Toolbox takes.
         least_silhouette: Silhouette from which on two clusters lie apart; the paper sees 0.10 to 0.15 in poisoned
             classes and less in clean ones.
     """

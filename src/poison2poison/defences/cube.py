@@ -27,9 +27,10 @@ class Cube(RowFilter):
     """All rows are clustered at once; of a class go the clusters that are not its largest, and the rows in none.
 
     Attributes:
-        dimensions: That the representations are reduced to, as in the paper.
-        least_share: Share of all rows that a cluster has at least: the 100 of SST-2's 6,920 rows that the authors'
-            OpenBackdoor takes.
+        dimensions: That the representations are reduced to. UMAP does with two; PCA would lose too much.
+        least_share: Share of all rows that a core point has around it, and a cluster in it. OpenBackdoor, the authors',
+            takes 100 for the former (of SST-2's 6,920 rows), and 5 for the latter; one share of the rows for both is an
+            interpretation, so that parts of a set are clustered as the whole.
         most_share: Share of its class from which on a cluster stays though it is not the largest, as there.
     """
 
