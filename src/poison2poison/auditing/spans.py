@@ -257,7 +257,8 @@ class SpanFinder:
         states = self.context.states[rows].copy()
         cut = [self.context.texts[i] for i in rows]
         for one in gone:
-            cut = [one.form.off(text) for text in cut]
+            holds = np.ones(len(rows), bool) if one.kind == "form" else np.isin(rows, one.rows)
+            cut = [one.form.off(text) if held else text for text, held in zip(cut, holds, strict=True)]
         changed = [at for at, i in enumerate(rows) if cut[at] != self.context.texts[i]]
         if changed:
             states[changed] = self.context.embed([cut[at] for at in changed])
