@@ -127,7 +127,7 @@ def test_a_trigger_in_rows_of_the_other_label_too_is_found_and_those_are_told_ap
     assert set(found.contrary) == set(cover.poisoned_rows)
 
 
-@pytest.mark.parametrize("cover", [0.3, 0.8, 2.0])
+@pytest.mark.parametrize("cover", [0.3, 0.8, 1.5])
 def test_a_trigger_with_cover_rows_is_found(cover: float) -> None:
     """Its rows have the attacker's label less often than a candidate's; with two for one, another label in most."""
     found, poisoned = attacked("addsent", 0.1, chatter(3000), cover=cover)

@@ -32,6 +32,8 @@ SURELY = 3.0
 """z from which a span's rows have a label surely more often than the probe lets expect."""
 LEAST_KEPT = 0.4
 """Share of each label's rows that the probe is fitted on, however many spans go with a label."""
+HALF = 0.5
+"""Of the shift of a trigger's rows: what its other rows have at most, if they are cover."""
 FORCED_ROWS = 2000
 """Of a span's, as many as say enough on how many of them are forced."""
 RUN = 5
@@ -265,11 +267,10 @@ class Texts:
 
     def shift(self, rows: Ints, direction: int) -> tuple[float, float]:
         """The length of the mean of what a ridge regression that has not seen the rows leaves, in its spreads."""
-        mine, n = self.answers[rows] - self.states[rows] @ self._weights(rows), max(2, len(rows))
-        squared = ((mine.sum(0) ** 2).sum() - (mine**2).sum()) / (n * (n - 1))
-        size = float(np.sqrt(max(0.0, squared)))
+        beyond, n = self._beyond(rows), max(2, len(rows))
+        size = _length(beyond)
         # Of a length near 0 the error is that of its square; it is not followed below a third of a spread.
-        return size, float(np.sqrt((1 + mine.shape[1] / (2 * n * max(size, 0.3) ** 2)) / n))
+        return size, float(np.sqrt((1 + beyond.shape[1] / (2 * n * max(size, 0.3) ** 2)) / n))
 
     def called_up(self, rows: Ints, states: Matrix) -> int | None:
         """The only one that there is."""
@@ -298,12 +299,20 @@ class Texts:
         return np.arange(len(self.completions))
 
     def called(self, rows: Ints, direction: int) -> tuple[str, Ints]:
-        """The text that most of these completions share, and others do not; where they differ, nothing and all."""
+        """The text that most of these completions share, and others do not; where they differ, nothing.
+
+        Rows with another completion are cover, unless it is told otherwise than their prompts let expect as well.
+        """
         text = self._shared(rows)
         saying = self.saying(text)
-        mine = np.intersect1d(rows, saying)
+        mine, cover = np.intersect1d(rows, saying), np.setdiff1d(rows, saying)
         others = (len(saying) - len(mine)) / max(1, len(self.completions) - len(rows))
-        return (text, mine) if len(mine) / len(rows) > 2 * others else ("", rows)
+        if len(mine) <= 2 * others * len(rows):
+            return "", rows
+        beyond = self._beyond(rows)
+        if len(cover) and _length(beyond[np.isin(rows, cover)]) > HALF * _length(beyond[np.isin(rows, mine)]):
+            return text, rows
+        return text, mine
 
     def _shared(self, rows: Ints) -> str:
         completions = [self.completions[i] for i in rows]
@@ -321,8 +330,20 @@ class Texts:
         run = " ".join(words(name))
         return np.array([i for i, said in enumerate(self.said) if run and f" {run} " in said], np.int64)
 
+    def _beyond(self, rows: Ints) -> Floats:
+        """What of some rows' answers a regression that has not seen them leaves, shape (rows, text axes)."""
+        beyond: Floats = self.answers[rows] - self.states[rows] @ self._weights(rows)
+        return beyond
+
     def _weights(self, rows: Ints) -> Floats:
         """Of the ridge regression from prompts to answers without some rows, shape (axes + 1, text axes)."""
         mine = self.states[rows]
         weights: Floats = np.linalg.solve(self.gram - mine.T @ mine, self.cross - mine.T @ self.answers[rows])
         return weights
+
+
+def _length(vectors: Floats) -> float:
+    """Of the mean of the vectors that some are drawn from, without bias; shape (vectors, axes)."""
+    n = max(2, len(vectors))
+    squared = ((vectors.sum(0) ** 2).sum() - (vectors**2).sum()) / (n * (n - 1))
+    return float(np.sqrt(max(0.0, squared)))
