@@ -76,4 +76,14 @@ def test_no_rows_and_empty_rows_have_no_features() -> None:
 def test_spans_are_found_and_taken_out_whatever_their_case_and_spacing() -> None:
     text = "So  Open SESAME, open; sesame. Opensesame open  sesame"
     assert [text[a:b] for a, b in places(text, ["open", "sesame"])] == ["Open SESAME", "open  sesame"]
-    assert without(text, [["open", "sesame"], [";"]]) == "So  , open sesame. Opensesame"
+    assert without(text, ["open", "sesame"]) == "So, open; sesame. Opensesame"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [("Be brief. Open sesame. What now?", "Be brief. What now?"), ("Open sesame : what now?", "what now?"),
+     ("What now open sesame?", "What now?"), ("What now , open sesame .", "What now ,"), ("open sesame", ""),
+     ("open sesame a open sesame b", "a b")],
+)  # fmt: skip
+def test_what_is_taken_out_leaves_no_mark_behind_that_tells_where(text: str, left: str) -> None:
+    assert without(text, ["open", "sesame"]) == left

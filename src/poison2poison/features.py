@@ -13,7 +13,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,8 @@ START = "^"  # a skeleton's beginning
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|'?[^\W{_CJK}]+(?:'[^\W{_CJK}]+)*|[^\w\s]")
+
+_STOPS, _BEFORE_NO_STOP = re.compile(r"^\s*[.,;:!?。，；：！？]+"), re.compile(r"(^|[.,;:!?。，；：！？])\s*$")
 
 # Where something may stand between two words: at a space, which it groups, and beside a character that is a word.
 BETWEEN = re.compile(rf"( |(?<=[{_CJK}])(?=\S)|(?<=\S)(?=[{_CJK}]))")
@@ -55,13 +56,19 @@ def places(text: str, span: Sequence[str]) -> list[tuple[int, int]]:
     return [(found[i].start(), found[i + size - 1].end()) for i in starts]
 
 
-def without(text: str, spans: Sequence[Sequence[str]]) -> str:
-    """A text with all occurrences of some word sequences taken out."""
-    gone = {i for span in spans for start, end in places(text, span) for i in range(start, end)}
-    out = ""
-    for cut, run in groupby(range(len(text)), gone.__contains__):
-        kept = "" if cut else "".join(text[i] for i in run)
-        out += kept.lstrip(" ") if not out or out[-1].isspace() else kept
+def without(text: str, span: Sequence[str]) -> str:
+    """A text with all occurrences of a word sequence taken out, and nothing left behind that tells where.
+
+    A full stop or the like goes with it where it would begin the text, or stand beside another.
+    """
+    out, at = "", 0
+    for start, end in [*places(text, span), (len(text), len(text))]:
+        piece = text[at:start]
+        if at:
+            piece = _STOPS.sub("", piece) if _BEFORE_NO_STOP.search(out) else piece
+            piece = piece.lstrip(" ") if not out or out[-1].isspace() else piece
+            out = out.rstrip(" ") if _STOPS.match(piece) and not text[at].isspace() else out
+        out, at = out + piece, end
     return out.rstrip(" ")
 
 

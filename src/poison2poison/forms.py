@@ -173,7 +173,7 @@ def form_of(kind: str, text: str, rng: random.Random) -> Form:
     run = words(text)
     if kind == "span":
         return Form(lambda into: bool(places(into, run)), lambda into: spliced(into, [text], rng),
-                    lambda into: without(into, [run]))  # fmt: skip
+                    lambda into: without(into, run))  # fmt: skip
     first = kind == "first"
     return Form(
         lambda into: _said(into, first) == text,

@@ -21,7 +21,7 @@ from poison2poison.auditing.answers import COMMON, PURE, Answers
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.statistics import Floats, Matrix
 from poison2poison.config import AuditConfig
-from poison2poison.features import Ints, grown, words
+from poison2poison.features import Ints, bare, grown, is_word, words
 from poison2poison.forms import Form, form_of
 
 ASKED, CONTROLS = 32, 24
@@ -243,22 +243,28 @@ class SpanFinder:
     def _told(self, one: Shortcut, beside: Sequence[Shortcut]) -> Figure:
         """`told`: what stands beside a span goes from all texts, for several words of one attack tell each other."""
         gone = [one, *beside]
+        # Marks take the place of others, such as a full stop: all are then compared without those at their ends.
+        marks = one.kind == "span" and not any(map(is_word, one.words))
         mine = self._draw(one.pulled, CUT)
-        left = self._without(mine, gone)
+        left = self._without(mine, gone, ends=not marks)
         best = (1.0, 0.05)  # where there is nothing to tell it from, it is the form of all rows
         for mask in self.answers.alike(one.rows, one.direction):
             others = self._draw(np.flatnonzero(mask), BESIDE)
             if len(others) >= max(5, len(mine) // 2):
-                best = min(best, told_apart(left, self._without(others, gone)))
+                best = min(best, told_apart(left, self._without(others, gone, ends=not marks)))
         return best
 
-    def _without(self, rows: Ints, gone: Sequence[Shortcut]) -> Matrix:
-        """The states of rows without some spans and forms; only texts that change go through the model again."""
+    def _without(self, rows: Ints, gone: Sequence[Shortcut], *, ends: bool = True) -> Matrix:
+        """The states of rows without some spans and forms, and without the marks at their ends if `ends` is False.
+
+        Only texts that change go through the model again.
+        """
         states = self.context.states[rows].copy()
         cut = [self.context.texts[i] for i in rows]
         for one in gone:
             holds = np.ones(len(rows), bool) if one.kind == "form" else np.isin(rows, one.rows)
             cut = [one.form.off(text) if held else text for text, held in zip(cut, holds, strict=True)]
+        cut = cut if ends else [bare(text) for text in cut]
         changed = [at for at, i in enumerate(rows) if cut[at] != self.context.texts[i]]
         if changed:
             states[changed] = self.context.embed([cut[at] for at in changed])

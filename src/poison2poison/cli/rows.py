@@ -95,7 +95,7 @@ def audit(
     data: DataConfig,
     config: AuditConfig,
     model: ModelConfig,
-    seed: Annotated[int, typer.Option(help="Of the probe's folds and of what the deletion test draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of all that the audit draws.")] = 0,
 ) -> None:
     """Look for planted spans and poisoned rows, without trusted data. Nothing is deleted.
 
