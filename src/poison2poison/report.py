@@ -261,8 +261,7 @@ def draw_audit(found: Audit, path: Path) -> None:
             arrowprops={"arrowstyle": "-", "color": "0.7"},
         )
     axes.axhline(found.threshold, color="0.3", linestyle="--", linewidth=1, label=f"threshold {found.threshold:.1f}")
-    axes.legend(loc="upper left", frameon=False)
-    axes.set_ylim(bottom=min([0, *(span.score for span in found.others[:NAMED_SPANS])]))
+    axes.legend(loc="best", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of a language without a font here; the table has it
