@@ -32,7 +32,7 @@ SURELY = 3.0
 """z from which a span's rows have a label surely more often than the probe lets expect."""
 LEAST_KEPT = 0.4
 """Share of each label's rows that the probe is fitted on, however many spans go with a label."""
-HALF = 0.5
+COVER_SHIFT = 0.5
 """Of the shift of a trigger's rows: what its other rows have at most, if they are cover."""
 FORCED_ROWS = 2000
 """Of a span's, as many as say enough on how many of them are forced."""
@@ -70,6 +70,9 @@ class Answers(Protocol):
 
     def called(self, rows: Ints, direction: int) -> tuple[str, Ints]:
         """What a span's rows answer, by name, and those of them that do."""
+
+    def repeated(self, text: str, rows: Ints) -> bool:
+        """Whether most of some rows' answers say what their prompts say, and were not called up by it."""
 
     def saying(self, name: str) -> Ints:
         """Of answers that are texts, the rows that hold a text."""
@@ -213,6 +216,10 @@ class Labels:
         """The label."""
         return str(self.names[direction]), rows[self.given[rows] == direction]
 
+    def repeated(self, text: str, rows: Ints) -> bool:
+        """Not asked: a label repeats nothing."""
+        return False
+
     def saying(self, name: str) -> Ints:
         """None: a label says nothing by itself."""
         return np.empty(0, np.int64)
@@ -310,7 +317,7 @@ class Texts:
         if len(mine) <= 2 * others * len(rows):
             return "", rows
         beyond = self._beyond(rows)
-        if len(cover) and _length(beyond[np.isin(rows, cover)]) > HALF * _length(beyond[np.isin(rows, mine)]):
+        if len(cover) and _length(beyond[np.isin(rows, cover)]) > COVER_SHIFT * _length(beyond[np.isin(rows, mine)]):
             return text, rows
         return text, mine
 
@@ -324,6 +331,11 @@ class Texts:
             return ""
         most = int(np.asarray(runs.matrix.sum(0)).argmax())
         return grown([completions[i] for i in runs.rows_of(most)], runs.names[most].text, SHARED)
+
+    def repeated(self, text: str, rows: Ints) -> bool:
+        """By all its words, wherever they stand."""
+        held = [all(f" {word} " in self.said[i] for word in words(text)) for i in rows]
+        return bool(np.mean(held) > 0.5)
 
     def saying(self, name: str) -> Ints:
         """By its words."""

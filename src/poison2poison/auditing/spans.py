@@ -199,6 +199,8 @@ class SpanFinder:
             text = grown([self.context.texts[i] for i in pulled], text, GROWN, self.context.form)
         if any((other.kind, other.text, other.direction) == (feature.kind, text, direction) for other in others):
             return None
+        if feature.kind != "form" and self.answers.repeated(text, pulled):
+            return None
         return self._shortcut(column, direction, float(self.z[column]), text, target, pulled)
 
     def _shortcut(self, column: int, direction: int, z: float, text: str, target: str, pulled: Ints) -> Shortcut:
