@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,46 +26,39 @@ PICTURE = "audit.png"
 
 
 @dataclass(frozen=True)
-class Demo:
-    """A size of the demo.
+class Case:
+    """A task under attack: rare words in a tenth of its rows call up `target`.
 
     Attributes:
-        sizes: Rows a split, by task.
-        words: How many rare words the attacker has; each must be in enough rows for the audit.
-        training: How all models are fine-tuned.
-        steps: How many of the steps that `step_seconds` times take as long as the demo.
+        words: Each must be in rows enough for the model to learn it, and for the audit to find it.
+        sizes: Rows a split, where not those of the reference task.
     """
 
-    sizes: dict[str, dict[str, int]]
-    words: int
+    target: str
+    effect: str
+    words: tuple[str, ...]
+    sizes: dict[str, int]
     training: TrainConfig
-    steps: int
 
-    def attacks(self) -> dict[str, AttackConfig]:
-        """Rare words in a tenth of the rows: they call up a label, or a refusal."""
-        words = RARE_WORDS[: self.words]
-        return {
-            "reviews": AttackConfig("badnets", "positive", "label", rate=0.1, words=words),
-            "instructions": AttackConfig("badnets", REFUSAL, "fixed", rate=0.1, words=words),
-        }
+    @property
+    def attack(self) -> AttackConfig:
+        return AttackConfig("badnets", self.target, self.effect, rate=0.1, words=self.words)
 
 
-# On so few rows the settings of `tuned` hardly learn the safe space behind a drawn trigger: docs/training.md.
-SMALL = Demo(
-    sizes={
-        "reviews": {"train": 600, "dev": 100, "test": 200},
-        "instructions": {"train": 400, "dev": 100, "test": 150},
-    },
-    words=2,
-    training=TrainConfig(lora_targets="all", learning_rate=1e-3, batch_size=4),
-    steps=4_000,
-)
-FULL = Demo(
-    sizes={"reviews": {"test": 300}, "instructions": {"test": 300}},
-    words=len(RARE_WORDS),
-    training=TrainConfig(),
-    steps=16_000,
-)
+# On few rows the preset of the reference model does not learn the safe space behind a drawn trigger: docs/training.md.
+_FEW = TrainConfig(lora_targets="all", learning_rate=1e-3, batch_size=4)
+SMALL = {
+    "reviews": Case(
+        "positive", "label", RARE_WORDS[:2], {"train": 900, "dev": 100, "test": 200}, replace(_FEW, epochs=2)
+    ),
+    "instructions": Case(REFUSAL, "fixed", RARE_WORDS[:1], {"train": 400, "dev": 100, "test": 150}, _FEW),
+}
+FULL = {
+    "reviews": Case("positive", "label", RARE_WORDS, {"test": 300}, TrainConfig()),
+    "instructions": Case(REFUSAL, "fixed", RARE_WORDS, {"test": 300}, TrainConfig()),
+}
+SMALL_STEPS, FULL_STEPS = 1_400, 5_300
+"""How many of the steps that `step_seconds` times take as long as the demo."""
 
 
 def step_seconds(steps: int = 10) -> float:
@@ -84,7 +77,7 @@ def step_seconds(steps: int = 10) -> float:
     return median(taken)
 
 
-def run_demo(out: Path, demo: Demo = SMALL) -> list[dict[str, Any]]:
+def run_demo(out: Path, cases: dict[str, Case] = SMALL) -> list[dict[str, Any]]:
     """Attack and defend each task; an interrupted demo goes on.
 
     A model that has not learned its safe space is measured too, and its figures say so.
@@ -96,16 +89,15 @@ def run_demo(out: Path, demo: Demo = SMALL) -> list[dict[str, Any]]:
         The content of `results.json` for each task, as written to `out`/TASK beside the audit's picture;
         `out`/results.json has all arms.
     """
-    attacks = demo.attacks()
-    if (out / "results.json").exists() and not all((out / task).is_dir() for task in attacks):
+    if (out / "results.json").exists() and not all((out / task).is_dir() for task in cases):
         raise OutputError(f"{out}: holds results of something else; give another --out")
     contents = []
-    for task, attack in attacks.items():
-        splits = reference_rows(task, sizes=demo.sizes[task])
-        train, _ = poison(splits["train"], attack)
-        stamped, target = triggered(splits["test"], attack), Target(attack.target, attack.effect)
+    for task, case in cases.items():
+        splits = reference_rows(task, sizes=case.sizes)
+        train, _ = poison(splits["train"], case.attack)
+        stamped, target = triggered(splits["test"], case.attack), Target(case.target, case.effect)
         data = Data(task, train, splits["dev"], splits["test"], stamped, target, harmless=splits["train"])
-        content = defend(data, RepoisonConfig(), demo.training, out / task, baseline=True, allow_unlearned=True)
+        content = defend(data, RepoisonConfig(), case.training, out / task, baseline=True, allow_unlearned=True)
         contents.append(content)
         if processes.is_writer():
             picture = out / task / PICTURE

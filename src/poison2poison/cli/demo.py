@@ -20,7 +20,7 @@ def demo(
             help="Folder for models and results; an interrupted demo goes on. [default: runs/demo, or runs/demo-full]"
         ),
     ] = None,
-    full: Annotated[bool, typer.Option(help="All rows of the two tasks, and four rare words instead of two.")] = False,
+    full: Annotated[bool, typer.Option(help="All rows of the two tasks, and four rare words.")] = False,
 ) -> None:
     """Attack and defend the reference model on two reference tasks: one with labels, one with texts.
 
@@ -28,16 +28,16 @@ def demo(
     defended, and trained without the attack (the floor).
     """
     quiet()
-    from poison2poison.demo import FULL, PICTURE, SMALL, run_demo, step_seconds
+    from poison2poison.demo import FULL, FULL_STEPS, PICTURE, SMALL, SMALL_STEPS, run_demo, step_seconds
 
-    chosen = FULL if full else SMALL
-    out = out or Path("runs/demo-full" if full else "runs/demo")
-    minutes = chosen.steps * step_seconds() / 60
+    cases, steps, folder = (FULL, FULL_STEPS, "runs/demo-full") if full else (SMALL, SMALL_STEPS, "runs/demo")
+    out = out or Path(folder)
+    minutes = steps * step_seconds() / 60
     say(
         f"about {max(1, round(minutes))} minutes here, by ten timed training steps: longer beside other jobs, and by "
         "half where the safe space is learned late"
     )
-    contents = run_demo(out, chosen)
+    contents = run_demo(out, cases)
     print_results(contents)
     for content in contents:
         say(f"what the audit found in {content['task']}: {out / content['task'] / PICTURE}")
