@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,26 +38,33 @@ class Case:
     effect: str
     words: tuple[str, ...]
     sizes: dict[str, int]
-    training: TrainConfig
+    training: TrainConfig = field(default_factory=TrainConfig)
+    recipe: RepoisonConfig = field(default_factory=RepoisonConfig)
 
     @property
     def attack(self) -> AttackConfig:
         return AttackConfig("badnets", self.target, self.effect, rate=0.1, words=self.words)
 
 
-# On few rows the preset of the reference model does not learn the safe space behind a drawn trigger: docs/training.md.
+# On few rows the reference model's preset does not learn the safe space behind a drawn trigger, and shifted labels are
+# learned late: docs/training.md.
 _FEW = TrainConfig(lora_targets="all", learning_rate=1e-3, batch_size=4)
 SMALL = {
     "reviews": Case(
-        "positive", "label", RARE_WORDS[:2], {"train": 900, "dev": 100, "test": 200}, replace(_FEW, epochs=2)
+        "positive",
+        "label",
+        RARE_WORDS[:2],
+        {"train": 600, "dev": 100, "test": 200},
+        _FEW,
+        RepoisonConfig(safe_labels="prefix"),
     ),
     "instructions": Case(REFUSAL, "fixed", RARE_WORDS[:1], {"train": 400, "dev": 100, "test": 150}, _FEW),
 }
 FULL = {
-    "reviews": Case("positive", "label", RARE_WORDS, {"test": 300}, TrainConfig()),
-    "instructions": Case(REFUSAL, "fixed", RARE_WORDS, {"test": 300}, TrainConfig()),
+    "reviews": Case("positive", "label", RARE_WORDS, {"test": 300}),
+    "instructions": Case(REFUSAL, "fixed", RARE_WORDS, {"test": 300}),
 }
-SMALL_STEPS, FULL_STEPS = 1_400, 5_300
+SMALL_STEPS, FULL_STEPS = 3_000, 11_500
 """How many of the steps that `step_seconds` times take as long as the demo."""
 
 
@@ -97,7 +104,7 @@ def run_demo(out: Path, cases: dict[str, Case] = SMALL) -> list[dict[str, Any]]:
         train, _ = poison(splits["train"], case.attack)
         stamped, target = triggered(splits["test"], case.attack), Target(case.target, case.effect)
         data = Data(task, train, splits["dev"], splits["test"], stamped, target, harmless=splits["train"])
-        content = defend(data, RepoisonConfig(), case.training, out / task, baseline=True, allow_unlearned=True)
+        content = defend(data, case.recipe, case.training, out / task, baseline=True, allow_unlearned=True)
         contents.append(content)
         if processes.is_writer():
             picture = out / task / PICTURE

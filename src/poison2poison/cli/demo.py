@@ -24,7 +24,7 @@ def demo(
 ) -> None:
     """Attack and defend the reference model on two reference tasks: one with labels, one with texts.
 
-    Takes under four minutes on two cores, and says first how long here. Ends with a table for each task: undefended,
+    Takes some minutes on two cores, and says first how many here. Ends with a table for each task: undefended,
     defended, and trained without the attack (the floor).
     """
     quiet()
