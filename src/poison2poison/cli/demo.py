@@ -25,7 +25,8 @@ def demo(
     """Attack and defend the reference model on two reference tasks: one with labels, one with texts.
 
     Takes some minutes on two cores, and says first how many here. Ends with a table for each task: undefended,
-    defended, and trained without the attack (the floor). Without --full the models have settings for few rows (docs/defend.md).
+    defended, and trained without the attack (the floor). Without --full the models have settings for few rows:
+    docs/defend.md.
     """
     quiet()
     from poison2poison.demo import FULL, FULL_STEPS, PICTURE, SMALL, SMALL_STEPS, run_demo, step_seconds
