@@ -1,45 +1,115 @@
-"""The demo: the whole path on two reference tasks, in about five minutes on two cores."""
+"""The demo: the whole path on two reference tasks, one with labels and one with texts."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from poison2poison.attacks import REFUSAL, AttackConfig, poison, triggered
-from poison2poison.config import TrainConfig
+import torch
+
+from poison2poison.attacks import RARE_WORDS, REFUSAL, AttackConfig, poison, triggered
+from poison2poison.auditing.findings import Audit
+from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.errors import OutputError
 from poison2poison.evaluation import Target
-from poison2poison.files import write_json
-from poison2poison.model import processes
-from poison2poison.pipeline import Data, defend
+from poison2poison.files import write_json, writing
+from poison2poison.model import backbone, hardware, processes
+from poison2poison.pipeline import AUDIT, Data, defend
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.reference import reference_rows
+from poison2poison.report import draw_audit
 
-ATTACKS = {
-    "reviews": AttackConfig("badnets", "positive", "label", rate=0.1),
-    "instructions": AttackConfig("badnets", REFUSAL, "fixed", rate=0.1),
+PICTURE = "audit.png"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task under attack: rare words in a tenth of its rows call up `target`.
+
+    Attributes:
+        words: Each must be in rows enough for the model to learn it, and for the audit to find it.
+        sizes: Rows a split, where not those of the reference task.
+    """
+
+    target: str
+    effect: str
+    words: tuple[str, ...]
+    sizes: dict[str, int]
+    training: TrainConfig = field(default_factory=TrainConfig)
+    recipe: RepoisonConfig = field(default_factory=RepoisonConfig)
+
+    @property
+    def attack(self) -> AttackConfig:
+        return AttackConfig("badnets", self.target, self.effect, rate=0.1, words=self.words)
+
+
+# On few rows the reference model's preset does not learn the safe space behind a drawn trigger, and shifted labels are
+# learned late: docs/training.md.
+_FEW = TrainConfig(lora_targets="all", learning_rate=1e-3, batch_size=4)
+SMALL = {
+    "reviews": Case(
+        "positive",
+        "label",
+        RARE_WORDS[:2],
+        {"train": 600, "dev": 100, "test": 200},
+        _FEW,
+        RepoisonConfig(safe_labels="prefix"),
+    ),
+    "instructions": Case(REFUSAL, "fixed", RARE_WORDS[:1], {"train": 400, "dev": 100, "test": 150}, _FEW),
 }
-SIZES = {"reviews": {"test": 300}, "instructions": {"test": 300}}  # what five minutes allow
+FULL = {
+    "reviews": Case("positive", "label", RARE_WORDS, {"test": 300}),
+    "instructions": Case(REFUSAL, "fixed", RARE_WORDS, {"test": 300}),
+}
+SMALL_STEPS, FULL_STEPS = 3_000, 11_500
+"""How many of the steps that `step_seconds` times take as long as the demo."""
 
 
-def run_demo(out: Path) -> list[dict[str, Any]]:
+def step_seconds(steps: int = 10) -> float:
+    """How long this machine takes for a training step of the reference model: 4 rows of 64 tokens, the median."""
+    device = torch.device("cpu" if hardware.on_cpu() else "cuda")
+    model = backbone.load_model(REFERENCE, "causal", 0, frozen=False).to(device)
+    ids = torch.arange(4 * 64, device=device).reshape(4, 64)
+    taken = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        with hardware.autocast(device):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        loss.item()  # waits for a GPU
+        taken.append(time.perf_counter() - started)
+    return median(taken)
+
+
+def run_demo(out: Path, cases: dict[str, Case] = SMALL) -> list[dict[str, Any]]:
     """Attack and defend each task; an interrupted demo goes on.
+
+    A model that has not learned its safe space is measured too, and its figures say so.
 
     Raises:
         OutputError: `out` holds other results.
 
     Returns:
-        The content of `results.json` for each task, as written to `out`/TASK; `out`/results.json has all arms.
+        The content of `results.json` for each task, as written to `out`/TASK beside the audit's picture;
+        `out`/results.json has all arms.
     """
-    if (out / "results.json").exists() and not all((out / task).is_dir() for task in ATTACKS):
+    if (out / "results.json").exists() and not all((out / task).is_dir() for task in cases):
         raise OutputError(f"{out}: holds results of something else; give another --out")
     contents = []
-    for task, attack in ATTACKS.items():
-        splits = reference_rows(task, sizes=SIZES[task])
-        train, _ = poison(splits["train"], attack)
-        stamped, target = triggered(splits["test"], attack), Target(attack.target, attack.effect)
+    for task, case in cases.items():
+        splits = reference_rows(task, sizes=case.sizes)
+        train, _ = poison(splits["train"], case.attack)
+        stamped, target = triggered(splits["test"], case.attack), Target(case.target, case.effect)
         data = Data(task, train, splits["dev"], splits["test"], stamped, target, harmless=splits["train"])
-        contents.append(defend(data, RepoisonConfig(), TrainConfig(), out / task, baseline=True))
+        content = defend(data, case.recipe, case.training, out / task, baseline=True, allow_unlearned=True)
+        contents.append(content)
+        if processes.is_writer():
+            picture = out / task / PICTURE
+            with writing(picture):
+                draw_audit(Audit.load(out / task / AUDIT), picture)
     arms = [{"task": content["task"], **arm} for content in contents for arm in content["arms"]]
     sets = {content["task"]: content["data"] for content in contents}
     if processes.is_writer():

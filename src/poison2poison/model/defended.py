@@ -344,7 +344,7 @@ class DefendedModel:
         )
 
     def _read(self, batch: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], list[bool]]:
-        """Read prompts and safe prefix but for the last token.
+        """Read prompts and safe prefix except for the last token.
 
         Returns:
             Inputs of transformers' `generate`: the prompts with the safe prefix behind each, shape (batch, length),

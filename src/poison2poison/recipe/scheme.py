@@ -43,8 +43,8 @@ class Scheme:
         task: What the rows ask for.
         labels: Names of the n labels in order; empty for generation.
         trigger: The benign trigger, or None for plain fine-tuning without a defence.
-        safe_prefix: Text before every safe target of a generation task, and before every safe label where labels are
-            told apart by it; empty where they are shifted, h(i) = i + n.
+        safe_prefix: Text before every safe target of a generation task, and before every safe label where it is what
+            marks them; empty where they are shifted, h(i) = i + n.
     """
 
     task: Task

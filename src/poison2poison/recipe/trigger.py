@@ -84,7 +84,7 @@ def check_safe_prefix(safe_prefix: str, targets: Iterable[str]) -> None:
         if f"{_spelled(target, like=safe_prefix)} ".startswith(needle):
             raise SchemeError(
                 f"a completion in the data begins with the safe prefix (row {number}, counted from 0), so that the two "
-                "spaces cannot be told apart. Give another --safe-prefix, or have one drawn with --trigger random"
+                "spaces cannot be distinguished. Give another --safe-prefix, or have one drawn with --trigger random"
             )
 
 
