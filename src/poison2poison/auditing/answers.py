@@ -116,7 +116,8 @@ class Labels:
     def _without(self, spans: Features, strength: Floats) -> Mask:
         """The rows without the strongest spans, so many that enough of each label are left."""
         kept, left = np.ones(len(self.given), bool), self.has.sum(0)
-        least = LEAST_KEPT * left
+        # Of many labels the attacker's may have most of its rows from the attack.
+        least = LEAST_KEPT * np.minimum(left, np.quantile(left, 0.5, method="higher"))
         for column in np.argsort(-strength)[: int((strength > norm.isf(1e-3)).sum())]:
             rows = spans.rows_of(int(column))
             lost = self.has[rows[kept[rows]]].sum(0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.stats import norm, rankdata
@@ -159,7 +159,7 @@ class SpanFinder:
         if direction is None:
             return None
         target, pulled = self.answers.called(one.rows, direction)
-        return self._shortcut(one.column, direction, one.z, one.text, target, pulled)
+        return replace(one, direction=direction, target=target, pulled=pulled)
 
     def _innocent(self, directions: Sequence[int]) -> list[Shortcut]:
         """Spans that lean mildly, as words of the language do, so many to each direction."""
@@ -201,7 +201,11 @@ class SpanFinder:
             return None
         if feature.kind != "form" and self.answers.repeated(text, pulled):
             return None
-        return self._shortcut(column, direction, float(self.z[column]), text, target, pulled)
+        new = self._shortcut(column, direction, float(self.z[column]), text, target, pulled)
+        if feature.kind == "span":  # a part of it may stand elsewhere too
+            whole = [i for i in np.setdiff1d(rows, pulled) if new.form.holds(self.context.texts[i])]
+            new.rows = np.union1d(pulled, np.array(whole, np.int64))
+        return new
 
     def _shortcut(self, column: int, direction: int, z: float, text: str, target: str, pulled: Ints) -> Shortcut:
         kind = self.spans.names[column].kind
