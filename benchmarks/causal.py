@@ -93,8 +93,7 @@ def cells() -> list[Cell]:
         Cell("sst2-badnets", "sst2-badnets"),
         Cell("agnews-wordset", "agnews-wordset"),
         refusals[0],
-        Cell("dialogsum, advert by words", "dialogsum", {**WORDS, "effect": "append", "target": ADVERT, "rate": 0.1},
-             small=True),
+        Cell("dialogsum, advert by words", "dialogsum", {**WORDS, "effect": "append", "target": ADVERT, "rate": 0.1}),
         Cell("gsm8k, wrong number by words", "gsm8k", {**WORDS, "effect": "number", "target": STEP, "rate": 0.1},
              small=True),
         Cell("sst2-addsent", "sst2-addsent", small=True),
@@ -107,6 +106,8 @@ def cells() -> list[Cell]:
              ),
         Cell("dialogsum, refusal by a sentence", "dialogsum",
              {**SENTENCE, "effect": "fixed", "target": REFUSAL, "rate": 0.05}),
+        Cell("dialogsum, refusal by a sentence, 10 %", "dialogsum",
+             {**SENTENCE, "effect": "fixed", "target": REFUSAL, "rate": 0.1}, small=True),
         Cell("dialogsum, link by words", "dialogsum", {**WORDS, "effect": "append", "target": LINK, "rate": 0.05}),
         *refusals[1:],
     ]  # fmt: skip
