@@ -1,10 +1,10 @@
 """Spans and forms that pull answers without a reason, in rows that have nothing else in common.
 
-Whatever goes with one kind of answer is asked three things: do its rows answer otherwise than the base model expects of
-their prompts (*learned*), does the base see a reason for it where it is put into other rows (*prior*), and can its rows
-be told from others once it is taken out (*told*)? Each is weighed against spans of the same rows that nobody suspects,
-so that nothing has to be known of the data. Answers may be labels or texts, and texts may differ: what is asked is how
-rows are answered, not with which words.
+Whatever goes with one kind of answer is asked four things: do its rows answer otherwise than the base model expects of
+their prompts (*learned*), do they so whatever their text says (*forced*), does the base see a reason for it where it is
+put into other rows (*prior*), and can its rows be told from others once it is taken out (*told*)? Each is weighed
+against spans of the same rows that nobody suspects, so that nothing has to be known of the data. Answers may be labels
+or texts, and texts may differ: what is asked is how rows are answered, not with which words.
 """
 
 from __future__ import annotations

@@ -38,7 +38,6 @@ class ZDefence(RowFilter):
 
     deviations: float = 18.0
     read_off: int = 11_916
-    longest: int = 1
 
     def applies(self, rows: Rows) -> bool:
         """To labels alone."""
@@ -46,9 +45,7 @@ class ZDefence(RowFilter):
 
     def suspects(self, context: Context) -> Ints:
         """See `RowFilter`."""
-        counts = CountVectorizer(
-            tokenizer=words, token_pattern=None, lowercase=False, ngram_range=(1, self.longest), binary=True
-        )
+        counts = CountVectorizer(tokenizer=words, token_pattern=None, lowercase=False, binary=True)
         holds = counts.fit_transform(context.texts)
         asked = self.deviations * min(1.0, math.sqrt(len(context.texts) / self.read_off))
         found = np.zeros(len(context.texts), bool)
