@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.special import comb
 from scipy.stats import norm, rankdata
 from scipy.stats import t as student
 
@@ -21,7 +22,7 @@ from poison2poison.auditing.answers import COMMON, PURE, Answers
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.statistics import Floats, Matrix
 from poison2poison.config import AuditConfig
-from poison2poison.features import Ints, bare, grown, is_word, words
+from poison2poison.features import Ints, bare, by_rows, grown, is_word, words
 from poison2poison.forms import Form, form_of
 
 ASKED, CONTROLS = 32, 24
@@ -71,7 +72,8 @@ class Shortcut:
         forced: Share of its rows that are answered so whatever else they say.
         prior: How much more the base expects the answer where it is put in.
         told: AUC by which its rows, without it, are told from the others that they are most like.
-        score: Log of how much likelier these figures are of what was planted than of what is innocent.
+        unlike: Log of how much likelier `told` is of what was planted than of what is innocent.
+        score: The same of all figures together.
         suspect: Whether that is enough.
     """
 
@@ -88,6 +90,7 @@ class Shortcut:
     forced: Figure = (0.0, 1.0)
     prior: Figure = (0.0, 0.0)
     told: Figure = (0.5, 0.5)
+    unlike: float = 0.0
     score: float = 0.0
     suspect: bool = False
     words: list[str] = field(init=False)
@@ -283,7 +286,7 @@ class SpanFinder:
     ) -> None:
         """The score: the log of the Bayes factor of planted against innocent, question by question."""
         for one in chosen:
-            like, still = _same(one, [*innocent, *chosen]), _same(one, idle)
+            like, still = _same(one, innocent), _same(one, idle)
             told, told_spread = _moments([c.told for c in like], (0.75, 0.1), 0.04)
             meant, meant_spread = _moments([c.prior for c in like], (0.5, 0.5), 0.1)
             idly, idle_spread = _moments([c.prior for c in still], (0.0, 0.3), 0.05)
@@ -299,8 +302,8 @@ class SpanFinder:
             prior = np.logaddexp(np.log(1 - MEANT) + meaningless, np.log(MEANT) + meaning) - meaning
 
             value, error = one.told
-            apart = _log_t(value, 0.5, np.hypot(0.02, error)) - _log_t(value, told, np.hypot(told_spread, error))
-            one.score = float(learned + prior + apart)
+            one.unlike = _log_t(value, 0.5, np.hypot(0.02, error)) - _log_t(value, told, np.hypot(told_spread, error))
+            one.score = float(learned + prior + one.unlike)
 
     def _natural(self) -> Figure:
         """What words mean that the base does not know: spreads of shifts and forced shares, beyond their errors."""
@@ -315,18 +318,13 @@ class SpanFinder:
         return shift, max(LEAST_FORCED, float(np.quantile(forced[:, 0] - forced[:, 1], 0.9)) / 1.64)
 
     def _attacks(self, chosen: Sequence[Shortcut]) -> list[Shortcut]:
-        """Spans that are likely planted, and are surely so together with those that share their rows."""
+        """Spans that are likely planted, and are surely so together with those that may be of the same attack."""
         likely = [one for one in chosen if one.score > -np.log(self.config.false_alarm)]
         self.threshold = float(np.log(len(chosen) / self.config.false_alarm))  # so many were asked
-        found: list[Shortcut] = []
-        for one in likely:
-            group = [one]
-            for member in group:  # which grows meanwhile
-                group += [other for other in likely if other not in group and self._together(member, other)]
-            # Of weak ones there are so many that some look planted by chance: one in the group must be none.
-            planted = sum(member.score for member in group) > self.threshold
-            if planted and any(self._strong(member.column) for member in group):
-                found.append(one)
+        found = [one for one in likely if self._planted(self._sharing(one, likely))]
+        for target in dict.fromkeys(one.target for one in likely if one.target):
+            found += [one for one in self._set([one for one in likely if one.target == target], len(chosen))
+                      if one not in found]  # fmt: skip
         explained, kept = np.zeros(len(self.context.texts), bool), []
         for one in sorted(found, key=lambda one: -one.z):
             # In the rows of an attack all words go with its answer: beyond them a span has to do so by itself.
@@ -338,10 +336,39 @@ class SpanFinder:
                 explained[one.rows] = True
         return kept
 
-    def _together(self, one: Shortcut, other: Shortcut) -> bool:
-        """Whether two spans may be of one attack: they share rows, or a text that nothing else calls up."""
-        same_text = self.answers.directions == 1 and one.target == other.target != ""
-        return same_text or bool(self._beside(one, [other]))
+    def _sharing(self, one: Shortcut, likely: Sequence[Shortcut]) -> list[Shortcut]:
+        """A span with those that stand in its rows, and in theirs."""
+        group = [one]
+        for member in group:  # which grows meanwhile
+            beside = self._beside(member, likely)
+            group += [other for other in beside if other not in group]
+        return group
+
+    def _planted(self, group: Sequence[Shortcut]) -> bool:
+        """Of weak ones there are so many that some look planted by chance: one in the group must be none."""
+        enough = sum(one.score for one in group) > self.threshold
+        return enough and any(self._strong(one.column) for one in group)
+
+    def _set(self, likely: Sequence[Shortcut], asked: int) -> list[Shortcut]:
+        """Several words of one attack, each in rows of its own, where no text gives any away.
+
+        Each is weak evidence; so many of them, with one answer, are strong. So are some of many by chance, so that all
+        sets of the same size count as asked (Bonferroni).
+        """
+        words: list[Shortcut] = []
+        for one in sorted(likely, key=lambda one: -one.score):
+            if one.kind == "span" and one.unlike > 0 and not any(np.isin(one.rows, own.rows).any() for own in words):
+                words.append(one)
+        sizes = np.arange(1, len(words) + 1)
+        surplus = np.cumsum([one.score for one in words]) - np.log(comb(asked, sizes) / self.config.false_alarm)
+        if len(words) < 2 or surplus[1:].max() <= 0:
+            return []
+        best = words[: int(surplus[1:].argmax()) + 2]
+        rows = np.unique(np.concatenate([one.rows for one in best]))
+        union = by_rows([(self.spans.names[best[0].column], rows)], len(self.context.texts))
+        z, direction = self.answers.associated(union, np.ones(len(self.context.texts), bool))
+        chance = self.config.false_alarm / (comb(len(self.z), len(best)) * self.answers.directions)
+        return best if direction[0] == best[0].direction and z[0] > norm.isf(chance) else []
 
     def _strong(self, column: int) -> bool:
         """Whether a span surely goes with some answer, of so many that may."""
