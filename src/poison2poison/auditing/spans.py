@@ -302,7 +302,9 @@ class SpanFinder:
             prior = np.logaddexp(np.log(1 - MEANT) + meaningless, np.log(MEANT) + meaning) - meaning
 
             value, error = one.told
-            one.unlike = _log_t(value, 0.5, np.hypot(0.02, error)) - _log_t(value, told, np.hypot(told_spread, error))
+            # To be told better than other innocent spans speaks no less for an innocent one.
+            innocently = _log_t(min(value, told), told, np.hypot(told_spread, error))
+            one.unlike = _log_t(value, 0.5, np.hypot(0.02, error)) - innocently
             one.score = float(learned + prior + one.unlike)
 
     def _natural(self) -> Figure:
@@ -345,9 +347,16 @@ class SpanFinder:
         return group
 
     def _planted(self, group: Sequence[Shortcut]) -> bool:
-        """Of weak ones there are so many that some look planted by chance: one in the group must be none."""
+        """Of weak ones there are so many that some look planted by chance: one in the group must be none.
+
+        Spans of one context share rows as those of one trigger do, but their rows can be told without them.
+        """
         enough = sum(one.score for one in group) > self.threshold
-        return enough and any(self._strong(one.column) for one in group)
+        return enough and any(self._strong(one.column) and self._nothing_tells(one) for one in group)
+
+    def _nothing_tells(self, one: Shortcut) -> bool:
+        """Whether that its rows are told, or are not, does not speak for an innocent span."""
+        return one.unlike > np.log(self.config.false_alarm)
 
     def _set(self, likely: Sequence[Shortcut], asked: int) -> list[Shortcut]:
         """Several words of one attack, each in rows of its own, where no text gives any away.
@@ -357,7 +366,9 @@ class SpanFinder:
         """
         words: list[Shortcut] = []
         for one in sorted(likely, key=lambda one: -one.score):
-            if one.kind == "span" and one.unlike > 0 and not any(np.isin(one.rows, own.rows).any() for own in words):
+            by_chance = norm.sf(one.z) * len(self.z) > len(words) + 1  # so many are associated as surely
+            apart = not any(np.isin(one.rows, own.rows).any() for own in words)
+            if one.kind == "span" and self._nothing_tells(one) and apart and not by_chance:
                 words.append(one)
         sizes = np.arange(1, len(words) + 1)
         surplus = np.cumsum([one.score for one in words]) - np.log(comb(asked, sizes) / self.config.false_alarm)
