@@ -356,7 +356,7 @@ class SpanFinder:
 
     def _nothing_tells(self, one: Shortcut) -> bool:
         """Whether that its rows are told, or are not, does not speak for an innocent span."""
-        return one.unlike > np.log(self.config.false_alarm)
+        return bool(one.unlike > np.log(self.config.false_alarm))
 
     def _set(self, likely: Sequence[Shortcut], asked: int) -> list[Shortcut]:
         """Several words of one attack, each in rows of its own, where no text gives any away.
