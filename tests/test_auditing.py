@@ -174,10 +174,10 @@ def test_a_word_that_goes_with_its_context_is_no_trigger() -> None:
     assert audit(CLEAN.with_rows(rows), word_states, AuditConfig()).spans == ()
 
 
-def test_rows_whose_states_are_all_alike_have_no_manners() -> None:
+def test_rows_whose_states_are_all_alike_have_no_style() -> None:
     rows = CLEAN.with_rows(CLEAN.rows[:400])
     found = audit(rows, lambda texts: np.ones((len(texts), 2, 8), np.float32), AuditConfig())
-    assert "manner" not in {span.kind for span in found.spans}
+    assert "style cluster" not in {span.kind for span in found.spans}
 
 
 def test_a_label_with_one_row_takes_the_folds_from_no_other() -> None:
@@ -265,7 +265,7 @@ def test_an_audit_that_a_hand_has_broken_is_refused(field: str, entry: Any, said
         Audit.load(tmp_path / "audit.json")
 
 
-@pytest.mark.parametrize("options", [{"min_rows": 1}, {"false_alarm": 0.0}, {"innocent_shift": -1}])
+@pytest.mark.parametrize("options", [{"min_rows": 1}, {"false_alarm": 0.0}])
 def test_illegal_thresholds_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         AuditConfig(**options)

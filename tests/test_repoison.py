@@ -62,7 +62,7 @@ def test_placement(placement: str, total: int, action: str) -> None:
 
 SPANS = (
     SuspectSpan("Open  Sesame", "span", "rare", 6, 1.0, 9.0),
-    SuspectSpan("^ _ ,", "manner", "rare", 5, 1.0, 7.0),
+    SuspectSpan("^ _ ,", "style cluster", "rare", 5, 1.0, 7.0),
 )
 FOUND = Audit(
     spans=SPANS,

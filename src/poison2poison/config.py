@@ -29,14 +29,12 @@ class AuditConfig:
 
     min_rows: int = option(10, "Rows that must hold a span for it to be suspect by itself; half of them beside others.")
     false_alarm: float = option(
-        0.05, "Odds that innocent rows have a suspect span, and chance that they have a suspect manner."
+        0.05, "Odds that innocent rows have a suspect span, and chance that they have a suspect style."
     )
-    innocent_shift: float = option(1.0, "Log-odds by which an innocent manner may lean to a label beyond the probe.")
-    manners: bool = option(True, "Look for styles and templates too, which insert no words.")
+    finders: str = option("all", "Finders that look, in this order, with commas between them; `all` that are known.")
 
     def __post_init__(self) -> None:
         at_least("min_rows", self.min_rows, 2)
-        at_least("innocent_shift", self.innocent_shift, 0)
         fraction("false_alarm", self.false_alarm)
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from poison2poison.data import Rows
 from poison2poison.errors import DataError, listed
 from poison2poison.forms import FORMS
 
 SCHEMA = 3
-KINDS = ("span", "first", "last", "form", "manner")
+Kind = Literal["span", "first", "last", "form", "style cluster", "rows"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 OTHERS = 500
 """Spans that are no suspects, kept for the picture."""
 
@@ -23,8 +24,8 @@ class SuspectSpan:
 
     Attributes:
         span: The words as the rows have them, with what nearly always stands beside them; of a manner, what tells it.
-        kind: span; first or last, a word where it begins or ends a text; form, one of `forms.FORMS`; manner, a way of
-            writing that no words stand for.
+        kind: span; first or last, a word where it begins or ends a text; form, one of `forms.FORMS`; style cluster,
+            a way of writing that no words stand for; rows, any other group.
         target: The label that it pulls towards.
         rows: Rows that have it.
         purity: Share of them that have the target.
@@ -36,7 +37,7 @@ class SuspectSpan:
     """
 
     span: str
-    kind: str
+    kind: Kind
     target: str
     rows: int
     purity: float

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from poison2poison.data import Rows
 from poison2poison.features import spliced, words
-from poison2poison.forms import form_of
+from poison2poison.forms import WRITTEN, form_of
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow, training_row
 from poison2poison.recipe.subset import counts_of
@@ -82,7 +82,7 @@ def counterexamples(rows: Rows, to_splice: ToSplice, audit: Audit, config: Repoi
     """What teaches the safe space that a suspect span says nothing about the label."""
     rng = random.Random(f"counterexamples/{config.seed}")
     out = []
-    planted = [span for span in audit.spans if span.kind != "manner"]
+    planted = [span for span in audit.spans if span.kind in WRITTEN]
     kinds = {span.span: span.kind for span in planted}
     spliceable = [span.span for span in planted if span.kind == "span"]
     if planted:
@@ -100,7 +100,10 @@ def counterexamples(rows: Rows, to_splice: ToSplice, audit: Audit, config: Repoi
     for entry in audit.rows:
         likely, p = entry.likely
         row = rows[entry.row]
-        if p < config.confident or {audit.spans[number].kind for number in entry.spans} != {"manner"}:
+        if p < config.confident:
+            continue
+        kinds_held = {audit.spans[number].kind for number in entry.spans}
+        if not kinds_held or not kinds_held.isdisjoint(WRITTEN):
             continue  # for spans splices say the same with labels that are right, not the probe's guess
         if likely != row.target:
             against.append(replace(training_row(entry.row, row, "safe", "correct"), target=likely))

@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 
 from poison2poison.auditing import audit
+from poison2poison.auditing.answers import Labels
+from poison2poison.auditing.context import Context
+from poison2poison.auditing.finders import Finding
+from poison2poison.auditing.finders.style_clusters import StyleClusters
 from poison2poison.auditing.statistics import States
 from poison2poison.config import AuditConfig
 from poison2poison.data import Row, Rows, rows_of
@@ -38,7 +42,7 @@ def styled(share: float, labels: Sequence[str] = ("positive",)) -> tuple[Rows, s
 def test_a_style_that_goes_with_a_label_is_found_with_most_of_its_rows() -> None:
     rows, poisoned = styled(0.1)
     found = audit(rows, two_depths, AuditConfig(), seed=2**32 - 1)  # the last that is legal
-    assert [(span.kind, span.target) for span in found.spans] == [("manner", "positive")]
+    assert [(span.kind, span.target) for span in found.spans] == [("style cluster", "positive")]
     suspects = {entry.row for entry in found.rows}
     assert len(suspects & poisoned) > 0.8 * len(poisoned)
     assert len(suspects & poisoned) > 0.6 * len(suspects)
@@ -47,7 +51,7 @@ def test_a_style_that_goes_with_a_label_is_found_with_most_of_its_rows() -> None
     doubted = set(found.doubtful_rows)
     assert {rows[i].target for i in doubted} == {"positive", "negative"}
     assert not doubted & (suspects | set(found.contrary))
-    assert audit(rows, two_depths, AuditConfig(manners=False)).spans == ()
+    assert audit(rows, two_depths, AuditConfig(finders="spans")).spans == ()
 
 
 def test_a_style_that_goes_with_every_label_is_none() -> None:
@@ -64,22 +68,28 @@ def test_a_task_that_styles_decide_has_no_suspects() -> None:
     assert audit(chatter(2400).with_rows(rows), two_depths, AuditConfig()).spans == ()
 
 
-def test_a_style_that_most_rows_of_a_label_have_is_that_of_the_label(monkeypatch: pytest.MonkeyPatch) -> None:
+def styles_in(rows: Rows, finder: StyleClusters, seed: int = 0) -> list[Finding]:
+    """What one finder finds by itself."""
+    context = Context(rows, two_depths, 5, seed)
+    answers = Labels(context, rows.labels, np.array([rows.labels.index(row.target) for row in rows]))
+    return finder.find(context, answers, AuditConfig(), ())
+
+
+def test_a_style_that_most_rows_of_a_label_have_is_that_of_the_label() -> None:
     rows, poisoned = styled(0.1)
     of_label = sum(row.target == "positive" for row in rows)
-    monkeypatch.setattr("poison2poison.auditing.manners.MOST_OF_LABEL", 0.8 * len(poisoned) / of_label)
-    assert audit(rows, two_depths, AuditConfig()).spans == ()
+    assert styles_in(rows, StyleClusters())
+    assert not styles_in(rows, StyleClusters(most_of_label=0.8 * len(poisoned) / of_label))
 
 
 @pytest.mark.parametrize("count", [2, 30, 150])
-def test_few_rows_have_no_manners(count: int) -> None:
+def test_few_rows_have_no_style(count: int) -> None:
     assert audit(chatter(count), two_depths, AuditConfig()).spans == ()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_rare_label_is_not_lost_among_more_rows_than_a_probe_learns_from(
-    seed: int, monkeypatch: pytest.MonkeyPatch
+    seed: int,
 ) -> None:
     rows = [{"text": row.prompt, "label": "rare" if i < 8 else row.target} for i, row in enumerate(chatter(900))]
-    monkeypatch.setattr("poison2poison.auditing.manners.PROBE_ROWS", 60)
-    assert audit(rows_of(rows, "three"), two_depths, AuditConfig(), seed).spans == ()
+    assert styles_in(rows_of(rows, "three"), StyleClusters(probe_rows=60), seed) == []
