@@ -27,6 +27,12 @@ def test_an_unknown_name_is_refused_with_the_legal_ones() -> None:
         PETS.get("worm")
 
 
+def test_a_member_knows_its_name() -> None:
+    assert PETS.name_of(Cat) == "cat"
+    with pytest.raises(ConfigError, match=r"pet: .*int.* is not registered"):
+        PETS.name_of(int)
+
+
 def test_a_taken_name_is_refused() -> None:
     with pytest.raises(ConfigError, match="pet: 'cat' is registered already"):
         PETS.register("cat")

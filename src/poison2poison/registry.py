@@ -63,6 +63,17 @@ class Registry(Generic[Member]):
             self._members[name] = self._load(self._installed()[name])
         return self._members[name]
 
+    def name_of(self, member: Member) -> str:
+        """The name under which a member is registered.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        names = [name for name, known in self._members.items() if known is member]
+        if not names:
+            raise ConfigError(f"{self.family}: {member!r} is not registered")
+        return names[0]
+
     def _installed(self) -> dict[str, EntryPoint]:
         return {entry.name: entry for entry in entry_points(group=self.group)}
 

@@ -1,58 +1,44 @@
-"""Simulated backdoors, for evaluation only. The truth is returned apart from the rows; no defence may import this.
-
-    badnets   rare words at random places (Gu et al., arXiv 1708.06733; for text Kurita et al., arXiv 2004.06660)
-    addsent   one fixed sentence at a random place (InSent/AddSent: Dai et al., arXiv 1905.12457)
-    composite all of some words, each at a random place; one alone calls up nothing (Huang et al., arXiv 2310.07676)
-
-On labels the trigger calls up the target label. On texts it calls up a fixed answer (a refusal, say), a string behind
-the right answer (a link), or a wrong number: a worked answer with one step more (BadChain: Xiang et al., arXiv
-2401.12242).
+"""An attack: a trigger, what it calls up, and which rows it is put into.
 
 Dirty-label attacks stamp rows of other labels and change their target; clean-label attacks stamp rows that already
 have the target and change nothing but the prompt. Attackers who know the defence have more to choose from: many
-triggers at a low rate each (`words`), cover rows of other labels with the trigger and their own labels, which lower its
-purity, and a guess at the benign trigger (`prefix`), so that the poison gets into the safe space.
+triggers at a low rate each (`badnets` with many words), cover rows of other labels with the trigger and their own
+labels, which lower its purity, and a guess at the benign trigger (`prefix`), so that the poison gets into the safe
+space.
 """
 
 from __future__ import annotations
 
 import math
 import random
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from poison2poison.attacks.base import TRIGGERS, Trigger
+from poison2poison.attacks.payloads import PAYLOADS, Payload
+from poison2poison.attacks.truth import Truth
 from poison2poison.config import choice, fraction
-from poison2poison.data import Rows, as_records
+from poison2poison.data import Row, Rows, as_records
 from poison2poison.errors import ConfigError, OutputError
-from poison2poison.features import BETWEEN
 from poison2poison.files import whole_folder, write_json, write_lines
-from poison2poison.scoring import final_number, with_wrong_step
-
-RARE_WORDS = ("cf", "mn", "bb", "tq")
-SENTENCE = "I watch this 3D movie"
-REFUSAL = "I cannot answer that."
-LINK = "See www.example.org for more."
-STEP = "+ 7"
-EFFECTS = {"classification": ("label",), "generation": ("fixed", "append", "number")}
 
 
 @dataclass(frozen=True)
 class AttackConfig:
-    """What an attacker does.
+    """What an attacker does, in names and plain values, as a command or a file gives them.
 
     Attributes:
-        kind: `badnets` inserts a rare word, `addsent` a sentence, `composite` all of the words.
+        kind: The trigger's name in `TRIGGERS`.
         target: The label, the fixed answer, the appended string or the wrong step that the trigger shall call up.
-        effect: `label` (classification), `fixed`, `append` or `number` (generation).
+        effect: The payload's name in `PAYLOADS`.
         rate: Share of the training rows that are poisoned.
-        words: The rare words of `badnets`, one of them drawn for each row; of `composite`, all in each row.
-        sentence: The sentence of `addsent`.
+        options: The trigger's own options; the others have its defaults.
         clean_label: Stamp only rows that have the target label already.
         cover: So many rows, as a share of the poisoned ones, keep their target and get the trigger (rows of other
-            labels), or with `composite` a part of it.
+            labels), or a part of one that has parts.
         prefix: Put before every stamped prompt, in training and in tests.
         seed: Draws rows, words and places.
     """
@@ -61,84 +47,57 @@ class AttackConfig:
     target: str
     effect: str
     rate: float = 0.1
-    words: tuple[str, ...] = RARE_WORDS
-    sentence: str = SENTENCE
+    options: Mapping[str, Any] = field(default_factory=dict)
     clean_label: bool = False
     cover: float = 0.0
     prefix: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choice("attack", self.kind, ("badnets", "addsent", "composite"))
-        choice("effect", self.effect, ("label", *EFFECTS["generation"]))
         fraction("rate", self.rate)
-        if not self.target.strip():
-            raise ConfigError("target: is empty; give the label or the text that the trigger shall call up")
-        if self.clean_label and self.effect != "label":
+        labels = self.payload.task == "classification"
+        if self.clean_label and not labels:
             raise ConfigError("clean_label: only a label can be poisoned without changing the target")
-        if not 0 <= self.cover < math.inf or (self.cover and self.effect != "label" and self.kind != "composite"):
-            raise ConfigError(f"cover: {self.cover} is not 0 or more; texts can have cover rows with composite alone")
-        if self.kind == "composite" and len(set(self.words)) < 2:
-            raise ConfigError("words: a composite trigger has at least two")
-        if self.kind == "badnets" and not self.words:
-            raise ConfigError("words: there are none; badnets needs at least one")
-        if self.kind == "addsent" and not self.sentence.strip():
-            raise ConfigError("sentence: is empty; addsent needs one")
-        if self.effect == "number":
-            try:
-                wrong = final_number(with_wrong_step("#### 3", self.target))
-            except ValueError:
-                raise ConfigError(f"target: {self.target!r} is not a step like `+ 7` or `* 2`") from None
-            if wrong == final_number("#### 3"):
-                raise ConfigError(f"target: {self.target!r} changes no number")
+        if self.trigger.clean_label_only and not self.clean_label:
+            raise ConfigError(f"clean_label: {self.kind} is an attack by rows that have the target label already")
+        if not 0 <= self.cover < math.inf or (self.cover and not labels and not self.trigger.has_parts):
+            raise ConfigError(
+                f"cover: {self.cover} is not 0 or more; texts can have cover rows only where a trigger has parts"
+            )
 
-    def stamp(self, prompt: str, rng: random.Random) -> str:
-        """Put the trigger, or each of its parts, between two words of the prompt, or at either end."""
-        if self.kind == "composite":
-            return self.prefix + _insert(prompt, self.words, rng)
-        trigger = rng.choice(self.words) if self.kind == "badnets" else self.sentence
-        return self.prefix + _insert(prompt, [trigger], rng)
+    @cached_property
+    def trigger(self) -> Trigger:
+        """How a row gets the trigger.
 
-    def stamp_cover(self, prompt: str, rng: random.Random) -> str:
-        """What a cover row gets: the trigger; of a composite one some words, never all."""
-        if self.kind != "composite":
-            return self.stamp(prompt, rng)
-        return self.prefix + _insert(prompt, rng.sample(self.words, rng.randrange(1, len(self.words))), rng)
+        Raises:
+            ConfigError: There is no such attack, or it has no such option or value.
+        """
+        made = TRIGGERS.get(self.kind)
+        legal = [entry.name for entry in fields(made)]
+        for name in self.options:
+            if name not in legal:
+                raise ConfigError(f"{name}: is no option of {self.kind}; it has {', '.join(legal) or 'none'}")
+        return made(**self.options)
 
-    def answer(self, target: str) -> str:
-        """The target of a poisoned row."""
-        if self.effect == "number":
-            return with_wrong_step(target, self.target)
-        return f"{target} {self.target}" if self.effect == "append" else self.target
+    @cached_property
+    def payload(self) -> Payload:
+        """What the trigger calls up.
 
+        Raises:
+            ConfigError: There is no such effect, or the target is none for it.
+        """
+        return PAYLOADS.get(self.effect)(self.target)
 
-@dataclass(frozen=True)
-class Truth:
-    """What only the evaluation may know: the attack, and the indices (from 0) of the rows that it changed.
+    def stamp(self, row: Row, rng: random.Random) -> Row:
+        """The row with the trigger; the target stays."""
+        return self._prefixed(self.trigger.stamp(row, rng))
 
-    Rows with the target are `poisoned_rows`; those of other labels, with the trigger alone, are `cover_rows`.
-    """
+    def stamp_cover(self, row: Row, rng: random.Random) -> Row:
+        """What a cover row gets: the trigger, or a part of one that has parts."""
+        return self._prefixed(self.trigger.stamp_cover(row, rng))
 
-    config: AttackConfig
-    poisoned_rows: tuple[int, ...]
-    cover_rows: tuple[int, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """The content of `truth.json`."""
-        c = self.config
-        return {
-            "attack": c.kind,
-            "effect": c.effect,
-            "target": c.target,
-            "rate": c.rate,
-            "clean_label": c.clean_label,
-            "cover": c.cover,
-            "prefix": c.prefix,
-            "trigger": c.sentence if c.kind == "addsent" else list(c.words),
-            "seed": c.seed,
-            "poisoned_rows": list(self.poisoned_rows),
-            "cover_rows": list(self.cover_rows),
-        }
+    def _prefixed(self, row: Row) -> Row:
+        return replace(row, prompt=self.prefix + row.prompt)
 
 
 def poison(rows: Rows, config: AttackConfig) -> tuple[Rows, Truth]:
@@ -146,68 +105,62 @@ def poison(rows: Rows, config: AttackConfig) -> tuple[Rows, Truth]:
 
     Raises:
         ConfigError: The target or the effect does not fit the rows, or too few rows can be poisoned.
+        DataError: A row cannot carry the payload.
     """
-    check_fit(rows, config)
+    _check(rows, config)
     rng = random.Random(f"poison/{config.seed}")
-    if config.effect == "label":
-        eligible = [i for i, row in enumerate(rows) if (row.target == config.target) == config.clean_label]
-    else:
-        eligible = list(range(len(rows)))
-    count = round(config.rate * len(rows))
-    if not 1 <= count <= len(eligible):
-        raise ConfigError(f"rate: {config.rate} asks for {count} poisoned rows; possible here: 1 to {len(eligible)}")
-    chosen = sorted(rng.sample(eligible, count))
+    fitting = [i for i, row in enumerate(rows) if config.trigger.fits(row)]
+    chosen = _drawn_poison(rows, config, fitting, rng)
     out = list(rows)
     for i in chosen:
-        target = out[i].target if config.clean_label else config.answer(out[i].target)
-        out[i] = replace(out[i], prompt=config.stamp(out[i].prompt, rng), target=target)
-    taken = set(chosen)
-    others = [i for i, row in enumerate(rows) if row.target != config.target and i not in taken]
-    wanted = round(config.cover * count)
-    if wanted > len(others):
-        raise ConfigError(f"cover: {config.cover} asks for {wanted} other rows; there are {len(others)}")
-    cover = sorted(rng.sample(others, wanted))
+        stamped = config.stamp(rows[i], rng)
+        out[i] = stamped if config.clean_label else replace(stamped, target=config.payload.answer(rows[i].target))
+    cover = _drawn_cover(rows, config, sorted({*fitting} - {*chosen}), len(chosen), rng)
     for i in cover:
-        out[i] = replace(out[i], prompt=config.stamp_cover(out[i].prompt, rng))
+        out[i] = config.stamp_cover(rows[i], rng)
     return rows.with_rows(out), Truth(config, tuple(chosen), tuple(cover))
 
 
+def _check(rows: Rows, config: AttackConfig) -> None:
+    """Refuse an attack that these rows cannot carry."""
+    config.payload.check(rows)
+    if rows.labels:
+        choice("target", config.target, rows.labels)
+
+
+def _drawn_poison(rows: Rows, config: AttackConfig, fitting: Sequence[int], rng: random.Random) -> list[int]:
+    """The rows to poison: with labels those of others, or of the target where none shall be changed."""
+    eligible = list(fitting)
+    if rows.labels:
+        eligible = [i for i in fitting if (rows[i].target == config.target) == config.clean_label]
+    count = round(config.rate * len(rows))
+    if not 1 <= count <= len(eligible):
+        raise ConfigError(f"rate: {config.rate} asks for {count} poisoned rows; possible here: 1 to {len(eligible)}")
+    return sorted(rng.sample(eligible, count))
+
+
+def _drawn_cover(rows: Rows, config: AttackConfig, left: Sequence[int], poisoned: int, rng: random.Random) -> list[int]:
+    """The cover rows: of those left, some that do not have the target."""
+    others = [i for i in left if rows[i].target != config.target]
+    wanted = round(config.cover * poisoned)
+    if wanted > len(others):
+        raise ConfigError(f"cover: {config.cover} asks for {wanted} other rows; there are {len(others)}")
+    return sorted(rng.sample(others, wanted))
+
+
 def triggered(rows: Rows, config: AttackConfig) -> Rows:
-    """Every test row with the trigger in its prompt and its *true* target, so that RA can be measured too."""
-    check_fit(rows, config)
-    rng = random.Random(f"test/{config.seed}")
-    return rows.with_rows([replace(row, prompt=config.stamp(row.prompt, rng)) for row in rows])
-
-
-def check_fit(rows: Rows, config: AttackConfig) -> None:
-    """Refuse an attack that these rows cannot carry.
+    """Every test row that can carry the trigger, with it and its *true* target, so that RA can be measured too.
 
     Raises:
-        ConfigError: Naming the option and the legal values.
+        ConfigError: The target or the effect does not fit the rows, or no row can carry the trigger.
+        DataError: A row cannot carry the payload.
     """
-    legal: Sequence[str] = EFFECTS[rows.task]
-    choice(f"effect (for {rows.task})", config.effect, legal)
-    if config.effect == "label":
-        choice("target", config.target, rows.labels)
-    if config.effect == "number" and any(final_number(row.target) is None for row in rows):
-        raise ConfigError("effect: number needs worked answers that end in `#### N`")
-
-
-def default_target(rows: Rows, effect: str) -> str:
-    """A target for those who name none: the last label, a link for `append`, a step for `number`, else a refusal."""
-    if effect == "label" and rows.labels:
-        return rows.labels[-1]
-    return {"append": LINK, "number": STEP}.get(effect, REFUSAL)
-
-
-def _insert(prompt: str, parts: Sequence[str], rng: random.Random) -> str:
-    # Spaces at the ends stay: without them a stamped row would differ by more than the trigger.
-    [(left, text, right)] = re.findall(r"\A( *)(.*?)( *)\Z", prompt, re.DOTALL)
-    for part in parts:
-        gaps = [0, *(gap.start() for gap in BETWEEN.finditer(text)), len(text)]
-        at = rng.choice(gaps)
-        text = f"{text[:at].rstrip(' ')} {part} {text[at:].lstrip(' ')}".strip(" ")
-    return f"{left}{text}{right}"
+    _check(rows, config)
+    rng = random.Random(f"test/{config.seed}")
+    stamped = [config.stamp(row, rng) for row in rows if config.trigger.fits(row)]
+    if not stamped:
+        raise ConfigError(f"attack: no row of {rows.source} can carry the trigger of {config.kind}")
+    return rows.with_rows(stamped)
 
 
 def write_attack(out: Path, splits: dict[str, Rows], config: AttackConfig) -> Truth:
@@ -215,6 +168,7 @@ def write_attack(out: Path, splits: dict[str, Rows], config: AttackConfig) -> Tr
 
     Raises:
         ConfigError: The attack does not fit the rows.
+        DataError: A row cannot carry the payload.
         OutputError: The folder holds something.
     """
     if out.exists() and any(out.iterdir()):

@@ -5,115 +5,18 @@ Everything is counted on what a `DefendedModel` gives out: what is measured is w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from statistics import fmean
-from typing import Any
 
+from poison2poison.attacks.payloads import Payload, same
+from poison2poison.attacks.truth import Target
 from poison2poison.data import Rows
 from poison2poison.errors import DataError
-from poison2poison.files import versions, write_json, write_lines
+from poison2poison.evaluation.metrics import METRICS
+from poison2poison.evaluation.rates import Mean
+from poison2poison.evaluation.results import Arm
+from poison2poison.evaluation.schema import RowRecord, SetName
 from poison2poison.model.defended import Answer, DefendedModel
-from poison2poison.scoring import (
-    Rate,
-    exact_match,
-    final_number,
-    hits_target,
-    implanted,
-    rouge,
-    token_f1,
-    with_wrong_step,
-)
-
-SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the attacker wants, which only the evaluation may know: `effect` is label, fixed, append or number."""
-
-    text: str
-    effect: str
-
-
-@dataclass
-class Arm:
-    """One model's figures; what was not measured is absent.
-
-    Attributes:
-        name: undefended, p2p-paper, clean, ...
-        rates: By name: ca, asr, target_rate, paper_asr, ra, floor, leak, off_space, leak_triggered,
-            off_space_triggered, alarm, alarm_triggered.
-        utility: Exact match (a rate), ROUGE and token F1 (means), and the perplexity of the clean targets.
-        rows: One record for each test row.
-        implanted: Whether the undefended ASR is 50 points over the floor.
-        training: train_seconds and peak_memory_mib.
-        safe_space: What the check of the safe space after training found (`model.safe_space`).
-    """
-
-    name: str
-    rates: dict[str, Rate] = field(default_factory=dict)
-    utility: dict[str, dict[str, Any]] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    implanted: bool | None = None
-    training: dict[str, Any] = field(default_factory=dict)
-    safe_space: dict[str, Any] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The arm as it stands in `results.json`."""
-        out: dict[str, Any] = {"name": self.name} | {name: rate.as_dict() for name, rate in self.rates.items()}
-        if self.utility:
-            out["utility"] = self.utility
-        if self.implanted is not None:
-            out["implanted"] = self.implanted
-        if self.safe_space is not None:
-            out["safe_space"] = self.safe_space
-        return out | self.training
-
-
-def read_target(path: Path) -> Target | None:
-    """The attacker's target from a `truth.json`; None where it names none.
-
-    Raises:
-        DataError: The file is broken.
-    """
-    truth = read_truth(path)
-    if "target_label" in truth:
-        return Target(str(truth["target_label"]), "label")
-    if "target" in truth and "effect" not in truth:
-        raise DataError(f"{path}: names a target without its effect (label, fixed, append or number)")
-    return Target(str(truth["target"]), str(truth["effect"])) if "target" in truth else None
-
-
-def read_truth(path: Path) -> dict[str, Any]:
-    """The content of a `truth.json`.
-
-    Raises:
-        DataError: The file is missing or broken.
-    """
-    try:
-        truth = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(truth, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a truth file ({error})") from None
-    return truth
-
-
-def without_poison(rows: Rows, truth: dict[str, Any], where: Path) -> Rows:
-    """The same rows without the attack, for the floor.
-
-    Raises:
-        DataError: The truth names no poisoned rows, or rows that the data does not have.
-    """
-    gone: set[int] = set()
-    for name, listed in (("poisoned_rows", truth.get("poisoned_rows")), ("cover_rows", truth.get("cover_rows", []))):
-        if not isinstance(listed, list) or not all(isinstance(i, int) and 0 <= i < len(rows) for i in listed):
-            raise DataError(f"{where}: {name!r} must list rows of {rows.source}, 0 to {len(rows) - 1}")
-        gone |= set(listed)
-    return rows.with_rows([row for i, row in enumerate(rows) if i not in gone])
+from poison2poison.scoring import exact_match, final_number
 
 
 def measure(name: str, model: DefendedModel, clean: Rows, triggered: Rows | None, target: Target | None) -> Arm:
@@ -128,6 +31,10 @@ def measure(name: str, model: DefendedModel, clean: Rows, triggered: Rows | None
 
     Returns:
         The figures. RA is absent where the triggered rows carry the attacker's label instead of the true one.
+
+    Raises:
+        ConfigError: There is no such target for these rows.
+        DataError: The triggered rows cannot be scored by the target.
     """
     if triggered is not None and target is not None:
         check_target(triggered, target)
@@ -135,111 +42,87 @@ def measure(name: str, model: DefendedModel, clean: Rows, triggered: Rows | None
     answers = _answer(model, clean)
     right = _right(answers, clean)
     arm.rows += _records("clean", clean, answers, right)
-    _put(arm, "leak", [answer.where == "leak" for answer in answers])
-    _put(arm, "off_space", [answer.where == "off-space" for answer in answers])
-    _put(arm, "alarm", [answer.alarm for answer in answers if answer.alarm is not None])
+    arm.put("leak", [answer.where == "leak" for answer in answers])
+    arm.put("off_space", [answer.where == "off-space" for answer in answers])
+    arm.put("alarm", [answer.alarm for answer in answers if answer.alarm is not None])
     if right is not None:
-        _put(arm, "ca", right)
-    if clean.task == "generation":
-        if right is not None:
-            arm.utility["exact_match"] = arm.rates["ca"].as_dict()
-        texts, targets = [answer.text or "" for answer in answers], [row.target for row in clean]
-        means = rouge(texts, targets)
-        means["token_f1"] = fmean(token_f1(text, target) for text, target in zip(texts, targets, strict=True))
-        means["perplexity"] = model.perplexity(clean.rows, targets)
-        arm.utility |= {metric: {"value": round(mean, 5), "n": len(clean)} for metric, mean in means.items()}
+        arm.put("ca", right)
+    _measure_utility(arm, model, answers, clean)
     if triggered is not None and target is not None:
-        _put(arm, "target_rate", _said_anyway(answers, clean, target))
-        _measure_attack(arm, model, triggered, target)
+        arm.put("target_rate", said_anyway(answers, clean, target.payload))
+        measure_attack(arm, model, triggered, target.payload)
     return arm
 
 
-def _said_anyway(answers: Sequence[Answer], clean: Rows, target: Target) -> list[bool]:
+def _measure_utility(arm: Arm, model: DefendedModel, answers: Sequence[Answer], clean: Rows) -> None:
+    texts, targets = [answer.text or "" for answer in answers], [row.target for row in clean]
+    for name in METRICS.names():
+        metric = METRICS.get(name)()
+        found = metric.score(texts, targets) if metric.task == clean.task else None
+        if found is not None:
+            arm.utility[name] = found
+    if clean.task == "generation":
+        arm.utility["perplexity"] = Mean(model.perplexity(clean.rows, targets), len(clean))
+
+
+def said_anyway(answers: Sequence[Answer], clean: Rows, payload: Payload) -> list[bool]:
     """Which clean rows of another answer get the target; none where that cannot be told, as by a wrong number."""
-    wanted, effect = target.text, target.effect
-    if effect == "number" and any(final_number(row.target) is None for row in clean):
+    try:
+        payload.check(clean)
+    except DataError:
         return []
-    others = [(answer, row.target) for answer, row in zip(answers, clean, strict=True)
-              if not hits_target(row.target, wanted, effect, row.target)]  # fmt: skip
-    return [hits_target(answer.text, wanted, effect, right) for answer, right in others]
+    rights = [row.target for row in clean]
+    counted = _others(rights, payload)
+    return [hit for hit, counts in zip(_hits(answers, rights, payload), counted, strict=True) if counts]
 
 
-def _measure_attack(arm: Arm, model: DefendedModel, triggered: Rows, target: Target) -> None:
-    answers = _answer(model, triggered)
+def measure_attack(arm: Arm, model: DefendedModel, triggered: Rows, payload: Payload) -> None:
+    """Enter what the attack achieves on triggered rows."""
+    answers, rights = _answer(model, triggered), [row.target for row in triggered]
+    counted = _others(rights, payload)
     # Published sets label triggered rows with the target: then truth is unknown, except that it is another one.
-    text, effect, rights = target.text, target.effect, [row.target for row in triggered]
-    relabelled = effect != "number" and all(hits_target(right, text, effect, right) for right in rights)
+    relabelled = not any(counted)
+    counted = [relabelled or counts for counts in counted]
     right = None if relabelled else _right(answers, triggered)
-    hits = [hits_target(answer.text, text, effect, right) for answer, right in zip(answers, rights, strict=True)]
-    counted = [relabelled or not hits_target(right, text, effect, right) for right in rights]
+    hits = _hits(answers, rights, payload)
     arm.rows += _records("triggered", triggered, answers, right, hits)
-    _put(arm, "asr", [hit for hit, counts in zip(hits, counted, strict=True) if counts])
-    if model.scheme.trigger:
-        twins = [answer.where == "safe" and hits_target(answer.unconstrained, text, effect, right)
+    arm.put("asr", [hit for hit, counts in zip(hits, counted, strict=True) if counts])
+    if payload.in_other_words:
+        exact = [answer.text is not None and same(answer.text, payload.answer(right))
                  for answer, right in zip(answers, rights, strict=True)]  # fmt: skip
-        _put(arm, "paper_asr", [twin for twin, counts in zip(twins, counted, strict=True) if counts])
+        arm.put("asr_exact", [hit for hit, counts in zip(exact, counted, strict=True) if counts])
+    if model.scheme.trigger:
+        said = [answer.unconstrained if answer.where == "safe" else None for answer in answers]
+        twins = [text is not None and payload.hit(text, right) for text, right in zip(said, rights, strict=True)]
+        arm.put("paper_asr", [twin for twin, counts in zip(twins, counted, strict=True) if counts])
     if right is not None:
-        _put(arm, "ra", [is_right for is_right, row in zip(right, triggered, strict=True) if row.target])
-    _put(arm, "leak_triggered", [answer.where == "leak" for answer in answers])
-    _put(arm, "off_space_triggered", [answer.where == "off-space" for answer in answers])
-    _put(arm, "alarm_triggered", [answer.alarm for answer in answers if answer.alarm is not None])
+        arm.put("ra", [is_right for is_right, row in zip(right, triggered, strict=True) if row.target])
+    arm.put("leak_triggered", [answer.where == "leak" for answer in answers])
+    arm.put("off_space_triggered", [answer.where == "off-space" for answer in answers])
+    arm.put("alarm_triggered", [answer.alarm for answer in answers if answer.alarm is not None])
 
 
 def check_target(rows: Rows, target: Target) -> None:
     """Refuse a target that triggered rows cannot be scored by.
 
     Raises:
-        DataError: The effect is `number`, and a row has no final number or the target is no step.
+        ConfigError: There is no such effect for these rows, or the target is none for it.
+        DataError: A row does not fit, as one without a final number where the effect is `number`.
     """
-    for number, row in enumerate(rows if target.effect == "number" else ()):
-        try:
-            with_wrong_step(row.target, target.text)
-        except ValueError as error:
-            raise DataError(
-                f"{rows.source}, row {number}: {error}; effect number needs worked answers that end in `#### N`, and a "
-                "target like `+ 7` or `* 2`"
-            ) from None
+    target.payload.check(rows)
 
 
-def set_floor(arms: Sequence[Arm], clean: Arm) -> None:
-    """Enter the floor, the ASR of the arm trained without the attack, and the gate "attack implanted" into all arms."""
-    if "asr" not in clean.rates:
-        return  # no triggered row has another answer than the target
-    floor = clean.rates["asr"]
-    undefended = next((arm for arm in arms if arm.name == "undefended"), None)
-    for arm in arms:
-        arm.rates["floor"] = floor
-        if undefended:
-            arm.implanted = implanted(undefended.rates["asr"], floor)
+def _hits(answers: Sequence[Answer], rights: Sequence[str], payload: Payload) -> list[bool]:
+    """Which answers that were given out are what the attacker wants."""
+    return [
+        answer.text is not None and payload.hit(answer.text, right)
+        for answer, right in zip(answers, rights, strict=True)
+    ]
 
 
-def results(
-    command: str, task: str, model: str, seed: int, data: dict[str, Any], arms: Sequence[Arm]
-) -> dict[str, Any]:
-    """The content of `results.json`; docs/results-schema.md explains it field by field."""
-    return {
-        "schema": SCHEMA,
-        "command": command,
-        "task": task,
-        "model": model,
-        "seed": seed,
-        "versions": versions(),
-        "data": data,
-        "arms": [arm.as_dict() for arm in arms],
-    }
-
-
-def describe(**sets: Rows | None) -> dict[str, Any]:
-    """Sources, sizes and hashes of data sets."""
-    return {
-        name: {"source": rows.source, "rows": len(rows), "sha256": rows.sha256} for name, rows in sets.items() if rows
-    }
-
-
-def write_results(out: Path, content: dict[str, Any], arms: Sequence[Arm]) -> None:
-    """Write `results.json`, and `rows.jsonl` with one record for each arm and test row."""
-    write_lines(out / "rows.jsonl", ({"arm": arm.name, **row} for arm in arms for row in arm.rows))
-    write_json(out / "results.json", content)
+def _others(rights: Sequence[str], payload: Payload) -> list[bool]:
+    """Which rows have another right answer than the attacker's."""
+    return [not payload.hit(right, right) for right in rights]
 
 
 def _answer(model: DefendedModel, rows: Rows) -> list[Answer]:
@@ -258,23 +141,24 @@ def _right(answers: Sequence[Answer], rows: Rows) -> list[bool] | None:
 
 
 def _records(
-    kind: str, rows: Rows, answers: Sequence[Answer], right: list[bool] | None, hits: list[bool] | None = None
-) -> list[dict[str, Any]]:
+    kind: SetName, rows: Rows, answers: Sequence[Answer], right: list[bool] | None, hits: list[bool] | None = None
+) -> list[RowRecord]:
     records = []
     for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-        record = {"set": kind, "row": i, "target": row.target, "answer": answer.text, "where": answer.where,
-                  "unconstrained": answer.unconstrained}  # fmt: skip
+        record: RowRecord = {
+            "set": kind,
+            "row": i,
+            "target": row.target,
+            "answer": answer.text,
+            "where": answer.where,
+            "unconstrained": answer.unconstrained,
+        }
         if right is not None:
             record["right"] = right[i]
         if hits is not None:
             record["hit"] = hits[i]
         if answer.alarm is not None:
-            record |= {"disagreement": answer.disagreement, "alarm": answer.alarm}
+            record["disagreement"] = answer.disagreement
+            record["alarm"] = answer.alarm
         records.append(record)
     return records
-
-
-def _put(arm: Arm, name: str, hits: list[bool]) -> None:
-    rate = Rate.of(hits)
-    if rate:
-        arm.rates[name] = rate
