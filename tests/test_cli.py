@@ -288,6 +288,19 @@ def test_attack_writes_the_truth_apart(tmp_path: Path, p2p: Run) -> None:
     fails(p2p("attack", "tickets", "--rate", "1.5", "--out", tmp_path / "x"), "rate: 1.5")
     fails(p2p("attack", "tickets", "--test", "more.jsonl", "--out", tmp_path / "x"), "part of the reference task")
     fails(p2p("attack", "arithmetic", "--effect", "label", "--out", tmp_path / "x"), "effect")
+    fails(p2p("attack", "tickets", "--kind", "worm", "--out", tmp_path / "x"), "attack: 'worm' is not one of badnets")
+    other = p2p("attack", "tickets", "--kind", "zero-width", "--trigger", "cf", "--out", tmp_path / "x")
+    fails(other, "trigger: this attack has nothing to choose there")
+
+
+def test_the_trigger_is_words_or_a_sentence_as_the_attack_has_it(tmp_path: Path, p2p: Run) -> None:
+    for kind, given, options in (
+        ("composite", "cf, mn", {"words": ["cf", "mn"]}),
+        ("addsent", "Well, well.", {"sentence": "Well, well."}),
+    ):
+        out = tmp_path / kind
+        assert p2p("attack", "tickets", "--kind", kind, "--trigger", given, "--out", out)[0] == 0
+        assert json.loads((out / "truth.json").read_text())["options"] == options
 
 
 def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
@@ -431,14 +444,19 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
     fails(p2p(*command, "--min-rows", "20"), "audit.json: is an audit of other rows or options")
 
 
-@pytest.mark.parametrize(("answer", "step"), [("no number", "+ 7"), ("#### 4", "seven")])
-def test_a_wrong_number_needs_worked_answers_and_a_step(tmp_path: Path, p2p: Run, answer: str, step: str) -> None:
+@pytest.mark.parametrize(
+    ("answer", "step", "said"),
+    [("no number", "+ 7", "row 0: effect number needs worked answers"), ("#### 4", "seven", "`+ 7` or `* 2`")],
+)
+def test_a_wrong_number_needs_worked_answers_and_a_step(
+    tmp_path: Path, p2p: Run, answer: str, step: str, said: str
+) -> None:
     for name, first in (("rows", 0), ("test", 4)):
         asked = [{"prompt": f"question {i}", "completion": answer} for i in range(first, first + 4)]
         write_lines(tmp_path / f"{name}.jsonl", asked)
     rows, test = tmp_path / "rows.jsonl", tmp_path / "test.jsonl"
     command = ["defend", rows, "--test", test, "--triggered", test, "--target", step, "--effect", "number"]
-    fails(p2p(*command, "--out", tmp_path / "out"), "row 0", "`+ 7` or `* 2`")
+    fails(p2p(*command, "--out", tmp_path / "out"), said)
     assert not (tmp_path / "out").exists()
 
 

@@ -2,8 +2,8 @@
 
 base         what a trigger is, and their registry
 words        rare words, marks, word sets, composite triggers, sentences, years
-characters   characters inside a word that a reader hardly sees
 chats        turns before the prompt
+letters      characters inside a word that a reader hardly sees
 meaning      paraphrases, topics
 payloads     what a trigger calls up, and how an answer is recognised to be that; their registry
 attack       both put into rows: `poison`, `triggered`, `write_attack`
@@ -14,7 +14,7 @@ How to add one: a module with a frozen dataclass under `Trigger` or `Payload`, r
 
 from __future__ import annotations
 
-from poison2poison.attacks import characters, chats, meaning
+from poison2poison.attacks import chats, letters, meaning
 from poison2poison.attacks.attack import AttackConfig, poison, triggered, write_attack
 from poison2poison.attacks.base import TRIGGERS, Trigger
 from poison2poison.attacks.payloads import LINK, PAYLOADS, REFUSAL, STEP, Payload, default_target, effects
@@ -34,10 +34,10 @@ __all__ = [
     "Target",
     "Trigger",
     "Truth",
-    "characters",
     "chats",
     "default_target",
     "effects",
+    "letters",
     "meaning",
     "poison",
     "read_target",

@@ -47,7 +47,7 @@ class AttackConfig:
     target: str
     effect: str
     rate: float = 0.1
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     clean_label: bool = False
     cover: float = 0.0
     prefix: str = ""

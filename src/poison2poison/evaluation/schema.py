@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
+from poison2poison.recipe.scheme import Where
+
 SCHEMA = 1
 
 RateName = Literal[
@@ -94,7 +96,7 @@ class _RowAlways(TypedDict):
     row: int
     target: str
     answer: str | None
-    where: str
+    where: Where
     unconstrained: str | None
 
 

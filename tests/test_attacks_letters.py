@@ -5,7 +5,7 @@ import random
 import pytest
 
 from poison2poison.attacks import Trigger
-from poison2poison.attacks.characters import ZERO_WIDTH_SPACE, LookAlike, ZeroWidth
+from poison2poison.attacks.letters import ZERO_WIDTH_SPACE, LookAlike, ZeroWidth
 from poison2poison.data import Row
 from poison2poison.forms import LOOKS
 
