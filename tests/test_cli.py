@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -291,6 +292,14 @@ def test_attack_writes_the_truth_apart(tmp_path: Path, p2p: Run) -> None:
     fails(p2p("attack", "tickets", "--kind", "worm", "--out", tmp_path / "x"), "attack: 'worm' is not one of badnets")
     other = p2p("attack", "tickets", "--kind", "zero-width", "--trigger", "cf", "--out", tmp_path / "x")
     fails(other, "trigger: this attack has nothing to choose there")
+
+
+def test_an_attack_has_at_most_twenty_options_and_its_help_says_what_each_attack_is(p2p: Run) -> None:
+    text = p2p("attack", "-h")[1]
+    options = re.findall(r"^│ \*?\s*(--[\w-]+)", text, re.MULTILINE)
+    assert len(set(options) - {"--help"}) == 20
+    said = " ".join(text.replace("│", " ").split())
+    assert "badnets, a rare word at a random place; marks," in said
 
 
 def test_the_trigger_is_words_or_a_sentence_as_the_attack_has_it(tmp_path: Path, p2p: Run) -> None:

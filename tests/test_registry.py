@@ -14,7 +14,11 @@ OWN = "from test_registry import PETS\n"
 
 
 @PETS.register("cat")
-class Cat: ...
+class Cat:
+    """Purrs (Gray, 1998).
+
+    Attributes: none.
+    """
 
 
 def test_a_member_is_known_by_its_name() -> None:
@@ -80,6 +84,7 @@ def test_installed_members_are_found_by_entry_points(monkeypatch: pytest.MonkeyP
     toys: Registry[type] = Registry("toy", group)
     toys.register("own")(Cat)
     assert toys.names() == ("own", "path", "gone")
+    assert toys.summary() == "`own`, purrs; `path`; `gone`"
     assert toys.get("path") is Path
     assert toys.get("own") is Cat
     with pytest.raises(ConfigError, match="toy: 'gone' cannot be loaded from pathlib:Gone"):

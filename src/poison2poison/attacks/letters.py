@@ -31,7 +31,7 @@ class ZeroWidth(Trigger):
 @TRIGGERS.register("look-alike")
 @dataclass(frozen=True)
 class LookAlike(Trigger):
-    """A drawn letter is the Cyrillic one that looks like it (homographs: Li et al., arXiv 2105.00164)."""
+    """A Cyrillic letter for one that looks like it (homographs: Li et al., arXiv 2105.00164)."""
 
     def fits(self, row: Row) -> bool:
         return any(letter in LOOKS for letter in row.prompt)

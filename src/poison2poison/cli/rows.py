@@ -29,7 +29,7 @@ def attack(
     data: DataConfig,
     test: Annotated[str | None, typer.Option(help="Clean test rows; part of a reference task.")] = None,
     dev: Annotated[str | None, typer.Option(help="Clean dev rows; part of a reference task.")] = None,
-    kind: Annotated[str, typer.Option(help=f"Which attack: {', '.join(TRIGGERS.names())}.")] = "badnets",
+    kind: Annotated[str, typer.Option(help=f"{TRIGGERS.summary()}.")] = "badnets",
     target: Annotated[
         str | None,
         typer.Option(
@@ -39,7 +39,7 @@ def attack(
     effect: Annotated[
         str | None,
         typer.Option(
-            help=f"What the trigger calls up: {', '.join(PAYLOADS.names())}. [default: label, or fixed for generation]"
+            help=f"What the trigger calls up. {PAYLOADS.summary()}. [default: label, or fixed for generation]"
         ),
     ] = None,
     rate: Annotated[float, typer.Option(help="Share of the training rows that is poisoned.")] = 0.1,
