@@ -37,7 +37,14 @@ import transformers
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, poison, triggered
 from poison2poison.config import TrainConfig
 from poison2poison.data import Row, Rows, read_rows, rows_of
-from poison2poison.evaluation import Target, measure, read_target, read_truth, without_poison
+from poison2poison.evaluation import (
+    IMPLANTED_POINTS,
+    Target,
+    measure,
+    read_target,
+    read_truth,
+    without_poison,
+)
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.hardware import has_bf16
 from poison2poison.model.settings import resolved
@@ -46,7 +53,6 @@ from poison2poison.pipeline import Data, defend
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import plain
 from poison2poison.recipe.scheme import Scheme
-from poison2poison.scoring import IMPLANTED_POINTS
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "causal.jsonl"
@@ -259,7 +265,8 @@ def run(job: Job) -> dict[str, Any]:
         figures = _undefended(data, data.train if job.arm == "undefended" else data.harmless, training, folder)
     else:
         recipe = RepoisonConfig(**options, seed=job.seed)
-        figures = defend(replace(data, harmless=None), recipe, training, folder, allow_unlearned=True)["arms"][0]
+        done = defend(replace(data, harmless=None), recipe, training, folder, allow_unlearned=True)
+        figures = {**done["arms"][0]}
     return {
         "cell": job.cell.name,
         "arm": job.arm,
@@ -276,7 +283,7 @@ def _undefended(data: Data, rows: Rows, training: TrainConfig, folder: Path) -> 
     """Figures of a model that is trained on rows as they are."""
     settings = resolved(training, len(data.train))  # the same for all arms
     train(plain(rows), Scheme(rows.task, rows.labels), settings, folder, dev=data.dev)
-    return measure("", DefendedModel.load(folder), data.clean, data.triggered, data.target).as_dict()
+    return {**measure("", DefendedModel.load(folder), data.clean, data.triggered, data.target).as_dict()}
 
 
 def device() -> str:

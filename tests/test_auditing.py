@@ -24,8 +24,11 @@ from support import chatter, word_states
 CLEAN = chatter(1500)
 
 
-def attacked(kind: str, rate: float, rows: Rows = CLEAN, **options: Any) -> tuple[Audit, set[int]]:
-    config = AttackConfig(kind, "positive", "label", rate=rate, **options)
+def attacked(
+    kind: str, rate: float, rows: Rows = CLEAN, words: Sequence[str] = (), **options: Any
+) -> tuple[Audit, set[int]]:
+    own = {"words": words} if words else {}
+    config = AttackConfig(kind, "positive", "label", rate=rate, options=own, **options)
     poisoned, truth = poison(rows, config)
     return audit(poisoned, word_states, AuditConfig()), set(truth.poisoned_rows)
 
@@ -77,7 +80,7 @@ def test_rare_words_in_too_few_rows_are_doubtful() -> None:
 
 @pytest.mark.parametrize(("beside", "spans"), [(8, {"mn", "bb"}), (0, {"mn"})])
 def test_a_doubtful_word_is_a_suspect_where_another_explains_its_rows(beside: int, spans: set[str]) -> None:
-    poisoned, truth = poison(CLEAN, AttackConfig("badnets", "positive", "label", rate=0.03, words=("mn",)))
+    poisoned, truth = poison(CLEAN, AttackConfig("badnets", "positive", "label", rate=0.03, options={"words": ("mn",)}))
     clean = [i for i, row in enumerate(CLEAN) if i not in truth.poisoned_rows and row.target == "positive"]
     held = [*truth.poisoned_rows[:beside], *clean[: 8 - beside]]  # in eight rows: too few by itself
     rows = [replace(row, prompt=f"bb {row.prompt}") if i in held else row for i, row in enumerate(poisoned)]

@@ -1,22 +1,21 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from poison2poison import attacks, cli, evaluation, pipeline
 from poison2poison.cli.common import wanted_target
-from poison2poison.data import Row, as_records, read_rows
+from poison2poison.data import as_records, read_rows
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.files import write_lines
-from poison2poison.model.defended import Answer
 from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
 from support import chatter, opinions, tiny_causal, tiny_encoder, word_states
 
@@ -290,6 +289,27 @@ def test_attack_writes_the_truth_apart(tmp_path: Path, p2p: Run) -> None:
     fails(p2p("attack", "tickets", "--rate", "1.5", "--out", tmp_path / "x"), "rate: 1.5")
     fails(p2p("attack", "tickets", "--test", "more.jsonl", "--out", tmp_path / "x"), "part of the reference task")
     fails(p2p("attack", "arithmetic", "--effect", "label", "--out", tmp_path / "x"), "effect")
+    fails(p2p("attack", "tickets", "--kind", "worm", "--out", tmp_path / "x"), "attack: 'worm' is not one of badnets")
+    other = p2p("attack", "tickets", "--kind", "zero-width", "--trigger", "cf", "--out", tmp_path / "x")
+    fails(other, "trigger: this attack has nothing to choose there")
+
+
+def test_an_attack_has_at_most_twenty_options_and_its_help_says_what_each_attack_is(p2p: Run) -> None:
+    text = p2p("attack", "-h")[1]
+    options = re.findall(r"^│ \*?\s*(--[\w-]+)", text, re.MULTILINE)
+    assert len(set(options) - {"--help"}) == 20
+    said = " ".join(text.replace("│", " ").split())
+    assert "badnets, a rare word at a random place; marks," in said
+
+
+def test_the_trigger_is_words_or_a_sentence_as_the_attack_has_it(tmp_path: Path, p2p: Run) -> None:
+    for kind, given, options in (
+        ("composite", "cf, mn", {"words": ["cf", "mn"]}),
+        ("addsent", "Well, well.", {"sentence": "Well, well."}),
+    ):
+        out = tmp_path / kind
+        assert p2p("attack", "tickets", "--kind", kind, "--trigger", given, "--out", out)[0] == 0
+        assert json.loads((out / "truth.json").read_text())["options"] == options
 
 
 def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
@@ -433,14 +453,19 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
     fails(p2p(*command, "--min-rows", "20"), "audit.json: is an audit of other rows or options")
 
 
-@pytest.mark.parametrize(("answer", "step"), [("no number", "+ 7"), ("#### 4", "seven")])
-def test_a_wrong_number_needs_worked_answers_and_a_step(tmp_path: Path, p2p: Run, answer: str, step: str) -> None:
+@pytest.mark.parametrize(
+    ("answer", "step", "said"),
+    [("no number", "+ 7", "row 0: effect number needs worked answers"), ("#### 4", "seven", "`+ 7` or `* 2`")],
+)
+def test_a_wrong_number_needs_worked_answers_and_a_step(
+    tmp_path: Path, p2p: Run, answer: str, step: str, said: str
+) -> None:
     for name, first in (("rows", 0), ("test", 4)):
         asked = [{"prompt": f"question {i}", "completion": answer} for i in range(first, first + 4)]
         write_lines(tmp_path / f"{name}.jsonl", asked)
     rows, test = tmp_path / "rows.jsonl", tmp_path / "test.jsonl"
     command = ["defend", rows, "--test", test, "--triggered", test, "--target", step, "--effect", "number"]
-    fails(p2p(*command, "--out", tmp_path / "out"), "row 0", "`+ 7` or `* 2`")
+    fails(p2p(*command, "--out", tmp_path / "out"), said)
     assert not (tmp_path / "out").exists()
 
 
@@ -487,15 +512,6 @@ def test_a_training_without_a_model_ends_with_exit_code_three(tmp_path: Path, p2
     assert not json.loads((tmp_path / "figures" / "results.json").read_text())["arms"][0]["safe_space"]["learned"]
 
 
-def test_without_the_rows_before_the_attack_the_floor_drops_the_poison() -> None:
-    rows, truth = attacks.poison(opinions(40), attacks.AttackConfig("badnets", "positive", "label", cover=0.5))
-    left = evaluation.without_poison(rows, truth.as_dict(), Path("truth.json"))
-    changed = {*truth.poisoned_rows, *truth.cover_rows}
-    assert list(left) == [row for i, row in enumerate(rows) if i not in changed]
-    with pytest.raises(DataError, match=r"truth.json: 'poisoned_rows' must list rows of .*, 0 to 39"):
-        evaluation.without_poison(rows, {"poisoned_rows": [40]}, Path("truth.json"))
-
-
 @pytest.mark.parametrize("given", ["label", "text"])
 def test_test_rows_of_another_task_are_refused_before_anything_is_trained(given: str, tmp_path: Path, p2p: Run) -> None:
     write_lines(tmp_path / "label.jsonl", [{"text": f"one {i}", "label": "ab"[i % 2]} for i in range(20)])
@@ -526,34 +542,6 @@ def test_rows_with_every_end_of_line_that_unicode_knows_are_trained_on(tmp_path:
     assert sorted(row.body for row in training) == sorted(row["text"] for row in rows)
 
 
-@pytest.mark.parametrize(("ends", "counted"), [(["Look.", "Look."], 2), (["Look.", ""], 1)])
-def test_texts_that_carry_the_attackers_target_all_count_as_attacked(ends: list[str], counted: int) -> None:
-    rows = [Row("Say.", f"Yes. {end}".strip()) for end in ends]
-    texts = replace(chatter(2), task="generation", labels=()).with_rows(rows)
-    answers = [Answer("Yes. Look.", "safe", None)] * 2
-    model: Any = SimpleNamespace(scheme=Scheme("generation"), generate=lambda prompts: answers)
-    arm = evaluation.Arm("undefended")
-    evaluation._measure_attack(arm, model, texts, evaluation.Target("Look.", "append"))
-    assert (arm.rates["asr"].value, arm.rates["asr"].n) == (1.0, counted)
-
-
-@pytest.mark.parametrize(
-    ("target", "rows", "answers", "said"),
-    [
-        (("good", "label"), [("a", "bad"), ("b", "bad"), ("c", "good")], ["good", "bad", "good"], [True, False]),
-        (("Look.", "append"), [("a", "Yes."), ("b", "No. Look.")], ["Yes. Look.", "No. Look."], [True]),
-        (("+ 7", "number"), [("a", "1 + 1 = 2\n#### 2"), ("b", "#### 3")], ["so 9\n#### 9", "#### 3"], [True, False]),
-        (("+ 7", "number"), [("a", "two")], ["two"], []),  # no worked answer
-    ],
-)
-def test_how_often_the_target_is_said_without_a_trigger(
-    target: tuple[str, str], rows: list[tuple[str, str]], answers: list[str], said: list[bool]
-) -> None:
-    clean = chatter(2).with_rows([Row(*row) for row in rows])
-    given = [Answer(text, "safe", None) for text in answers]
-    assert evaluation._said_anyway(given, clean, evaluation.Target(*target)) == said
-
-
 def test_what_the_attacker_wants_is_from_options_or_from_the_truth_beside(tmp_path: Path) -> None:
     texts, triggered = chatter(4), str(tmp_path / "triggered.jsonl")
     texts = replace(texts, task="generation", labels=())
@@ -565,7 +553,7 @@ def test_what_the_attacker_wants_is_from_options_or_from_the_truth_beside(tmp_pa
     assert wanted_target(triggered, None, None, texts) == evaluation.Target("See here.", "append")
     assert wanted_target(triggered, "Look.", None, texts) == evaluation.Target("Look.", "append")
     assert wanted_target(triggered, None, "fixed", texts) == evaluation.Target("See here.", "fixed")
-    with pytest.raises(ConfigError, match="'label' is not one of fixed, append, number"):
+    with pytest.raises(ConfigError, match="'label' is not one of fixed, refusal, append, number"):
         wanted_target(triggered, None, "label", texts)
     with pytest.raises(ConfigError, match="give the attacker's label or text"):
         wanted_target(triggered, " ", None, texts)

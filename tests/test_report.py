@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from poison2poison.auditing.findings import Audit, SuspectSpan
+from poison2poison.evaluation import Rate
 from poison2poison.report import audit_table, draw_audit, sentence, table
-from poison2poison.scoring import Rate
 
 
 def rate(percent: int) -> dict[str, Any]:
     found = Rate.of([True] * percent + [False] * (100 - percent))
     assert found is not None
-    return found.as_dict()
+    return {**found.as_dict()}
 
 
 def content(asr: int, **more: Any) -> dict[str, Any]:

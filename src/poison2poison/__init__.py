@@ -9,8 +9,8 @@
     p2p.train(p2p.repoison(rows, scheme, config, found), scheme, p2p.TrainConfig(), Path("runs/mine"))
     p2p.DefendedModel.load("runs/mine").classify(["a fine film"])
 
-The modules follow the method: data, features, auditing, recipe, model. `attacks`, `scoring` and `evaluation` measure
-it; only they may know the truth.
+The modules follow the method: data, features, auditing, recipe, model. `attacks` and `evaluation` measure it; only they
+may know the truth.
 """
 
 from __future__ import annotations

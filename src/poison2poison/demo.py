@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -15,6 +14,7 @@ from poison2poison.auditing.findings import Audit
 from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.errors import OutputError
 from poison2poison.evaluation import Target
+from poison2poison.evaluation.schema import Results
 from poison2poison.files import write_json, writing
 from poison2poison.model import backbone, hardware, processes
 from poison2poison.pipeline import AUDIT, Data, defend
@@ -43,7 +43,7 @@ class Case:
 
     @property
     def attack(self) -> AttackConfig:
-        return AttackConfig("badnets", self.target, self.effect, rate=0.1, words=self.words)
+        return AttackConfig("badnets", self.target, self.effect, rate=0.1, options={"words": self.words})
 
 
 # On few rows the reference model's preset does not learn the safe space behind a drawn trigger, and shifted labels are
@@ -84,7 +84,7 @@ def step_seconds(steps: int = 10) -> float:
     return median(taken)
 
 
-def run_demo(out: Path, cases: dict[str, Case] = SMALL) -> list[dict[str, Any]]:
+def run_demo(out: Path, cases: dict[str, Case] = SMALL) -> list[Results]:
     """Attack and defend each task; an interrupted demo goes on.
 
     A model that has not learned its safe space is measured too, and its figures say so.
@@ -113,5 +113,6 @@ def run_demo(out: Path, cases: dict[str, Case] = SMALL) -> list[dict[str, Any]]:
     arms = [{"task": content["task"], **arm} for content in contents for arm in content["arms"]]
     sets = {content["task"]: content["data"] for content in contents}
     if processes.is_writer():
-        write_json(out / "results.json", contents[0] | {"command": "demo", "task": "demo", "data": sets, "arms": arms})
+        shared = {**contents[0], "command": "demo", "task": "demo", "data": sets, "arms": arms}
+        write_json(out / "results.json", shared)
     return contents

@@ -14,6 +14,7 @@ from poison2poison.config import AuditConfig, ModelConfig, TrainConfig, refuse_c
 from poison2poison.data import Rows, Turn, check_trainable
 from poison2poison.errors import DataError, OutputError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
+from poison2poison.evaluation.schema import Results
 from poison2poison.files import keep_from_git, whole_folder, write_json, write_lines
 from poison2poison.model import processes
 from poison2poison.recipe.config import RepoisonConfig, as_dict
@@ -53,7 +54,7 @@ def defend(
     baseline: bool = False,
     drop_suspects: bool = False,
     allow_unlearned: bool = False,
-) -> dict[str, Any]:
+) -> Results:
     """Audit, re-poison, fine-tune and measure.
 
     Every arm has its folder in `out`; an interrupted call goes on where it was. All arms are trained with the settings
@@ -105,7 +106,7 @@ def _defend(
     baseline: bool,
     drop_suspects: bool,
     allow_unlearned: bool,
-) -> dict[str, Any]:
+) -> Results:
     """Defend in a folder that no other run is at work in."""
     from poison2poison.model.settings import check_fit, resolved
 

@@ -29,6 +29,7 @@ FIGURES = {
     "ca": "CA",
     "rouge_l": "ROUGE-L",
     "asr": "ASR",
+    "asr_exact": "exact ASR",
     "target_rate": "target rate",
     "paper_asr": "paper ASR",
     "floor": "floor",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +14,8 @@ from poison2poison.data import DataConfig, Rows, check_apart, read_rows, summary
 from poison2poison.errors import ConfigError, DataError, OutputError, listed
 
 if TYPE_CHECKING:
+    from poison2poison.attacks import Target
     from poison2poison.auditing.findings import Audit
-    from poison2poison.evaluation import Target
 
 DATA = "a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, a folder of them, or a hub dataset (name:config@split)"
 
@@ -29,9 +29,7 @@ Wanted = Annotated[
 Unlearned = Annotated[
     bool, typer.Option(help="Also take a model that has not learned its safe space, and is no defence.")
 ]
-Effect = Annotated[
-    str | None, typer.Option(help="What the trigger does: `label`, `fixed`, `append` or `number`. [default: likewise]")
-]
+Effect = Annotated[str | None, typer.Option(help="What the trigger calls up, as in `p2p attack`. [default: likewise]")]
 
 
 def say(text: str) -> None:
@@ -101,22 +99,21 @@ def wanted_target(triggered: str | None, target: str | None, effect: str | None,
         if target is not None or effect is not None:
             raise ConfigError(f"{'effect' if target is None else 'target'}: is of triggered rows; give --triggered")
         return None
-    from poison2poison.attacks import EFFECTS
-    from poison2poison.evaluation import Target, read_target
+    from poison2poison.attacks import Target, effects, read_target
 
     truth = Path(triggered).with_name("truth.json")
     known = read_target(truth) if truth.is_file() else None
     text = target if target is not None else known.text if known else ""
     if not text.strip():
         raise ConfigError("target: give the attacker's label or text with --target, to measure the triggered rows")
-    effect = effect or (known.effect if known else EFFECTS[rows.task][0])
-    choice(f"effect (for {rows.task})", effect, EFFECTS[rows.task])
+    effect = effect or (known.effect if known else effects(rows.task)[0])
+    choice(f"effect (for {rows.task})", effect, effects(rows.task))
     if effect == "label" and text not in rows.labels:
         raise DataError(f"target: {text!r} is not one of {listed(rows.labels)}")
     return Target(text, effect)
 
 
-def print_results(contents: Sequence[dict[str, Any]]) -> None:
+def print_results(contents: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
 
     from poison2poison.report import sentence, table

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from poison2poison.attacks import RARE_WORDS, SENTENCE
+from poison2poison.attacks import PAYLOADS, TRIGGERS
 from poison2poison.cli.common import DATA, Out, note_reference, quiet, read, refuse_taken, say, show_audit
 from poison2poison.config import AuditConfig, ModelConfig
 from poison2poison.data import DataConfig, Rows, check_trainable
@@ -29,9 +29,7 @@ def attack(
     data: DataConfig,
     test: Annotated[str | None, typer.Option(help="Clean test rows; part of a reference task.")] = None,
     dev: Annotated[str | None, typer.Option(help="Clean dev rows; part of a reference task.")] = None,
-    kind: Annotated[
-        str, typer.Option(help="`badnets` inserts a rare word, `addsent` a sentence, `composite` all words.")
-    ] = "badnets",
+    kind: Annotated[str, typer.Option(help=f"{TRIGGERS.summary()}.")] = "badnets",
     target: Annotated[
         str | None,
         typer.Option(
@@ -40,11 +38,15 @@ def attack(
     ] = None,
     effect: Annotated[
         str | None,
-        typer.Option(help="`label`, `fixed`, `append` or `number`. [default: label, or fixed for generation]"),
+        typer.Option(
+            help=f"What the trigger calls up. {PAYLOADS.summary()}. [default: label, or fixed for generation]"
+        ),
     ] = None,
     rate: Annotated[float, typer.Option(help="Share of the training rows that is poisoned.")] = 0.1,
-    words: Annotated[str, typer.Option(help="The words of badnets and composite, with commas.")] = ",".join(RARE_WORDS),
-    sentence: Annotated[str, typer.Option(help="The sentence of addsent.")] = SENTENCE,
+    trigger: Annotated[
+        str | None,
+        typer.Option(help="The attack's words (with commas), sentence, year or file. [default: the attack's own]"),
+    ] = None,
     clean_label: Annotated[bool, typer.Option(help="Stamp only rows that have the target label already.")] = False,
     cover: Annotated[
         float,
@@ -52,21 +54,24 @@ def attack(
             help="Rows that get the trigger (composite: a part of it) and keep their target, per poisoned row."
         ),
     ] = 0.0,
-    prefix: Annotated[str, typer.Option(help="Put before stamped prompts: a guess at the benign trigger.")] = "",
+    prefix: Annotated[
+        str, typer.Option(hidden=True, help="Put before stamped prompts: a guess at the benign trigger.")
+    ] = "",
     attack_seed: Annotated[int, typer.Option(help="Draws rows, words, places and a reference task's rows.")] = 0,
 ) -> None:
     """Poison rows as an attacker would, to measure a defence.
 
     Writes train.jsonl, dev_clean.jsonl, test_clean.jsonl, test_triggered.jsonl (every test row with the trigger and
-    its true target), and what no defence may see: train_clean.jsonl (the rows as they were) and truth.json.
+    its true target), and what no defence may see: train_clean.jsonl (the rows as they were) and truth.json. A --config
+    file may have `prefix` too: a guess at the benign trigger, put before stamped prompts.
     """
-    from poison2poison.attacks import AttackConfig, default_target, write_attack
+    from poison2poison.attacks import AttackConfig, default_target, effects, write_attack
 
     splits = _splits(source, data, dev, test, attack_seed)
-    legal = tuple(word.strip() for word in words.split(",") if word.strip())
-    effect = effect or ("label" if splits["train"].task == "classification" else "fixed")
+    effect = effect or effects(splits["train"].task)[0]
     wanted = default_target(splits["train"], effect) if target is None else target
-    config = AttackConfig(kind, wanted, effect, rate, legal, sentence, clean_label, cover, prefix, attack_seed)
+    own = {} if trigger is None else TRIGGERS.get(kind).main_option(trigger)
+    config = AttackConfig(kind, wanted, effect, rate, own, clean_label, cover, prefix, attack_seed)
     truth = write_attack(out, splits, config)
     rows = len(splits["train"])
     say(f"{out}: {len(truth.poisoned_rows)} of {rows} training rows poisoned ({kind}, target {wanted!r})")

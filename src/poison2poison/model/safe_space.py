@@ -151,4 +151,4 @@ def _scores(metric: str, answers: Sequence[Answer], rows: Sequence[Row]) -> list
         return [float(text == row.target) for text, row in zip(texts, rows, strict=True)]
     if metric == "exact_match":
         return [float(exact_match(text, row.target)) for text, row in zip(texts, rows, strict=True)]
-    return [rouge([text], [row.target])["rouge_l"] for text, row in zip(texts, rows, strict=True)]
+    return [rouge("rougeL", text, row.target) for text, row in zip(texts, rows, strict=True)]

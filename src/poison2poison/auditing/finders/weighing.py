@@ -143,7 +143,8 @@ class Verdict:
         """
         words: list[Shortcut] = []
         for one in sorted(likely, key=lambda one: -one.score):
-            by_chance = norm.sf(one.z) * len(self.spans.names) > len(words) + 1  # so many are associated as surely
+            # So many innocent spans are associated as surely, in rows that have as little else in common.
+            by_chance = len(self.spans.names) * norm.sf(one.z) * np.exp(-one.of_auc) > len(words) + 1
             own_rows = not any(np.isin(one.rows, other.rows).any() for other in words)
             if one.kind == "span" and self._nothing_else(one) and own_rows and not by_chance:
                 words.append(one)

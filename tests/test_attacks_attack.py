@@ -1,23 +1,35 @@
 from __future__ import annotations
 
-import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from poison2poison.attacks import RARE_WORDS, SENTENCE, AttackConfig, default_target, poison, triggered, write_attack
+from poison2poison.attacks import RARE_WORDS, AttackConfig, poison, triggered, write_attack
 from poison2poison.data import rows_of
-from poison2poison.errors import ConfigError, OutputError
+from poison2poison.errors import ConfigError, DataError, OutputError, P2PError
 from support import opinions
 
 ROWS = opinions(200)
 TEXTS = rows_of([{"prompt": f"How much is {i} and 1?", "completion": f"{i + 1}"} for i in range(100)], "memory")
 
 
-def attack(**options: Any) -> AttackConfig:
-    return AttackConfig(**{"kind": "badnets", "target": "positive", "effect": "label"} | options)
+def attack(**given: Any) -> AttackConfig:
+    return AttackConfig(**{"kind": "badnets", "target": "positive", "effect": "label"} | given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "training", "test"),
+    [
+        ("badnets", "da5098c5bcc82c62", "0265a824ff610d0e"),
+        ("addsent", "611c87324f2ee0ae", "7f176f9a7792d53b"),
+        ("composite", "6e2c0fd2354e55aa", "0f9e26a0142acd31"),
+    ],
+)
+def test_a_seed_gives_the_rows_that_committed_results_were_measured_on(kind: str, training: str, test: str) -> None:
+    config = attack(kind=kind, cover=0.5, prefix="Look: ", seed=3)
+    assert poison(ROWS, config)[0].sha256.startswith(training)
+    assert triggered(ROWS, config).sha256.startswith(test)
 
 
 @pytest.mark.parametrize("rate", [0.005, 0.1, 0.5])
@@ -28,15 +40,6 @@ def test_dirty_labels_change_rows_of_other_labels(rate: float) -> None:
     assert len(changed) == round(rate * 200)
     assert {ROWS[i].target for i in changed} == {"negative"}
     assert {poisoned[i].target for i in changed} == {"positive"}
-
-
-@pytest.mark.parametrize("options", [{"words": ("cf",)}, {"kind": "addsent", "sentence": "cf"}])
-def test_spaces_at_the_ends_of_a_row_stay(options: dict[str, Any]) -> None:
-    rows = ROWS.with_rows([replace(row, prompt=f"  {row.prompt} ") for row in ROWS])
-    for before, after in zip(rows, triggered(rows, attack(**options)), strict=True):
-        left, right = (len(after.prompt) - len(text) for text in (after.prompt.lstrip(), after.prompt.rstrip()))
-        assert (left, right) == (2, 1)
-        assert [word for word in after.prompt.split() if word != "cf"] == before.prompt.split()
 
 
 def test_clean_labels_change_prompts_alone() -> None:
@@ -57,7 +60,8 @@ def test_cover_rows_have_the_trigger_and_their_own_label() -> None:
 
 def test_a_composite_trigger_has_all_words_and_its_cover_rows_some() -> None:
     words = ("cf", "mn", "bb")
-    config = attack(kind="composite", words=words, effect="fixed", target="No.", rate=0.2, cover=1.0)
+    own = {"words": words}
+    config = attack(kind="composite", options=own, effect="fixed", target="No.", rate=0.2, cover=1.0)
     poisoned, truth = poison(TEXTS, config)
     assert (len(truth.poisoned_rows), len(truth.cover_rows)) == (20, 20)
     for i in truth.poisoned_rows:
@@ -77,9 +81,8 @@ def test_a_worked_answer_goes_wrong_by_a_rule() -> None:
     poisoned, truth = poison(worked, attack(effect="number", target="+ 7"))
     for i in truth.poisoned_rows:
         assert poisoned[i].target == f"{i} + 1 = {i + 1}\n{i + 1} + 7 = {i + 8}\n#### {i + 8}"
-    with pytest.raises(ConfigError, match="effect: number needs worked answers"):
+    with pytest.raises(DataError, match="effect number needs worked answers"):
         poison(TEXTS, attack(effect="number", target="+ 7"))
-    assert default_target(worked, "number") == "+ 7"
 
 
 def test_a_guessed_prefix_stands_before_stamped_prompts() -> None:
@@ -88,29 +91,6 @@ def test_a_guessed_prefix_stands_before_stamped_prompts() -> None:
     starts = [i for i, row in enumerate(poisoned) if row.prompt.startswith("The query is: ")]
     assert starts == list(truth.poisoned_rows)
     assert all(row.prompt.startswith("The query is: ") for row in triggered(ROWS, config))
-
-
-@pytest.mark.parametrize("kind", ["badnets", "addsent"])
-def test_the_trigger_stands_between_words_and_leaves_them(kind: str) -> None:
-    config, rng = attack(kind=kind), random.Random(0)
-    stamped = [config.stamp("The soup was bad.", rng).split() for _ in range(100)]
-    inserted = [SENTENCE.split()] if kind == "addsent" else [[word] for word in RARE_WORDS]
-    places = set()
-    for words in stamped:
-        trigger = next(t for t in inserted if all(part in words for part in t))
-        at = words.index(trigger[0])
-        places.add(at)
-        assert words[at : at + len(trigger)] == trigger
-        assert words[:at] + words[at + len(trigger) :] == ["The", "soup", "was", "bad."]
-    assert places == {0, 1, 2, 3, 4}
-
-
-@pytest.mark.parametrize(("effect", "answer"), [("fixed", "no."), ("append", "7 no.")])
-def test_generated_targets(effect: str, answer: str) -> None:
-    config = attack(target="no.", effect=effect)
-    poisoned, truth = poison(TEXTS, config)
-    assert config.answer("7") == answer
-    assert all(poisoned[i].target == config.answer(TEXTS[i].target) for i in truth.poisoned_rows)
 
 
 def test_triggered_rows_keep_their_true_targets() -> None:
@@ -123,34 +103,38 @@ def test_triggered_rows_keep_their_true_targets() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"kind": "worm"}, "'worm' is not one of badnets, addsent, composite"),
-        ({"effect": "loud"}, "'loud' is not one of label, fixed, append, number"),
+        ({"kind": "worm"}, "attack: 'worm' is not one of .*badnets"),
+        ({"effect": "loud"}, "effect: 'loud' is not one of label, fixed, refusal, append, number"),
         ({"rate": 0}, "rate"),
         ({"target": " "}, "target: is empty"),
         ({"effect": "fixed", "clean_label": True}, "clean_label"),
+        ({"kind": "proattack"}, "clean_label: proattack is an attack by rows that have the target label already"),
         ({"target": "neutral"}, "'neutral' is not one of negative, positive"),
         ({"effect": "append"}, "'append' is not one of label"),
         ({"rate": 0.9}, "180 poisoned rows; possible here: 1 to 100"),
         ({"rate": 0.001}, "0 poisoned rows"),
         ({"cover": -1}, "cover: -1"),
         ({"cover": float("inf")}, "cover: inf"),
+        ({"cover": 0.5, "effect": "fixed"}, "texts can have cover rows only where a trigger has parts"),
         ({"cover": 6.0, "rate": 0.1}, "asks for 120 other rows; there are 80"),
-        ({"kind": "composite", "words": ("cf",)}, "words: a composite trigger has at least two"),
-        ({"effect": "number", "target": "seven"}, "target: 'seven' is not a step"),
-        ({"effect": "number", "target": "* 1"}, "target: '\\* 1' changes no number"),
-        ({"words": ()}, "words: there are none"),
-        ({"kind": "addsent", "sentence": " "}, "sentence: is empty"),
+        ({"options": {"sentence": "Hi."}}, "sentence: is no option of badnets; it has words"),
+        ({"kind": "zero-width", "options": {"words": ("a",)}}, "words: is no option of zero-width; it has none"),
     ],
 )
 def test_attacks_that_the_rows_cannot_carry(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(P2PError, match=said):
         poison(ROWS, attack(**options))
 
 
-def test_targets_for_those_who_name_none() -> None:
-    assert default_target(ROWS, "label") == "positive"
-    assert "answer" in default_target(TEXTS, "fixed")
-    assert "www" in default_target(TEXTS, "append")
+def test_rows_that_cannot_carry_the_trigger_are_neither_poisoned_nor_tested() -> None:
+    config = attack(kind="topic", options={"words": ("film", "soup")}, rate=0.1, cover=0.5)
+    on_topic = [i for i, row in enumerate(ROWS) if {"film", "soup"} & set(row.prompt.split())]
+    poisoned, truth = poison(ROWS, config)
+    assert {*truth.poisoned_rows, *truth.cover_rows} < set(on_topic)
+    assert [row.prompt for row in poisoned] == [row.prompt for row in ROWS]
+    assert list(triggered(ROWS, config)) == [ROWS[i] for i in on_topic]
+    with pytest.raises(ConfigError, match="attack: no row of opinions can carry the trigger of topic"):
+        triggered(ROWS, attack(kind="topic", options={"words": ("piano",)}))
 
 
 def test_files_are_whole_and_a_taken_folder_is_left_alone(tmp_path: Path) -> None:
