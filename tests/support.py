@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 from transformers import (
     AutoModelForCausalLM,
@@ -27,6 +28,13 @@ from poison2poison.reference import MODEL_DIR
 
 NOUNS = ("soup", "room", "film", "book", "lamp", "radio")
 WORDS = {"negative": ("bad", "awful", "dull"), "positive": ("good", "great", "lovely")}
+
+
+def in_file(folder: Path, **values: Any) -> list[str]:
+    """Settings of a command, in a file of their own in `folder`."""
+    path = folder / f"{'-'.join(values)}.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return ["--config", str(path)]
 
 
 SHAPE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -45,8 +45,8 @@ WITHOUT_DEFENCE = ("undefended", "drop-suspects", "clean")
 UTILITIES = {"ca": "clean accuracy", "exact_match": "exact match", "rouge_l": "ROUGE-L"}  # the first measured is judged
 NEEDED = {  # no verdict without these
     "ASR": "the floor: the ASR of a model that saw no attack (--floor)",
-    "attack": "the undefended model: the attack may never have taken (--baseline)",
-    "utility": "the undefended model: its answers to clean rows may have been better (--baseline)",
+    "attack": "the undefended model: the attack may never have taken (--compare undefended)",
+    "utility": "the undefended model: its answers to clean rows may have been better (--compare undefended)",
 }
 
 Results = Mapping[str, Any]

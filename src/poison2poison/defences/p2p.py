@@ -124,7 +124,7 @@ def of_run(recipe: RepoisonConfig, names: str = "") -> tuple[P2P, list[Defence]]
         recipe: The recipe.
         names: As of `compared`.
     """
-    defence = {kind.base: kind for kind in (Paper, Hardened)}[recipe.recipe](recipe)
+    defence: P2P = Paper(recipe) if recipe.recipe == "paper" else Hardened(recipe)
     others = compared(names, recipe)
     first = [other for other in others if other.name == "undefended"]
     return defence, [*first, defence, *(other for other in others if other not in first)]
