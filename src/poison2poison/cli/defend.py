@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 SHOWN = (*READING, "recipe", "model", "epochs", "batch_size", "learning_rate", "seed")
 COMPARED = (
-    "undefended, paper, hardened, hardened-drop, drop-suspects, counterexamples, counterexamples-drop, z-defence, onion, "
-    "activation-clustering, cube, graceful, gradsentry, abl, confident-learning"
+    "undefended, paper, hardened, hardened-drop, drop-suspects, counterexamples, counterexamples-drop, z-defence, "
+    "onion, activation-clustering, cube, graceful, gradsentry, abl, confident-learning"
 )
 
 
