@@ -212,7 +212,7 @@ def test_weights_spread_over_processes_are_trained_as_in_one(way: str, tuning: s
     command += ["--model", tiny_causal(tmp_path / "base"), "--dtype", "float32", "--batch-size", "16"]
     command += {"full": ["--epochs", "6", "--learning-rate", "1e-2"],
                 "lora": ["--epochs", "3", "--learning-rate", "1e-3"]}[tuning]  # fmt: skip
-    command += settings(
+    command += in_file(
         tmp_path, warmup=0.0, max_target=16, micro_batch=4, gradient_checkpointing=True, more_epochs=0,
         lora_targets="all",
     )  # fmt: skip

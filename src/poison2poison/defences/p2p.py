@@ -117,14 +117,19 @@ class CounterexamplesDrop(Counterexamples):
     suspects = "drop"
 
 
-def of_run(recipe: RepoisonConfig, names: str = "") -> tuple[P2P, list[Defence]]:
+def of_recipe(recipe: RepoisonConfig) -> P2P:
+    """The defence of a recipe."""
+    return Paper(recipe) if recipe.recipe == "paper" else Hardened(recipe)
+
+
+def of_run(recipe: RepoisonConfig, names: str) -> tuple[P2P, list[Defence]]:
     """The defence of a recipe; and with those that it is compared with, in the order of the tables.
 
     Args:
         recipe: The recipe.
         names: As of `compared`.
     """
-    defence: P2P = Paper(recipe) if recipe.recipe == "paper" else Hardened(recipe)
+    defence = of_recipe(recipe)
     others = compared(names, recipe)
     first = [other for other in others if other.name == "undefended"]
     return defence, [*first, defence, *(other for other in others if other not in first)]
