@@ -332,11 +332,12 @@ def defence_of(cell: Cell, sets: Sets) -> Defence:
     return Hardened(RepoisonConfig(seed=cell.seed, suspects=dropped))
 
 
-@dataclass(frozen=True)
 class Partly(Hardened):
     """The hardened recipe without a part of what the audit found."""
 
-    part: Callable[[Audit], Audit]
+    def __init__(self, recipe: RepoisonConfig, part: Callable[[Audit], Audit]) -> None:
+        super().__init__(recipe)
+        self.part = part
 
     def prepare(self, shared: Shared) -> Prepared:
         changed = copy.copy(shared)

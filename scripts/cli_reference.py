@@ -23,22 +23,29 @@ here are in the YAML file of `--config`: `p2p config COMMAND` prints all of a co
 """
 PLAIN = {"TERMINAL_WIDTH": "100", "TERM": "dumb", "NO_COLOR": "1", "_TYPER_FORCE_DISABLE_TERMINAL": "1"}
 """Else typer draws boxes as wide as the terminal, and in color where it has one."""
-RUN = "import sys; from poison2poison.cli.app import app; app(sys.argv[1:], prog_name='p2p')"
+PRINT = """
+import sys
+from poison2poison.cli.app import app
+for command in sys.argv[1:]:
+    print(chr(12))
+    try:
+        app([command, "--help"], prog_name="p2p")
+    except SystemExit:
+        pass
+"""
 
 
 def page() -> str:
     """The page as it should be."""
     commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-    parts = [HEAD, *(f"## p2p {name}\n\n```text\n{_help(name)}\n```\n" for name in commands)]
-    return "\n".join(parts)
-
-
-def _help(command: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", RUN, command, "--help"],
+        [sys.executable, "-c", PRINT, *commands],
         env={**os.environ, **PLAIN}, capture_output=True, encoding="utf-8", check=True,
     )  # fmt: skip
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+    printed = done.stdout.split(chr(12))[1:]
+    helps = ("\n".join(line.rstrip() for line in text.strip().splitlines()) for text in printed)
+    parts = (f"## p2p {name}\n\n```text\n{text}\n```\n" for name, text in zip(commands, helps, strict=True))
+    return "\n".join([HEAD, *parts])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -18,22 +18,20 @@ from poison2poison.recipe.scheme import Scheme
 from poison2poison.recipe.trigger import build_scheme, check_options
 
 
-@dataclass(frozen=True)
 class P2P(Defence):
     """A benign trigger, and safe labels for a part of the rows (arXiv 2510.04503).
 
     Attributes:
         base: The recipe that it has.
-        suspects: What becomes of suspect rows where it is compared.
+        suspects: What becomes of suspect rows, where nothing else is given.
         recipe: How rows are re-poisoned.
     """
 
     base: ClassVar[Literal["paper", "hardened"]]
     suspects: ClassVar[Literal["keep", "drop"]] = "keep"
 
-    recipe: RepoisonConfig
-
-    def __post_init__(self) -> None:
+    def __init__(self, recipe: RepoisonConfig | None = None) -> None:
+        self.recipe = recipe or RepoisonConfig(self.base, suspects=self.suspects)
         if self.recipe.recipe != self.base:
             raise ConfigError(f"recipe: {self.recipe.recipe!r} is not that of {self.arm}, {self.base!r}")
 
