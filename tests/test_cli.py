@@ -113,8 +113,8 @@ def rows(tmp_path: Path) -> Path:
         (["--prefix", " "], "prefix is empty"),
         (["--prefix", "The SOUP was"], "already occurs in the data"),
         (["--config", "missing.yaml"], "missing.yaml: cannot be read"),
-        (["--spliced", "0.3"], "spliced: is set in the file of --config alone; write `spliced: 0.3` into it"),
-        (["--no-contrary"], "contrary: is set in the file of --config alone; write `contrary: false` into it"),
+        (["--spliced", "0.3"], "spliced: is set in the file of --config alone; write a line `spliced: ...`"),
+        (["--no-contrary"], "contrary: is set in the file of --config alone; write a line `contrary: ...`"),
     ],
 )
 def test_bad_options_are_refused(

@@ -63,6 +63,7 @@ def options(*configs: type, shown: Collection[str]) -> Callable[[Callable[..., N
         for config in configs:  # of fields that two of them have, the first one's help
             for parameter in _of_config(config, shown):
                 added.setdefault(parameter.name, parameter)
+        assert {*shown} <= added.keys(), {*shown} - added.keys()
         added["config"] = _of_file(command.__name__)
         added["context"] = inspect.Parameter("context", KEYWORD, annotation=typer.Context)
 
@@ -114,8 +115,8 @@ def _refuse_hidden(context: typer.Context) -> None:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
         if getattr(parameter, "hidden", False) and source is not None and source.name == "COMMANDLINE":
-            said = _line(name, context.params[name])
-            raise ConfigError(f"{name}: is set in the file of --config alone; write `{said}` into it")
+            # Its value may be a secret, so it is not said.
+            raise ConfigError(f"{name}: is set in the file of --config alone; write a line `{name}: ...` into it")
 
 
 def all_settings(command: Any) -> str:
@@ -131,10 +132,6 @@ def all_settings(command: Any) -> str:
             parameter.help, 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
         )
         lines = panels.setdefault(parameter.rich_help_panel or "This run", [])
-        lines.append(f"{comment}\n{_line(parameter.name, parameter.default)}\n")
+        line = yaml.safe_dump({parameter.name: parameter.default}, allow_unicode=True, width=float("inf"))
+        lines.append(f"{comment}\n{line}")
     return "\n".join(f"# --- {panel} ---\n\n" + "\n".join(lines) for panel, lines in panels.items())
-
-
-def _line(name: str, value: Any) -> str:
-    """A line of the file."""
-    return yaml.safe_dump({name: value}, allow_unicode=True, width=float("inf")).strip()
