@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from typer.main import get_command
 
@@ -29,7 +28,7 @@ from poison2poison.cli.app import app
 for command in sys.argv[1:]:
     print(chr(12))
     try:
-        app([command, "--help"], prog_name="p2p")
+        app([*command.split(), "--help"], prog_name="p2p")
     except SystemExit:
         pass
 """
@@ -37,14 +36,16 @@ for command in sys.argv[1:]:
 
 def page() -> str:
     """The page as it should be."""
-    commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    commands = ["", *get_command(app).commands]  # type: ignore[attr-defined]
     done = subprocess.run(
         [sys.executable, "-c", PRINT, *commands],
         env={**os.environ, **PLAIN}, capture_output=True, encoding="utf-8", check=True,
     )  # fmt: skip
     printed = done.stdout.split(chr(12))[1:]
     helps = ("\n".join(line.rstrip() for line in text.strip().splitlines()) for text in printed)
-    parts = (f"## p2p {name}\n\n```text\n{text}\n```\n" for name, text in zip(commands, helps, strict=True))
+    parts = (
+        f"## {f'p2p {name}'.strip()}\n\n```text\n{text}\n```\n" for name, text in zip(commands, helps, strict=True)
+    )
     return "\n".join([HEAD, *parts])
 
 

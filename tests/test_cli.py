@@ -137,7 +137,6 @@ def test_bad_options_are_refused(
         ({"compare": "onion"}, "compare: onion asks a causal LM"),
         ({"compare": "hardened"}, "compare: p2p-hardened is there twice"),
         ({"compare": "clean"}, "compare: 'clean' is not one of "),
-        ({"compare": "mine.py:mine"}, "mine.py: there is no such file"),
     ],
 )
 def test_what_would_have_no_effect_is_refused_before_anything_is_done(

@@ -18,7 +18,7 @@ from poison2poison.cli.defend import COMPARED
 from poison2poison.config import TrainConfig
 from poison2poison.data import as_records
 from poison2poison.defences import DEFENCES, Context, Defence, Prepared, RowFilter, Shared
-from poison2poison.defences.base import Fit, compared
+from poison2poison.defences.base import Fit
 from poison2poison.defences.baselines import DropSuspects, Undefended
 from poison2poison.defences.p2p import P2P, Counterexamples, CounterexamplesDrop, Hardened, HardenedDrop, Paper, of_run
 from poison2poison.errors import ConfigError, DataError, OutputError
@@ -181,11 +181,10 @@ def test_the_worked_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     wrong = {"text": rows[0]["text"], "label": "positive" if rows[0]["label"] == "negative" else "negative"}
     write_lines(Path("data/reviews/train.jsonl"), [*rows, wrong])
     write_lines(Path("data/reviews/test.jsonl"), as_records(opinions(20, seed=1)))
-    given = [word for word in shlex.split(command) if word != "--floor"]  # which is of attacked rows
     few = ["--recipe", "paper", "--model", tiny_encoder(tmp_path / "base"), "--epochs", "1"]
     few += in_file(tmp_path, more_epochs=0, allow_unlearned=True)
     with pytest.raises(SystemExit) as ended:
-        cli.main([*given, *few])
+        cli.main([*shlex.split(command), *few])
         raise SystemExit(0)
     assert not ended.value.code
     results = json.loads(Path("runs/compared/results.json").read_text())
@@ -194,9 +193,3 @@ def test_the_worked_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert {0, 40} <= {*dropped}
     trained = json.loads(Path("runs/compared/contradictions/run.json").read_text())
     assert trained["rows"] == 41 - len(dropped)
-
-
-def test_a_file_that_registers_no_such_defence_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "none.py").write_text("")
-    with pytest.raises(ConfigError, match="compare: 'mine' is not one of"):
-        compared(f"{tmp_path / 'none.py'}:mine", RepoisonConfig())

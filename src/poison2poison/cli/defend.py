@@ -63,10 +63,7 @@ def defend(
     target: Wanted = None,
     compare: Annotated[
         str,
-        typer.Option(
-            help=f"Other defences to train and measure in the same way, with commas: {COMPARED}; FILE.py:NAME for one"
-            " of your own."
-        ),
+        typer.Option(help=f"Other defences to train and measure in the same way, with commas: {COMPARED}."),
     ] = "",
     floor: Annotated[
         bool,

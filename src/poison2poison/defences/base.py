@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from poison2poison.data import Rows
@@ -17,7 +16,7 @@ from poison2poison.features import Ints
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow, plain
 from poison2poison.recipe.scheme import Scheme
-from poison2poison.registry import Registry, run_file
+from poison2poison.registry import Registry
 
 if TYPE_CHECKING:
     from poison2poison.defences.context import Context
@@ -151,15 +150,8 @@ def register(kind: Kind) -> Kind:
 def compared(names: str, recipe: RepoisonConfig) -> list[Defence]:
     """The defences of these names, with commas, as they are compared in a run of `recipe`.
 
-    A user's own is NAME of the file that registers it: `FILE.py:NAME`.
-
     Raises:
-        ConfigError: There is no defence of a name, or a file cannot be run.
+        ConfigError: There is no defence of a name.
     """
-    found = []
-    for given in filter(None, map(str.strip, names.split(","))):
-        file, _, name = given.rpartition(":")
-        if file:
-            run_file(Path(file))
-        found.append(DEFENCES.get(name).beside(recipe))
-    return found
+    given = filter(None, map(str.strip, names.split(",")))
+    return [DEFENCES.get(name).beside(recipe) for name in given]
