@@ -30,13 +30,6 @@ NOUNS = ("soup", "room", "film", "book", "lamp", "radio")
 WORDS = {"negative": ("bad", "awful", "dull"), "positive": ("good", "great", "lovely")}
 
 
-def in_file(folder: Path, **values: Any) -> list[str]:
-    """Settings of a command, in a file of their own in `folder`."""
-    path = folder / f"{'-'.join(values)}.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return ["--config", str(path)]
-
-
 SHAPE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -123,3 +116,10 @@ def word_states(texts: Sequence[str]) -> NDArray[np.float32]:
 def _word_state(word: str) -> NDArray[np.float32]:
     kind, own = (np.random.default_rng(zlib.crc32(name.encode())) for name in (word.rstrip("0123456789"), word))
     return np.asarray(kind.standard_normal(48) + 0.7 * own.standard_normal(48), np.float32)
+
+
+def in_file(folder: Path, **values: Any) -> list[str]:
+    """Settings of a command, in a file of their own in `folder`."""
+    path = folder / f"{'-'.join(values)}.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return ["--config", str(path)]

@@ -14,7 +14,11 @@ OWN = "from test_registry import PETS\n"
 
 
 @PETS.register("cat")
-class Cat: ...
+class Cat:
+    """Purrs (Gray, 1998).
+
+    Attributes: none.
+    """
 
 
 def test_a_member_is_known_by_its_name() -> None:
@@ -25,6 +29,12 @@ def test_a_member_is_known_by_its_name() -> None:
 def test_an_unknown_name_is_refused_with_the_legal_ones() -> None:
     with pytest.raises(ConfigError, match="pet: 'worm' is not one of cat"):
         PETS.get("worm")
+
+
+def test_a_member_knows_its_name() -> None:
+    assert PETS.name_of(Cat) == "cat"
+    with pytest.raises(ConfigError, match=r"pet: .*int.* is not registered"):
+        PETS.name_of(int)
 
 
 def test_a_taken_name_is_refused() -> None:
@@ -74,6 +84,7 @@ def test_installed_members_are_found_by_entry_points(monkeypatch: pytest.MonkeyP
     toys: Registry[type] = Registry("toy", group)
     toys.register("own")(Cat)
     assert toys.names() == ("own", "path", "gone")
+    assert toys.summary() == "`own`, purrs; `path`; `gone`"
     assert toys.get("path") is Path
     assert toys.get("own") is Cat
     with pytest.raises(ConfigError, match="toy: 'gone' cannot be loaded from pathlib:Gone"):

@@ -7,6 +7,7 @@ installed package, by an entry point whose group is the family's and whose name 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable
@@ -62,6 +63,26 @@ class Registry(Generic[Member]):
         if name not in self._members:
             self._members[name] = self._load(self._installed()[name])
         return self._members[name]
+
+    def name_of(self, member: Member) -> str:
+        """The name under which a member is registered.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        names = [name for name, known in self._members.items() if known is member]
+        if not names:
+            raise ConfigError(f"{self.family}: {member!r} is not registered")
+        return names[0]
+
+    def summary(self) -> str:
+        """What each registered member is, by the beginning of its docstring, and the names of those installed."""
+        told = []
+        for name in self.names():
+            first, _, _ = (inspect.getdoc(self._members.get(name)) or "").partition("\n")
+            meant = first.partition(" (")[0].rstrip(".")
+            told.append(f"`{name}`, {meant[0].lower()}{meant[1:]}" if name in self._members and meant else f"`{name}`")
+        return "; ".join(told)
 
     def _installed(self) -> dict[str, EntryPoint]:
         return {entry.name: entry for entry in entry_points(group=self.group)}

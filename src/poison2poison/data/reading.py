@@ -290,7 +290,9 @@ class _Reading:
                 self.bad.append((*places[i], UnusableError(f"the label is not one of {named}", label)))
                 rows[i] = None
             elif not self.given and label == "-1":
-                self.bad.append((*places[i], UnusableError("label -1 stands for none; if it is one, name all: labels")))
+                self.bad.append(
+                    (*places[i], UnusableError("label -1 stands for none; if it is one, name all: --labels"))
+                )
                 rows[i] = None
             elif label != row.target:
                 rows[i] = Row(row.prompt, label, row.before, row.after)
