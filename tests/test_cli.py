@@ -245,6 +245,17 @@ def test_a_config_file_sets_options_and_flags_win(rows: Path, tmp_path: Path, p2
     fails(p2p("repoison", rows, "--config", config, "--out", tmp_path / "c"), "--rho")
 
 
+def test_all_settings_as_p2p_config_prints_them_change_nothing(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    code, text, _ = p2p("config", "repoison")
+    assert code == 0
+    (tmp_path / "all.yaml").write_text(text)
+    assert p2p("repoison", rows, *PAPER, "--out", tmp_path / "a")[0] == 0
+    assert p2p("repoison", rows, *PAPER, "--config", tmp_path / "all.yaml", "--out", tmp_path / "b")[0] == 0
+    for name in ("rows.jsonl", "about.json"):
+        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
+    fails(p2p("config", "demo"), "command: 'demo' is not one of attack, audit, repoison")
+
+
 def test_repoisoned_rows_suit_any_trainer_and_keep_the_secret_apart(rows: Path, tmp_path: Path, p2p: Run) -> None:
     assert p2p("repoison", rows, *PAPER, "--trigger", "random", "--out", tmp_path / "out")[0] == 0
     prefix = json.loads((tmp_path / "out" / "scheme.json").read_text())["trigger"]["prefix"]
