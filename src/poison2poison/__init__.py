@@ -30,6 +30,7 @@ from poison2poison.recipe.trigger import build_scheme
 if TYPE_CHECKING:
     from poison2poison.auditing import audit
     from poison2poison.auditing.findings import Audit
+    from poison2poison.defences.p2p import Hardened, Paper
     from poison2poison.model.defended import Answer, DefendedModel
     from poison2poison.model.embeddings import embedder
     from poison2poison.model.trainer import train
@@ -42,9 +43,11 @@ __all__ = [
     "DataConfig",
     "DataError",
     "DefendedModel",
+    "Hardened",
     "ModelError",
     "OutputError",
     "P2PError",
+    "Paper",
     "RepoisonConfig",
     "Row",
     "Rows",
@@ -67,6 +70,8 @@ _LAZY = {
     "Answer": "model.defended",
     "Audit": "auditing.findings",
     "DefendedModel": "model.defended",
+    "Hardened": "defences.p2p",
+    "Paper": "defences.p2p",
     "audit": "auditing",
     "embedder": "model.embeddings",
     "train": "model.trainer",

@@ -41,13 +41,15 @@ FIGURES = {
 }
 
 ARMS_ON_A_LINE = 3  # with their intervals beside them, in a terminal of 80 columns
+MOST_COLUMNS = 4  # so many arms fit there; of more, each is a row
+OF_MANY = ("ca", "exact_match", "rouge_l", "asr", "floor", "ra", "leak")
 NAMED_SPANS = 12  # in the picture of an audit
 WITHOUT_DEFENCE = ("undefended", "drop-suspects", "clean")
 UTILITIES = {"ca": "clean accuracy", "exact_match": "exact match", "rouge_l": "ROUGE-L"}  # the first measured is judged
 NEEDED = {  # no verdict without these
     "ASR": "the floor: the ASR of a model that saw no attack (--floor)",
-    "attack": "the undefended model: the attack may never have taken (--baseline)",
-    "utility": "the undefended model: its answers to clean rows may have been better (--baseline)",
+    "attack": "the undefended model: the attack may never have taken (--compare undefended)",
+    "utility": "the undefended model: its answers to clean rows may have been better (--compare undefended)",
 }
 
 Results = Mapping[str, Any]
@@ -63,8 +65,10 @@ class Check(NamedTuple):
 
 
 def table(content: Results) -> Table:
-    """The results of one task: a column for each trained model, figures in %."""
+    """The results of one task: a column for each trained model, figures in %; of many models a row for each."""
     arms = content["arms"]
+    if len(arms) > MOST_COLUMNS:
+        return _table_of_many(content)
     out = Table(
         title=escape(content["task"]),
         title_justify="left",
@@ -79,6 +83,25 @@ def table(content: Results) -> Table:
         cells = [_cell(arm, figure, between) for arm in arms]
         if any(cells):
             out.add_row(title, *cells)
+    return out
+
+
+def _table_of_many(content: Results) -> Table:
+    """The figures that defences are compared by, without their intervals."""
+    arms = content["arms"]
+    out = Table(
+        title=escape(content["task"]),
+        title_justify="left",
+        caption="in %; results.json has the intervals and the other figures",
+        caption_justify="left",
+    )
+    out.add_column("", no_wrap=True)
+    measured = [name for name in OF_MANY if any(_measured(arm, name) for arm in arms)]
+    for name in measured:
+        out.add_column(FIGURES[name], justify="right", no_wrap=True)
+    for arm in arms:
+        values = (_figure(arm, name) for name in measured)
+        out.add_row(escape(arm["name"]), *("" if value is None else f"{100 * value:.1f}" for value in values))
     return out
 
 

@@ -26,10 +26,10 @@ Triggered = Annotated[str | None, typer.Option(help="Test rows with the attacker
 Wanted = Annotated[
     str | None, typer.Option("--target", help="The attacker's target. [default: from truth.json beside --triggered]")
 ]
-Unlearned = Annotated[
-    bool, typer.Option(help="Also take a model that has not learned its safe space, and is no defence.")
-]
-Effect = Annotated[str | None, typer.Option(help="What the trigger calls up, as in `p2p attack`. [default: likewise]")]
+UNLEARNED = "Also take a model that has not learned its safe space, and is no defence."
+Unlearned = Annotated[bool, typer.Option(help=UNLEARNED)]
+EFFECT = "What the trigger calls up, as in `p2p attack`. [default: as of --target]"
+Effect = Annotated[str | None, typer.Option(help=EFFECT)]
 
 
 def say(text: str) -> None:

@@ -27,14 +27,18 @@ from poison2poison.cli.common import (
 from poison2poison.config import TrainConfig
 from poison2poison.data import DataConfig, Row, check_trainable
 from poison2poison.errors import ConfigError
-from poison2poison.options import options
+from poison2poison.options import READING, options
 
 commands = typer.Typer()
+SHOWN = (
+    *READING, "model", "dtype", "device_map", "quantize", "preset", "tuning", "epochs", "batch_size", "learning_rate",
+    "max_length", "seed",
+)  # fmt: skip
 
 
 @commands.command(epilog="Examples: `p2p train data/repoisoned --model Qwen/Qwen3-0.6B --out runs/defended` --- "
              "`p2p train rows.jsonl --out runs/undefended`")  # fmt: skip
-@options(DataConfig, TrainConfig)
+@options(DataConfig, TrainConfig, shown=SHOWN)
 def train(
     source: Annotated[str, typer.Argument(help=f"A folder from `p2p repoison`; or, for no defence, {DATA}.")],
     out: Out,
@@ -74,7 +78,7 @@ def train(
 
 @commands.command(epilog='Examples: `p2p predict runs/defended "a fine film" "a dull one"` --- '
              "`p2p predict runs/defended --data inputs.jsonl > answers.jsonl`")  # fmt: skip
-@options(DataConfig)
+@options(DataConfig, shown=READING)
 def predict(
     folder: Annotated[Path, typer.Argument(help="An artifact folder of `p2p train`, or an arm of `p2p defend`.")],
     data_config: DataConfig,
@@ -105,7 +109,7 @@ def predict(
 
 @commands.command(epilog="Example: `p2p evaluate runs/defended --test test_clean.jsonl "
              "--triggered test_triggered.jsonl --target 1 --out runs/figures`")  # fmt: skip
-@options(DataConfig)
+@options(DataConfig, shown=READING)
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="An artifact folder of `p2p train`, or an arm of `p2p defend`.")],
     out: Out,

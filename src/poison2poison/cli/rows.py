@@ -12,15 +12,18 @@ from poison2poison.cli.common import DATA, Out, note_reference, quiet, read, ref
 from poison2poison.config import AuditConfig, ModelConfig
 from poison2poison.data import DataConfig, Rows, check_trainable
 from poison2poison.errors import ConfigError
-from poison2poison.options import options
+from poison2poison.options import READING, options
 from poison2poison.recipe.config import RepoisonConfig
 
 commands = typer.Typer()
+OF_RECIPE = (
+    "recipe", "rho", "placement", "trigger", "prefix", "cue", "safe_prefix", "safe_labels", "suspects", "seed",
+)  # fmt: skip
 
 
 @commands.command(epilog="Examples: `p2p attack reviews --out data/reviews` --- "
              "`p2p attack train.jsonl --test test.jsonl --kind addsent --rate 0.05 --out data/mine`")  # fmt: skip
-@options(DataConfig)
+@options(DataConfig, shown=READING)
 def attack(
     source: Annotated[
         str, typer.Argument(help=f"A reference task (reviews, tickets, arithmetic, briefs, instructions), or {DATA}.")
@@ -93,7 +96,7 @@ def _splits(source: str, data: DataConfig, dev: str | None, test: str | None, se
 
 
 @commands.command(epilog="Example: `p2p audit rows.jsonl --model Qwen/Qwen3-0.6B --out runs/audit`")
-@options(DataConfig, AuditConfig, ModelConfig)
+@options(DataConfig, AuditConfig, ModelConfig, shown=(*READING, "model", "dtype", "device_map", "quantize"))
 def audit(
     source: Annotated[str, typer.Argument(help=f"The untrusted training rows: {DATA}.")],
     out: Out,
@@ -125,7 +128,7 @@ def audit(
 
 @commands.command(epilog="Examples: `p2p repoison rows.jsonl --audit runs/audit/audit.json --out data/repoisoned` --- "
              "`p2p repoison rows.jsonl --recipe paper --rho 0.2 --out data/repoisoned`")  # fmt: skip
-@options(DataConfig, RepoisonConfig)
+@options(DataConfig, RepoisonConfig, shown=(*READING, *OF_RECIPE))
 def repoison(
     source: Annotated[str, typer.Argument(help=f"The untrusted training rows: {DATA}.")],
     out: Out,

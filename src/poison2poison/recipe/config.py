@@ -28,12 +28,12 @@ class RepoisonConfig:
         "`random`: secret words drawn for this run; `paper`: the published ones; `auto`: paper for the paper's recipe.",
     )
     prefix: str | None = option(
-        None, "The benign trigger's prefix, instead of the one that --trigger names.", secret=True
+        None, "The benign trigger's prefix, instead of the one that `trigger` names.", secret=True
     )
     cue: str | None = option(None, "The benign trigger's cue, likewise; for causal LMs.", secret=True)
     safe_prefix: str | None = option(
         None,
-        "Text before every safe target of a generation task, and of labels with --safe-labels prefix.",
+        "Text before every safe target of a generation task, and of labels with safe_labels `prefix`.",
         secret=True,
     )
     safe_labels: str = option(
