@@ -334,7 +334,7 @@ def table(lines: Sequence[dict[str, Any]], size: str) -> str:
         pairs = [_pair(_figures(mine, arm)) for arm in arms]
         more = [_percent(hard, "ra"), _percent(hard, "leak"), _percent(floor, "asr"), str(len(hard) or "")]
         out.append("| " + " | ".join([cell.name, *pairs, *more, _judged(cell, mine)]) + " |")
-    return "\n".join([*out, "", f"Not run: {'; '.join(missing)}."])
+    return "\n".join([*out, "", "Not run:", "", *(f"- {name}" for name in missing)])
 
 
 def _judged(cell: Cell, lines: Sequence[dict[str, Any]]) -> str:

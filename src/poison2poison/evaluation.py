@@ -1,4 +1,4 @@
-"""Measure a model on clean and on triggered test rows: CA, ASR, RA and their kin (words: docs/results-schema.md).
+"""Measure a model on clean and on triggered test rows: CA, ASR, RA and their kin (words: docs/reference/schemas.md).
 
 Everything is counted on what a `DefendedModel` gives out: what is measured is what is served.
 """
@@ -216,7 +216,7 @@ def set_floor(arms: Sequence[Arm], clean: Arm) -> None:
 def results(
     command: str, task: str, model: str, seed: int, data: dict[str, Any], arms: Sequence[Arm]
 ) -> dict[str, Any]:
-    """The content of `results.json`; docs/results-schema.md explains it field by field."""
+    """The content of `results.json`; docs/reference/schemas.md explains it field by field."""
     return {
         "schema": SCHEMA,
         "command": command,
