@@ -103,6 +103,13 @@ def test_every_page_is_in_the_navigation_once() -> None:
     assert sorted(in_navigation(site["nav"])) == [str(page.relative_to(DOCS)) for page in PAGES]
 
 
+def test_pages_that_the_code_names_are_there() -> None:
+    code = [file for folder in ("src", "benchmarks", "scripts") for file in (ROOT / folder).rglob("*.py")]
+    named = {page for file in code for page in re.findall(r"docs/[\w/-]+\.md", file.read_text(encoding="utf-8"))}
+    assert named
+    assert [page for page in sorted(named) if not (ROOT / page).is_file()] == []
+
+
 def test_commands_have_options_that_exist() -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, typer.core.TyperGroup)
