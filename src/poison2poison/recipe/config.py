@@ -9,7 +9,7 @@ from poison2poison.config import a_seed, choice, fraction, option, refuse_change
 from poison2poison.errors import ConfigError
 
 # Behind a drawn trigger the reference model learns the safe space late or not at all with 0.2 of 3,000 rows. With 0.75
-# it also learns more of the poison that the audit missed: docs/defense.md.
+# it also learns more of the poison that the audit missed: docs/experiments.md.
 RHO = {"paper": 0.2, "hardened": 0.5}
 OF_COUNTEREXAMPLES = ("spliced", "together", "doubted", "contrary", "confident", "agreeing")
 
