@@ -1,4 +1,4 @@
-"""Measure a model on clean and on triggered test rows: CA, ASR, RA and their kin (words: docs/results-schema.md).
+"""Measure a model on clean and on triggered test rows: CA, ASR, RA and their kin (words: docs/reference/schemas.md).
 
 Everything is counted on what a `DefendedModel` gives out: what is measured is what is served.
 """

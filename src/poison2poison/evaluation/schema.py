@@ -1,4 +1,4 @@
-"""`results.json` as types; docs/results-schema.md explains it field by field. What was not measured is absent."""
+"""`results.json` as types; docs/reference/schemas.md explains it field by field. What was not measured is absent."""
 
 from __future__ import annotations
 

@@ -143,8 +143,7 @@ class Verdict:
         """
         words: list[Shortcut] = []
         for one in sorted(likely, key=lambda one: -one.score):
-            # So many innocent spans are associated as surely, in rows that have as little else in common.
-            by_chance = len(self.spans.names) * norm.sf(one.z) * np.exp(-one.of_auc) > len(words) + 1
+            by_chance = norm.sf(one.z) * len(self.spans.names) > len(words) + 1  # so many are associated as surely
             own_rows = not any(np.isin(one.rows, other.rows).any() for other in words)
             if one.kind == "span" and self._nothing_else(one) and own_rows and not by_chance:
                 words.append(one)
@@ -156,11 +155,15 @@ class Verdict:
         return best if surplus[len(best) - 1] > 0 and self._associated(best) else []
 
     def _associated(self, words: Sequence[Shortcut]) -> bool:
-        """Whether the rows of some words together surely have their answer, of so many sets that could be asked."""
+        """Whether the rows of some words together surely have their answer, of so many sets that could be asked.
+
+        Of these, only so many have rows with as little else in common.
+        """
         rows = np.unique(np.concatenate([one.rows for one in words]))
         union = by_rows([(self.spans.names[words[0].column], rows)], len(self.every))
         z, direction = self.answers.associated(union, self.every)
         sets = comb(len(self.spans.names), len(words)) * self.answers.directions
+        sets = max(1.0, sets * np.exp(-sum(one.of_auc for one in words)))
         return bool(direction[0] == words[0].direction and z[0] > norm.isf(self.false_alarm / sets))
 
     def _by_themselves(self, found: Sequence[Shortcut]) -> list[Shortcut]:
