@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from poison2poison.data.row import Role, Row, Turn
+from poison2poison.data.row import Row, Turn
 from poison2poison.errors import DataError, told
+from poison2poison.types import Role
 
 Messages = Sequence[Mapping[str, Any]]
 """A chat as OpenAI's API takes it: turns of role and content."""

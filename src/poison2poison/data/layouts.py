@@ -14,7 +14,7 @@ from typing import Any
 
 from poison2poison.data.chats import CONTENT, ROLES, Draft, UnusableError, chat, with_system
 from poison2poison.data.row import Turn
-from poison2poison.recipe.scheme import Task
+from poison2poison.types import Task
 
 Record = Mapping[str, Any]
 Fields = tuple[str, ...]

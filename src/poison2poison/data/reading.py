@@ -6,7 +6,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from poison2poison.config import choice, option
 from poison2poison.data import readers
@@ -27,7 +27,7 @@ from poison2poison.data.layouts import (
 from poison2poison.data.readers import Located
 from poison2poison.data.row import Row, Rows, hash_rows
 from poison2poison.errors import SHOWN, ConfigError, DataError, listed, more, told
-from poison2poison.recipe.scheme import Task
+from poison2poison.types import Task
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class DataConfig:
     ignore_field: list[str] | None = option(
         None, "A field that holds text and is no part of the rows; several times for several."
     )
-    task: str | None = option(None, "`classification` or `generation`. [default: what the layout is for]")
+    task: Task | None = option(None, "`classification` or `generation`. [default: what the layout is for]")
     labels: str | None = option(None, "The label set and its order, with commas. [default: what the rows hold]")
     skip_bad: bool = option(False, "Leave out the rows that cannot be used, such as those with an empty target.")
 
@@ -54,7 +54,7 @@ class DataConfig:
         if self.layout is not None:
             choice("layout", self.layout, tuple(LAYOUTS))
         if self.task is not None:
-            choice("task", self.task, ("classification", "generation"))
+            choice("task", self.task, get_args(Task))
         if bool(self.prompt_field) != bool(self.target_field):
             raise ConfigError("prompt_field and target_field: give both or none")
         if self.layout and self.prompt_field:
@@ -237,7 +237,7 @@ class _Reading:
     # --- what the rows are ---
 
     def _decide_task(self, drafts: Sequence[Draft]) -> None:
-        self.task: Task = self.config.task or self.layout.task  # type: ignore[assignment]
+        self.task: Task = self.config.task or self.layout.task
         if self.name == "fields" and not self.config.task:
             if self.wanted is not None:
                 self.task = "classification" if self.wanted else "generation"

@@ -35,8 +35,8 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from poison2poison.config import REFERENCE, ModelConfig, choice
 from poison2poison.errors import ConfigError, ModelError, P2PError
 from poison2poison.model import hardware
-from poison2poison.model.prompting import Kind
 from poison2poison.reference import MODEL_DIR
+from poison2poison.types import Kind
 
 LARGE = 500_000_000
 """Weights from which on those that are not trained are kept in bfloat16 on a GPU."""
@@ -107,7 +107,7 @@ def kind_of(config: ModelConfig) -> Kind:
         ModelError: The configuration cannot be read, or is of neither kind.
     """
     if config.kind != "auto":
-        return "causal" if config.kind == "causal" else "encoder"
+        return config.kind
     found = _configuration(config)
     architectures: Sequence[str] = found.architectures or ()
     if _is_encoder_decoder(found):

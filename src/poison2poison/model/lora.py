@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from poison2poison.config import TrainConfig
 from poison2poison.errors import ModelError
 from poison2poison.model.backbone import text_part, told
-from poison2poison.model.prompting import Kind
+from poison2poison.types import Kind
 
 # A router may inherit from Linear and give more than a product, which no adapter can stand in for.
 LINEAR = ("Linear", "Conv1D", "FalconLinear", "Linear4bit", "Linear8bitLt")
