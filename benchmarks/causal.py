@@ -47,6 +47,7 @@ from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import plain
 from poison2poison.recipe.scheme import Scheme
 from poison2poison.scoring import IMPLANTED_POINTS
+from poison2poison.types import Preset
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "causal.jsonl"
@@ -128,7 +129,7 @@ SIZES = {
     "small": Size(train=600, texts=600, dev=100, test=200, seeds=1),
     "large": Size(train=2_000, texts=1_000, dev=100, test=200, seeds=3),
 }
-ARMS: dict[str, tuple[dict[str, Any] | None, str]] = {
+ARMS: dict[str, tuple[dict[str, Any] | None, Preset]] = {
     "undefended": (None, "tuned"),
     "hardened": ({}, "tuned"),
     "clean": (None, "tuned"),

@@ -26,7 +26,7 @@ from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.data import Row, as_records, rows_of
 from poison2poison.errors import ConfigError, ModelError, NonFiniteError, OutputError, TrainingError, UnlearnedError
 from poison2poison.files import write_json, write_lines
-from poison2poison.model import backbone, hardware, loop, safe_space, settings, trainer
+from poison2poison.model import attempts, backbone, hardware, loop, safe_space, settings, trainer
 from poison2poison.model.defended import Answer, DefendedModel
 from poison2poison.model.loss import only_target_logits, target_loss
 from poison2poison.model.prompting import Prompter
@@ -325,7 +325,7 @@ def test_the_last_whole_checkpoint_survives_what_is_not_finite(
         steps.append(1)
         return target_loss(outputs.logits, labels) / num_items_in_batch * (1 if len(steps) < 20 else torch.nan)
 
-    monkeypatch.setattr(trainer, "target_loss_mean", poisoned)
+    monkeypatch.setattr(attempts, "target_loss_mean", poisoned)
     with pytest.raises(NonFiniteError, match=r"step 20: the gradient is nan .* checkpoint is .*checkpoint-19"):
         train(REPOISONED, SCHEME, config(str(defended.parent / "base")), tmp_path / "run", dev=DEV)
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-19").is_dir()

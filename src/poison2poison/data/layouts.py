@@ -13,10 +13,10 @@ from itertools import product
 from typing import Any
 
 from poison2poison.data.chats import CONTENT, ROLES, Draft, UnusableError, chat, with_system
+from poison2poison.data.records import Record
 from poison2poison.data.row import Turn
 from poison2poison.types import Task
 
-Record = Mapping[str, Any]
 Fields = tuple[str, ...]
 
 SYSTEM = ("system", "system_prompt")
