@@ -18,11 +18,12 @@ from transformers import (
     GenerationConfig,
     GPT2Config,
     GPTNeoXConfig,
+    LlamaConfig,
     PretrainedConfig,
     Qwen3Config,
 )
 
-from poison2poison.config import REFERENCE, TrainConfig
+from poison2poison.config import TrainConfig
 from poison2poison.data import Row, as_records, rows_of
 from poison2poison.errors import ConfigError, ModelError, NonFiniteError, OutputError, TrainingError, UnlearnedError
 from poison2poison.files import write_json, write_lines
@@ -37,7 +38,7 @@ from poison2poison.recipe.manifest import TrainingRow, plain
 from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
 from poison2poison.reference import MODEL_DIR
-from support import opinions, tiny_causal, tiny_encoder
+from support import SHAPE, opinions, tiny_causal, tiny_encoder
 
 ROWS, DEV = opinions(240), opinions(40, seed=1)
 SCHEME = Scheme("classification", ROWS.labels, PAPER_TRIGGER)
@@ -591,18 +592,25 @@ def test_generation_begins_with_the_safe_prefix_and_gives_none_out(tmp_path: Pat
     assert {answer.text for answer in model.generate(prompts)} == {None}
 
 
+BILLIONS: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16}
+
+
 @pytest.mark.parametrize(
-    ("large", "frozen", "dtype"),
-    [(0, True, torch.bfloat16), (0, False, torch.float32), (10**7, True, torch.float32)],
+    ("shape", "frozen", "dtype"),
+    [(BILLIONS, True, torch.bfloat16), (BILLIONS, False, torch.float32), ({}, True, torch.float32)],
 )
 def test_only_large_frozen_weights_are_short_on_a_gpu(
-    large: int, frozen: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    shape: dict[str, Any], frozen: bool, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(hardware, "has_bf16", lambda: True)
-    monkeypatch.setattr(backbone, "LARGE", large)
-    model = backbone.load_model(REFERENCE, "causal", 0, frozen=frozen)
-    assert {weights.dtype for weights in model.parameters()} == {dtype}
+    LlamaConfig(architectures=["LlamaForCausalLM"], **(shape or SHAPE)).save_pretrained(tmp_path)
+    assert backbone.how_to_load(TrainConfig(str(tmp_path)), "causal", frozen=frozen)["dtype"] == dtype
+
+
+def test_short_weights_leave_positions_exact() -> None:
+    model = backbone.load_model(TrainConfig(dtype="bfloat16"), "causal", 0, frozen=True)
+    assert {weights.dtype for weights in model.parameters()} == {torch.bfloat16}
     frequencies = {buffer.dtype for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     assert frequencies == {torch.float32}  # rounded, they would turn late positions the wrong way
 
