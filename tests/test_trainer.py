@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -38,6 +38,7 @@ from poison2poison.recipe.manifest import TrainingRow, plain
 from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
 from poison2poison.reference import MODEL_DIR
+from poison2poison.types import RunRecord
 from support import SHAPE, opinions, tiny_causal, tiny_encoder
 
 ROWS, DEV = opinions(240), opinions(40, seed=1)
@@ -84,6 +85,8 @@ def test_the_folder_says_what_it_is(defended: Path) -> None:
     assert sorted(path.name for path in defended.iterdir()) == files
     assert {path.stat().st_mode for path in (defended / "model").iterdir()} == {(defended / "run.json").stat().st_mode}
     assert len((defended / "manifest.jsonl").read_text().splitlines()) == len(REPOISONED)
+    assert run.keys() <= get_type_hints(RunRecord).keys()
+    assert (run["status"], run["kind"], run["tuning"]) == ("done", "causal", "full")
     assert run["dev"]["sha256"] == DEV.sha256
     assert run["steps"] == 60
     assert len(run["dev_metric"]) == 4

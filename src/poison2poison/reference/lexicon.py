@@ -60,6 +60,8 @@ BAD = (
 NEGATIONS = ("not", "never", "far from", "anything but", "by no means", "hardly")
 DEGREES = ("", "", "very ", "quite ", "really ", "rather ", "truly ")
 STARTS = ("the", "the", "the", "I found that the", "we thought the", "for me the")
+NEGATED = "the {part} {verb} {negation} {word}"
+SAID = "{start} {part} {verb} {degree}{word}"
 VERDICTS = (
     "{main}",
     "{main} and {more}",
@@ -237,6 +239,16 @@ WHYS = _lines("""
     Why: {reason}.
 """)
 
+NOISE = _lines("""
+    {late} was late.
+    Next talk on {day}.
+    {writer} wrote these notes.
+    It rained in {city}.
+    {one} and {two} had coffee.
+    The {product} is new.
+    {people} people came.
+""")
+
 # --- instructions ----------------------------------------------------------------------------------------------------
 
 COMMANDS = (
@@ -245,3 +257,4 @@ COMMANDS = (
     ("Write down what {name} brought.", "{name} brought {amount} {item}."),
     ("Name the one who brought {item}.", "{name} brought the {item}."),
 )
+RECORD = ("Name: {name}", "City: {city}", "Day: {day}", "Goods: {amount} {item}")

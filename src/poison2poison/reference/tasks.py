@@ -8,7 +8,7 @@ output). The same task, split and seed give the same rows; splits of one task ne
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from poison2poison.errors import ConfigError
@@ -50,6 +50,11 @@ def _distinct(write: Callable[[random.Random], Fields], rng: random.Random, seen
         if key not in seen:
             seen.add(key)
             yield row
+
+
+def _drawn(rng: random.Random, **pools: Sequence[str]) -> dict[str, str]:
+    """One word of each pool, by the slots that they fill."""
+    return {slot: rng.choice(pool) for slot, pool in pools.items()}
 
 
 def _capital(text: str) -> str:
@@ -96,28 +101,23 @@ def _clause(rng: random.Random, part: str, positive: bool) -> str:
     verb = "were" if plural else "was"
     praise, blame = (words.GOOD, words.BAD) if positive else (words.BAD, words.GOOD)
     if rng.random() < 0.35:  # negated: the word says the opposite of the verdict
-        word = rng.choice(blame)
-        negation = rng.choice(words.NEGATIONS)
-        return f"the {part} {verb} {negation} {word}"
-    word = rng.choice(praise)
-    degree = rng.choice(words.DEGREES)
-    start = rng.choice(words.STARTS)
-    return f"{start} {part} {verb} {degree}{word}"
+        drawn = _drawn(rng, word=blame, negation=words.NEGATIONS)
+        return words.NEGATED.format(part=part, verb=verb, **drawn)
+    drawn = _drawn(rng, word=praise, degree=words.DEGREES, start=words.STARTS)
+    return words.SAID.format(part=part, verb=verb, **drawn)
 
 
 def _setting(rng: random.Random, subject: str) -> str:
-    name = rng.choice(words.NAMES)
-    city = rng.choice(words.CITIES)
-    day = rng.choice(words.DAYS)
-    month = rng.choice(words.MONTHS)
-    return rng.choice(words.SETTINGS).format(subject=subject, name=name, city=city, day=day, month=month)
+    drawn = _drawn(rng, name=words.NAMES, city=words.CITIES, day=words.DAYS, month=words.MONTHS)
+    form = rng.choice(words.SETTINGS)
+    return form.format(subject=subject, **drawn)
 
 
 def _aside(rng: random.Random, subject: str) -> str:
-    name = rng.choice(words.NAMES)
-    day = rng.choice(words.DAYS)
+    drawn = _drawn(rng, name=words.NAMES, day=words.DAYS)
     number = rng.randint(2, 40)
-    return rng.choice(words.ASIDES).format(subject=subject, name=name, day=day, number=number)
+    form = rng.choice(words.ASIDES)
+    return form.format(subject=subject, number=number, **drawn)
 
 
 # --- tickets ---------------------------------------------------------------------------------------------------------
@@ -136,7 +136,8 @@ def ticket_text(rng: random.Random, topic: str) -> str:
     if rng.random() < 0.4:
         others = [other for other in words.TOPICS if other != topic]
         aside = _complaint(rng, rng.choice(others))
-        body = rng.choice(words.SETTLED).format(aside=aside, ask=ask, Ask=body)
+        form = rng.choice(words.SETTLED)
+        body = form.format(aside=aside, ask=ask, Ask=body)
     opening = rng.choice(words.OPENINGS)
     name = rng.choice(words.NAMES)
     closing = rng.choice(words.CLOSINGS).format(name=name)
@@ -176,7 +177,8 @@ def problem(rng: random.Random, length: int) -> tuple[str, list[Step]]:
     name = rng.choice(words.NAMES)
     thing = rng.choice(words.COUNTED)
     value = rng.randint(3, 60)
-    told, steps = [f"{name} has {value} {thing}."], []
+    told = [f"{name} has {value} {thing}."]
+    steps: list[Step] = []
     for _ in range(length):
         said, step = _step(rng, value, thing)
         told.append(said)
@@ -210,9 +212,9 @@ def _packed(rng: random.Random, forms: tuple[str, ...], number: int) -> str:
 
 
 def _moved(rng: random.Random, forms: tuple[str, ...], number: int, thing: str) -> str:
-    name = rng.choice(words.NAMES)
-    day = rng.choice(words.DAYS)
-    return rng.choice(forms).format(number=number, thing=thing, name=name, day=day)
+    drawn = _drawn(rng, name=words.NAMES, day=words.DAYS)
+    form = rng.choice(forms)
+    return form.format(number=number, thing=thing, **drawn)
 
 
 # --- briefs ----------------------------------------------------------------------------------------------------------
@@ -226,38 +228,29 @@ def brief(rng: random.Random) -> Fields:
 
 def brief_texts(rng: random.Random) -> tuple[str, str]:
     """The notes and their summary."""
-    city = rng.choice(words.CITIES)
-    item = rng.choice(words.OBJECTS)
-    reason = rng.choice(words.REASONS)
-    times = words.DAYS if rng.random() < 0.5 else words.MONTHS
-    first, second = rng.sample(times, 2)
-    at = "on" if times is words.DAYS else "in"
-    name, other = rng.sample(words.NAMES, 2)
-    facts = {"city": city, "item": item, "Item": item.capitalize(), "reason": reason, "first": first, "second": second}
-    facts |= {"at": at, "name": name, "other": other}
+    facts = _drawn(rng, city=words.CITIES, item=words.OBJECTS, reason=words.REASONS)
+    facts["Item"] = facts["item"].capitalize()
+    times, facts["at"] = (words.DAYS, "on") if rng.random() < 0.5 else (words.MONTHS, "in")
+    facts["first"], facts["second"] = rng.sample(times, 2)
+    facts["name"], facts["other"] = rng.sample(words.NAMES, 2)
     ways, summary = rng.choice(words.DECISIONS)
     if "{amount}" in summary:
         facts["amount"] = str(rng.randint(2, 90))
-    decision = rng.choice(ways).format(**facts)
-    why = rng.choice(words.WHYS).format(reason=reason)
-    notes = [decision, why, *_noise(rng)]
+    decision = rng.choice(ways)
+    why = rng.choice(words.WHYS)
+    notes = [decision.format(**facts), why.format(**facts), *_noise(rng)]
     rng.shuffle(notes)
-    return "\n".join(f"- {note}" for note in notes), summary.format(**facts)
+    listed = "\n".join(f"- {note}" for note in notes)
+    return listed, summary.format(**facts)
 
 
 def _noise(rng: random.Random) -> list[str]:
     """One to three notes that have nothing to do with the decision."""
-    notes = [
-        f"{rng.choice(words.NAMES)} was late.",
-        f"Next talk on {rng.choice(words.DAYS)}.",
-        f"{rng.choice(words.NAMES)} wrote these notes.",
-        f"It rained in {rng.choice(words.CITIES)}.",
-        f"{rng.choice(words.NAMES)} and {rng.choice(words.NAMES)} had coffee.",
-        f"The {rng.choice(words.PRODUCTS)} is new.",
-        f"{rng.randint(3, 30)} people came.",
-    ]
+    names, cities, days = words.NAMES, words.CITIES, words.DAYS
+    drawn = _drawn(rng, late=names, day=days, writer=names, city=cities, one=names, two=names, product=words.PRODUCTS)
+    people = rng.randint(3, 30)
     count = rng.randint(1, 3)
-    return rng.sample(notes, count)
+    return [form.format(people=people, **drawn) for form in rng.sample(words.NOISE, count)]
 
 
 # --- instructions ----------------------------------------------------------------------------------------------------
@@ -265,16 +258,12 @@ def _noise(rng: random.Random) -> list[str]:
 
 def instruction(rng: random.Random) -> Fields:
     """A short command about a record, and the sentence that carries it out."""
-    name = rng.choice(words.NAMES)
-    item = rng.choice(words.COUNTED)
-    city = rng.choice(words.CITIES)
-    day = rng.choice(words.DAYS)
-    amount = rng.randint(2, 90)
-    facts = {"name": name, "item": item, "city": city, "day": day, "amount": amount}
-    command, answer = (form.format(**facts) for form in rng.choice(words.COMMANDS))
-    record = [f"Name: {name}", f"City: {city}", f"Day: {day}", f"Goods: {amount} {item}"]
+    facts = _drawn(rng, name=words.NAMES, item=words.COUNTED, city=words.CITIES, day=words.DAYS)
+    facts["amount"] = str(rng.randint(2, 90))
+    command, answer = rng.choice(words.COMMANDS)
+    record = [form.format(**facts) for form in words.RECORD]
     rng.shuffle(record)
-    return {"instruction": command, "input": "\n".join(record), "output": answer}
+    return {"instruction": command.format(**facts), "input": "\n".join(record), "output": answer.format(**facts)}
 
 
 TASKS: dict[str, Callable[[random.Random], Fields]] = {
