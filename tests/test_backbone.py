@@ -44,7 +44,7 @@ from poison2poison.model.trainer import train
 from poison2poison.recipe.manifest import plain
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.reference import MODEL_DIR
-from poison2poison.types import Bits, Kind
+from poison2poison.types import Adapted, Auto, Bits, Dtype, Kind
 from support import SHAPE, opinions, tiny_causal, tiny_encoder, tiny_of
 
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL_DIR)
@@ -393,7 +393,7 @@ def test_a_decoder_with_a_classification_head_reads_batches(architecture: Any, t
     ids=["bert", "distilbert"],
 )
 def test_lora_on_an_encoder_keeps_its_whole_head(
-    architecture: Any, head: list[str], which: str, tmp_path: Path
+    architecture: Any, head: list[str], which: Adapted, tmp_path: Path
 ) -> None:
     from peft import LoraConfig, get_peft_model
 
@@ -564,7 +564,7 @@ def test_a_run_that_left_no_model_to_serve_is_told(run: Any, reason: str, tmp_pa
 
 @pytest.mark.parametrize(("dtype", "found"), [("float32", torch.float32), ("auto", torch.bfloat16)])
 def test_products_are_in_the_number_format_that_was_asked_for(
-    dtype: str, found: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    dtype: Dtype | Auto, found: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "has_bf16", lambda: True)
     with hardware.autocast(torch.device("cpu"), dtype):

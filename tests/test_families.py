@@ -22,6 +22,7 @@ from poison2poison.model.prompting import Prompter
 from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.reference import MODEL_DIR
+from poison2poison.types import Adapted
 from support import tiny_of
 
 LABELS = Scheme("classification", ("negative", "positive"), PAPER_TRIGGER)
@@ -174,7 +175,7 @@ def test_states_of_a_batch_are_those_of_each_text_alone(folder: str) -> None:
 
 
 @pytest.mark.parametrize("which", ["qv", "all"])
-def test_every_adapter_is_on_the_way_of_a_text_and_is_kept(folder: str, which: str, tmp_path: Path) -> None:
+def test_every_adapter_is_on_the_way_of_a_text_and_is_kept(folder: str, which: Adapted, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
     base = backbone.load_model(ModelConfig(folder), "causal", 0, frozen=True)

@@ -38,7 +38,7 @@ from poison2poison.recipe.manifest import TrainingRow, plain
 from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
 from poison2poison.reference import MODEL_DIR
-from poison2poison.types import RunRecord
+from poison2poison.types import Auto, Dtype, RunRecord
 from support import SHAPE, opinions, tiny_causal, tiny_encoder
 
 ROWS, DEV = opinions(240), opinions(40, seed=1)
@@ -412,7 +412,7 @@ def test_dev_rows_are_answered_in_the_number_format_of_training(
 ) -> None:
     formats, autocast = set(), hardware.autocast
 
-    def note(device: torch.device, dtype: str = "auto") -> Any:
+    def note(device: torch.device, dtype: Dtype | Auto = "auto") -> Any:
         formats.add(dtype)
         return autocast(device, dtype)
 

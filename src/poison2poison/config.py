@@ -10,12 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from poison2poison.errors import ConfigError
-from poison2poison.types import Adapted, Bits, Dtype, Kind, Preset, Tuning
-
-Auto = Literal["auto"]
+from poison2poison.types import Adapted, Auto, Bits, Dtype, Kind, Preset, Tuning
 
 REFERENCE = "reference"
 """The name of the model that comes with the package."""
@@ -63,8 +61,8 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        choice("kind", self.kind, ("auto", *get_args(Kind)))
-        choice("dtype", self.dtype, ("auto", *get_args(Dtype)))
+        choice("kind", self.kind, (*get_args(Auto), *get_args(Kind)))
+        choice("dtype", self.dtype, (*get_args(Auto), *get_args(Dtype)))
         if self.quantize is not None:
             choice("quantize", self.quantize, get_args(Bits))
 
@@ -110,8 +108,8 @@ class TrainConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choice("preset", self.preset, ("auto", *get_args(Preset)))
-        choice("tuning", self.tuning, ("auto", *get_args(Tuning)))
+        choice("preset", self.preset, (*get_args(Auto), *get_args(Preset)))
+        choice("tuning", self.tuning, (*get_args(Auto), *get_args(Tuning)))
         if self.lora_targets is not None:
             choice("lora_targets", self.lora_targets, get_args(Adapted))
         for name in ("epochs", "batch_size", "micro_batch", "max_length", "max_target"):

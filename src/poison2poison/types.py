@@ -19,6 +19,8 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 # --- base models and their training -----------------------------------------------------------------------------------
 
+Auto = Literal["auto"]
+"""What is not given: it follows the model, the rows or the recipe."""
 Kind = Literal["causal", "encoder"]
 """Whether a model writes text, or is an encoder with a classification head."""
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -36,7 +36,7 @@ from poison2poison.config import REFERENCE, ModelConfig, choice
 from poison2poison.errors import ConfigError, ModelError, P2PError
 from poison2poison.model import hardware
 from poison2poison.reference import MODEL_DIR
-from poison2poison.types import Kind
+from poison2poison.types import Bits, Kind
 
 LARGE = 500_000_000
 """Weights from which on those that are not trained are kept in bfloat16 on a GPU."""
@@ -306,7 +306,7 @@ def how_to_load(config: ModelConfig, kind: Kind, *, frozen: bool) -> dict[str, A
     return options
 
 
-def _quantization(bits: str) -> Any:
+def _quantization(bits: Bits) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError("quantize: bitsandbytes is not installed; `pip install poison2poison[quantize]`")
     from transformers import BitsAndBytesConfig

@@ -19,7 +19,7 @@ from poison2poison.data import Messages, Row
 from poison2poison.errors import ConfigError, ModelError
 from poison2poison.model import backbone, hardware
 from poison2poison.model.prompting import Batch, Prompter
-from poison2poison.types import Policy, Space, Where
+from poison2poison.types import Auto, Dtype, Policy, Space, Where
 
 Inputs = Sequence[str | Messages | Row]
 """What is to be answered: texts, chats as lists of messages, or rows."""
@@ -57,7 +57,7 @@ class Served:
         policy: str = "flag",
         batch_size: int = 64,
         alarm_threshold: float | None = None,
-        dtype: str = "auto",
+        dtype: Dtype | Auto = "auto",
     ) -> None:
         """Serve `model`; most callers use `load`.
 
