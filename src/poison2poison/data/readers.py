@@ -189,10 +189,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json_lines(path: Path) -> Iterator[Located]:
+    where = f"{path}, line "
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
-        place = Place(f"{path}, line ", number)
+        place = Place(where, number)
         try:
             record = _parsed(line)
         except (ValueError, RecursionError) as error:

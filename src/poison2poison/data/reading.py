@@ -125,7 +125,7 @@ class _Reading:
         for place, record in first:
             _refuse_no_record(record, place)
         self.found = recognise(first, self.config, self.wanted)
-        self.fields = FieldsRead(self.found, self.config.ignore_field or ())
+        self.fields = FieldsRead(self.found, self.config.ignore_field or (), targets=self.targets)
 
         # 2. What stands there?
         drafts: list[Draft] = []
@@ -158,10 +158,12 @@ class _Reading:
 
     def _draft(self, record: Record, place: Place) -> Draft:
         _, layout, shape = self.found
-        record = self.fields.own_names(record, place, targets=self.targets)
+        record = self.fields.own_names(record, place)
         self.fields.note(record, place)
         draft = layout.read(record, shape, self.targets)
-        draft = replace(draft, before=with_system_fields(record, draft.before, shape))
+        before = with_system_fields(record, draft.before, shape)
+        if before is not draft.before:
+            draft = replace(draft, before=before)
         if not isinstance(draft.prompt, str):  # empty is legal: real data sets hold such rows
             raise UnusableError(f"field {shape[0]!r} holds no text", draft.prompt)
         turns = (*draft.before, *draft.after)
@@ -225,9 +227,9 @@ class _Reading:
             if row is None or not row.target:
                 out.append(row)
                 continue
-            label = spellings.get(row.target, row.target)
             try:
-                out.append(replace(row, target=self._checked(label)))
+                label = self._checked(spellings.get(row.target, row.target))
+                out.append(row if label == row.target else replace(row, target=label))
             except UnusableError as unusable:
                 self.bad.append(_Bad(place, unusable))
                 out.append(None)

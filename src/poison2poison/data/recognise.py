@@ -81,30 +81,30 @@ class FieldsRead:
         unread: Those of them that hold text and may not be left out, with the place of the first.
     """
 
-    def __init__(self, found: Recognised, ignore: Sequence[str]) -> None:
+    def __init__(self, found: Recognised, ignore: Sequence[str], *, targets: bool) -> None:
         self.found = found
         self.used: dict[str, None] = {}
         self.ignored: dict[str, None] = {}
         self.unread: dict[str, Place] = {}
+        self._needed = needed(found.shape, targets=targets)
         self._read = {*found.shape, *found.layout.uses, *SYSTEM}
         self._left_out = {*map(plain_name, ignore)}
         self._known: set[tuple[str, ...]] = set()
         self._texts_alone = True  # whether all that is read of a prompt, or would have to be, is text
 
-    def own_names(self, record: Record, place: Place, *, targets: bool) -> Record:
+    def own_names(self, record: Record, place: Place) -> Record:
         """A record with the names that the layout has for its fields.
 
         Raises:
             DataError: The record is of another layout.
             UnusableError: It lacks a field.
         """
-        name, _, shape = self.found
-        wanted = needed(shape, targets=targets)
-        if name != "fields" or not record.keys() >= wanted:
+        name = self.found.name
+        if name != "fields" or not record.keys() >= self._needed:
             record = renamed(record)
-        missing = sorted(wanted - record.keys())
-        if not missing:
+        if record.keys() >= self._needed:
             return record
+        missing = sorted(self._needed - record.keys())
         for other, layout in LAYOUTS.items():
             if other != name and layout.shape([*record], targets=True):
                 raise DataError(f"{place}: layout {other}, but the file began as {name}; one file, one layout")
