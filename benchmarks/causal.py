@@ -46,6 +46,7 @@ from poison2poison.evaluation import IMPLANTED_POINTS, Target, read_target, read
 from poison2poison.model.hardware import has_bf16
 from poison2poison.pipeline import Data, defend
 from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.types import Preset
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "causal.jsonl"
@@ -127,7 +128,7 @@ SIZES = {
     "small": Size(train=600, texts=600, dev=100, test=200, seeds=1),
     "large": Size(train=2_000, texts=1_000, dev=100, test=200, seeds=3),
 }
-ARMS: dict[str, tuple[dict[str, Any] | None, str]] = {
+ARMS: dict[str, tuple[dict[str, Any] | None, Preset]] = {
     "undefended": (None, "tuned"),
     "hardened": ({}, "tuned"),
     "clean": (None, "tuned"),

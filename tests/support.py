@@ -45,12 +45,12 @@ def tiny_causal(folder: Path) -> str:
     return _save(LlamaForCausalLM, config, tokenizer, folder)
 
 
-def tiny_encoder(folder: Path) -> str:
+def tiny_encoder(folder: Path, positions: int = 256) -> str:
     """A random BERT of one layer with the reference tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
     config = BertConfig(
         vocab_size=len(tokenizer),
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.2,  # with the usual 0.02 so small a model does not get off the ground
         **SHAPE,

@@ -111,10 +111,12 @@ def sentence(content: Results) -> str:
     attacked = [arm for name, arm in arms.items() if "asr" in arm and name != "clean"]
     if attacked:
         # Only a model with a benign trigger has a paper ASR.
-        arm = next((arm for arm in attacked if "paper_asr" in arm), attacked[0])
+        defended = (arm for arm in attacked if "paper_asr" in arm)
+        arm = next(defended, attacked[0])
         told = _under_attack(arm, arms)
     else:
-        arm = next((arm for name, arm in arms.items() if name not in WITHOUT_DEFENCE), {})
+        defended = (arm for name, arm in arms.items() if name not in WITHOUT_DEFENCE)
+        arm = next(defended, {})
         told = _without_attack(arm, arms)
     if _unlearned(arm):
         told = f"the safe space of {arm['name']} was not learned, so no figure of this arm counts; {told}"
@@ -122,24 +124,24 @@ def sentence(content: Results) -> str:
 
 
 def _under_attack(arm: Arm, arms: Mapping[str, Arm]) -> str:
-    undefended = arms.get("undefended", {})
+    undefended, clean = arms.get("undefended", {}), arms.get("clean", {})
+
+    # 1. The attack.
     asr, floor, before = _figure(arm, "asr"), _figure(arm, "floor"), _figure(undefended, "asr")
     assert asr is not None  # the arm was attacked
     beside = f" (floor {_percent(floor)})" if floor is not None else ""
     if "paper_asr" not in arm:
         return f"ASR is {_percent(asr)}{beside} without a defence."
     since = f"from {_percent(before)} undefended " if before is not None else ""
+    went = f"ASR went {since}to {_percent(asr)} with {arm['name']}{beside}"
+
+    # 2. The defence, unless its safe space was not learned, and what it costs.
+    changed = _change(arm, undefended)
+    if _unlearned(arm):
+        return f"{went}; the defence is not judged.{changed}"
     cost = _utility_check(arm, undefended)
-    checks = [
-        _asr_check(asr, floor),
-        _attack_check(arm),
-        cost,
-        _ra_check(arm, arms.get("clean", {})),
-        _leak_check(arm),
-    ]
-    verdict = "the defence is not judged" if _unlearned(arm) else _verdict(checks)
-    changed = "" if cost.failed and not _unlearned(arm) else _change(arm, undefended)
-    return f"ASR went {since}to {_percent(asr)} with {arm['name']}{beside}; {verdict}.{changed}"
+    checks = [_asr_check(asr, floor), _attack_check(arm), cost, _ra_check(arm, clean), _leak_check(arm)]
+    return f"{went}; {_verdict(checks)}.{'' if cost.failed else changed}"
 
 
 def _without_attack(arm: Arm, arms: Mapping[str, Arm]) -> str:
@@ -158,11 +160,12 @@ def _without_attack(arm: Arm, arms: Mapping[str, Arm]) -> str:
 
 def _verdict(checks: list[Check]) -> str:
     failed = [check for check in checks if check.failed]
-    if [check.name for check in failed] == ["attack"]:
+    names = [check.name for check in failed]
+    if names == ["attack"]:
         return failed[0].text
     if failed:
-        low = any(check.name == "ASR" and check.failed is False for check in checks)
-        but = f"ASR is at most {100 * HELD_POINTS:.0f} points over the floor, but " if low else ""
+        passed = [check.name for check in checks if check.failed is False]
+        but = f"ASR is at most {100 * HELD_POINTS:.0f} points over the floor, but " if "ASR" in passed else ""
         return f"the defence does NOT hold: {but}{_texts(failed)}"
     unmeasured = [check.name for check in checks if check.failed is None]
     for name in unmeasured:
@@ -203,9 +206,8 @@ def _ra_check(arm: Arm, clean: Arm) -> Check:
     ra = _figure(arm, "ra")
     if ra is None or not measured:
         return Check("RA", None, "")
-    title = min(measured, key=lambda title: measured[title])
-    below = measured[title] - ra
-    return Check("RA", _over(measured[title], ra, RA_POINTS), f"robust accuracy is {_points(below)} under {title}")
+    bound, title = min((bound, title) for title, bound in measured.items())
+    return Check("RA", _over(bound, ra, RA_POINTS), f"robust accuracy is {_points(bound - ra)} under {title}")
 
 
 def _leak_check(arm: Arm) -> Check:
@@ -266,15 +268,17 @@ def draw_audit(found: Audit, path: Path) -> None:
     axes = figure.add_subplot(
         xscale="log", xlabel="rows that have it", ylabel="score: log of the odds that it was planted"
     )
-    axes.scatter(
-        [o.rows for o in found.others], [o.score for o in found.others], s=12, color="0.6", label="not suspect"
-    )
-    axes.scatter(
-        [d.rows for d in found.doubtful], [d.score for d in found.doubtful], s=16, color="C1", label="doubtful"
-    )
-    axes.scatter([s.rows for s in found.spans], [s.score for s in found.spans], s=40, color="crimson", label="suspect")
-    gap, y = 0.055 * max([found.threshold, *(span.score for span in found.spans)]), math.inf
-    for span in sorted(found.spans, key=lambda span: -span.score)[:NAMED_SPANS]:
+    for label, points, size, colour in (
+        ("not suspect", found.others, 12, "0.6"),
+        ("doubtful", found.doubtful, 16, "C1"),
+        ("suspect", found.spans, 40, "crimson"),
+    ):
+        rows, scores = [point.rows for point in points], [point.score for point in points]
+        axes.scatter(rows, scores, s=size, color=colour, label=label)
+    spans = sorted(found.spans, key=lambda span: -span.score)
+    highest = max(found.threshold, spans[0].score if spans else 0.0)
+    gap, y = 0.055 * highest, math.inf
+    for span in spans[:NAMED_SPANS]:
         y = min(span.score, y - gap)  # names stand beside the picture, one under the other
         axes.annotate(
             _short(span.span),
@@ -307,7 +311,10 @@ def _cell(arm: Arm, name: str, between: str) -> str:
     if not figure:
         return ""
     text = f"{100 * figure['value']:.1f}"
-    return f"{text}{between}\\[{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]" if "low" in figure else text
+    if "low" not in figure:
+        return text
+    low, high = 100 * figure["low"], 100 * figure["high"]
+    return f"{text}{between}\\[{low:.1f}, {high:.1f}]"
 
 
 def _measured(arm: Arm, name: str) -> Mapping[str, Any] | None:

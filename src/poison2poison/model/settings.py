@@ -10,6 +10,7 @@ from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.errors import ConfigError
 from poison2poison.model import backbone, hardware, processes
 from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
+from poison2poison.types import Kind, Tuning
 
 
 def resolved(config: TrainConfig, rows: int) -> TrainConfig:
@@ -22,11 +23,11 @@ def resolved(config: TrainConfig, rows: int) -> TrainConfig:
         ConfigError: Several processes cannot share a step or a model so, or nothing can be trained in float16.
     """
     kind = backbone.kind_of(config) if config.kind == "auto" else config.kind
-    tuning = {"causal": "lora", "encoder": "full"}[kind] if config.tuning == "auto" else config.tuning
+    tuning = TUNING[kind] if config.tuning == "auto" else config.tuning
     paper = config.preset == "paper"
     chosen = FULL if tuning == "full" else PAPER if paper else _tuned(config, rows)
-    given = {name: getattr(config, name) for name in chosen if getattr(config, name) is not None}
-    chosen = {**chosen, **given}
+    given = {name: getattr(config, name) for name in chosen}
+    chosen = {**chosen, **{name: value for name, value in given.items() if value is not None}}
     filled = replace(
         config,
         model=backbone.canonical(config.model),
@@ -36,16 +37,25 @@ def resolved(config: TrainConfig, rows: int) -> TrainConfig:
         more_epochs=chosen["epochs"] if config.more_epochs is None else config.more_epochs,
         **chosen,
     )
-    assert filled.batch_size
-    if filled.batch_size % processes.count():
-        raise ConfigError(
-            f"batch_size: {filled.batch_size} rows a step cannot be shared by {processes.count()} processes alike"
-        )
-    if filled.dtype == "float16" and (tuning == "full" or hardware.on_cpu()):
-        raise ConfigError("dtype: float16 needs LoRA and a GPU, for its steps are scaled; give bfloat16 or float32")
-    if filled.device_map and processes.count() > 1:
-        raise ConfigError("device_map: spreads the layers of one process; of several each has a device of its own")
+    _refuse_impossible(filled)
     return filled
+
+
+def _refuse_impossible(config: TrainConfig) -> None:
+    """Refuse settings that exclude each other, or what several processes cannot do.
+
+    Raises:
+        ConfigError: As of `resolved`.
+    """
+    assert config.batch_size
+    if config.batch_size % processes.count():
+        raise ConfigError(
+            f"batch_size: {config.batch_size} rows a step cannot be shared by {processes.count()} processes alike"
+        )
+    if config.dtype == "float16" and (config.tuning == "full" or hardware.on_cpu()):
+        raise ConfigError("dtype: float16 needs LoRA and a GPU, for its steps are scaled; give bfloat16 or float32")
+    if config.device_map and processes.count() > 1:
+        raise ConfigError("device_map: spreads the layers of one process; of several each has a device of its own")
 
 
 def check_fit(config: TrainConfig, scheme: Scheme) -> None:
@@ -64,6 +74,10 @@ def check_fit(config: TrainConfig, scheme: Scheme) -> None:
         raise ConfigError(f"model: {config.model} is an encoder, which cannot generate; give a causal LM")
     if scheme.trigger and scheme.trigger.cue != PAPER_TRIGGER.cue:
         raise ConfigError("cue: has no effect on an encoder, which reads prefix and body alone; leave it out")
+
+
+TUNING: dict[Kind, Tuning] = {"causal": "lora", "encoder": "full"}
+"""What is trained where nothing is given."""
 
 
 PAPER: dict[str, Any] = {
