@@ -227,7 +227,7 @@ PARTS: dict[str, Callable[[Audit], Audit]] = {
     ),
     DOUBTLESS: lambda found: dataclasses.replace(found, doubtful=()),
     "corrections instead of splices": lambda found: dataclasses.replace(
-        found, spans=tuple(dataclasses.replace(span, kind="manner") for span in found.spans)
+        found, spans=tuple(dataclasses.replace(span, kind="style cluster") for span in found.spans)
     ),
     "no corrected rows": lambda found: dataclasses.replace(found, rows=_unlikely(found)),
     "no contrary rows": lambda found: dataclasses.replace(found, contrary=()),
@@ -356,8 +356,8 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     import transformers
 
     from poison2poison import pipeline
+    from poison2poison.model.run import read_run
     from poison2poison.model.settings import resolved
-    from poison2poison.model.trainer import read_run
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

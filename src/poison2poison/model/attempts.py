@@ -123,7 +123,7 @@ def _recompute_activations(model: Any) -> None:
 def _start_safe_classes_at_originals(model: PreTrainedModel, labels: int) -> None:
     """Begin each safe class's weights as those of its original class, by which it shares what the rows of both teach.
 
-    Drawn apart, the two have to be learned apart from half of the rows each: docs/defense.md has what that costs.
+    Drawn apart, the two have to be learned apart from half of the rows each: docs/experiments.md has what that costs.
     """
     body = {*model.base_model.modules()}  # a layer of it may be as wide
     outside = (part for part in model.modules() if isinstance(part, torch.nn.Linear) and part not in body)
