@@ -113,7 +113,7 @@ def rows(tmp_path: Path) -> Path:
         (["--prefix", "The SOUP was"], "already occurs in the data"),
         (["--config", "missing.yaml"], "missing.yaml: cannot be read"),
         (["--spliced", "0.3"], "spliced: is set in the file of --config alone; write a line `spliced: ...`"),
-        (["--no-contrary"], "contrary: is set in the file of --config alone; write a line `contrary: ...`"),
+        (["--no-off-target"], "off_target: is set in the file of --config alone; write a line `off_target: ...`"),
     ],
 )
 def test_bad_options_are_refused(
@@ -130,7 +130,7 @@ def test_bad_options_are_refused(
         ({"safe_prefix": "Fine: "}, "safe_prefix: has no effect on labels that are shifted"),
         ({"cue": "Go: "}, "cue: has no effect on an encoder, which reads prefix and body alone"),
         ({"recipe": "paper", "spliced": 0.3}, "spliced: the paper's recipe has no counterexamples"),
-        ({"recipe": "paper", "contrary": False}, "contrary: the paper's recipe has no counterexamples"),
+        ({"recipe": "paper", "off-target": False}, "off_target: the paper's recipe has no counterexamples"),
         ({"recipe": "paper", "min_rows": 20}, "min_rows: p2p-paper need"),
         ({"compare": "gradsentry"}, "compare: gradsentry says nothing of rows for classification"),
         ({"compare": "onion"}, "compare: onion asks a causal LM"),
@@ -444,7 +444,7 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
     assert p2p(*repoisoned)[0] == 0
     manifest = (tmp_path / "repoisoned" / "manifest.jsonl").read_text()
     actions = {json.loads(line)["action"] for line in manifest.splitlines()}
-    assert {"keep", "replace", "splice"} <= actions <= {"keep", "replace", "splice", "contrary"}
+    assert {"keep", "replace", "splice"} <= actions <= {"keep", "replace", "splice", "off-target"}
     fails(p2p("repoison", rows, "--out", tmp_path / "none"), "needs the audit.json")
     fails(p2p(*repoisoned[:4], *PAPER, "--out", tmp_path / "none"), "the paper's recipe makes no use of it")
     other = p2p("repoison", tmp_path / "data" / "dev_clean.jsonl", *repoisoned[2:4], "--out", tmp_path / "none")

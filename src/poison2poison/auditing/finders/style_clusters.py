@@ -74,7 +74,7 @@ class StyleClusters(Finder):
         pattern_parts: Dimensions of the patterns where they stand beside states.
         extension_c: Of the regression that extends a group.
         natural: Share of the other labels' rows that are written so by themselves: where an extension ends.
-        alike: Likewise: where doubt ends.
+        alike: Likewise: where likeness ends.
         probe_rows: Rows that a regression is fitted on at most: more teach it nothing.
     """
 
