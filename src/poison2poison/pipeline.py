@@ -6,25 +6,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from poison2poison.auditing import audit as run_audit
 from poison2poison.auditing.findings import Audit
 from poison2poison.config import AuditConfig, ModelConfig, TrainConfig, refuse_changed
-from poison2poison.data import Rows, Turn, check_trainable
-from poison2poison.errors import DataError, OutputError
+from poison2poison.data import Rows, check_trainable
+from poison2poison.errors import OutputError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
-from poison2poison.files import keep_from_git, whole_folder, write_json, write_lines
+from poison2poison.files import write_json
 from poison2poison.model import processes
 from poison2poison.recipe.config import RepoisonConfig, as_dict
-from poison2poison.recipe.manifest import TrainingRow, manifest, plain
+from poison2poison.recipe.manifest import TrainingRow, plain
 from poison2poison.recipe.repoison import repoison
-from poison2poison.recipe.scheme import Scheme, Space
+from poison2poison.recipe.scheme import Scheme
 from poison2poison.recipe.trigger import build_scheme, check_options
 
 AUDIT = "audit.json"
-OWN_FIELDS = ("row", "space", "action", "body", "target")
-"""Of a training row, which a file must have; turns are there for chats."""
 
 
 @dataclass(frozen=True)
@@ -182,68 +180,6 @@ def _audit(rows: Rows, training: TrainConfig, config: AuditConfig, seed: int, pa
     free_memory()
     write_json(path, found.as_dict() | {"made_with": made_with})
     return found
-
-
-def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, about: dict[str, Any]) -> None:
-    """Write re-poisoned rows for `train`, or for any other trainer that takes prompt and completion.
-
-    Raises:
-        OutputError: The folder holds something.
-    """
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out}: is not empty; give another --out, or delete it")
-    records = ({**asdict(row), **_exported(row, scheme)} for row in rows)
-    with whole_folder(out) as folder:
-        write_lines(folder / "rows.jsonl", records, private=True)
-        scheme.save(folder / "scheme.json")
-        keep_from_git(folder, "scheme.json", "rows.jsonl")  # which hold the trigger
-        write_lines(folder / "manifest.jsonl", manifest(rows, scheme))
-        write_json(folder / "about.json", about)
-
-
-def _exported(row: TrainingRow, scheme: Scheme) -> dict[str, Any]:
-    """A row as other trainers take it: prompt and completion, which are turns where the row is a chat's."""
-    prompt = scheme.dress(row.body, row.space).rstrip()
-    target = str(scheme.class_of(row.target, row.space)) if scheme.labels else row.target
-    completion = scheme.target_text(target, row.space)
-    if not (row.before or row.after):
-        return {"prompt": prompt, "completion": completion}
-    turns = [*row.before, Turn("user", prompt), *row.after]
-    return {
-        "prompt": [asdict(turn) for turn in turns],
-        "completion": [asdict(Turn("assistant", completion))],
-    }
-
-
-def read_repoisoned(folder: Path) -> tuple[list[TrainingRow], Scheme, dict[str, Any]]:
-    """Read what `write_repoisoned` wrote.
-
-    Raises:
-        DataError: The rows are missing or broken.
-        SchemeError: The scheme is missing, broken or of a newer version.
-    """
-    scheme = Scheme.load(folder / "scheme.json")
-    path, rows = folder / "rows.jsonl", []
-    try:
-        # Not `splitlines`: rows may hold the other ends of lines that Unicode knows.
-        for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
-            fields = json.loads(line)
-            turns = [[Turn(**turn) for turn in fields.get(name, ())] for name in ("before", "after")]
-            row = TrainingRow(*(fields[name] for name in OWN_FIELDS), *map(tuple, turns))
-            for name, value in {"body": row.body, "target": row.target}.items():
-                if not isinstance(value, str):
-                    raise DataError(f"{path}, line {number}: {name} is {value!r}, and not a text")
-            if row.space not in get_args(Space):
-                raise DataError(
-                    f"{path}, line {number}: space {row.space!r} is not one of {', '.join(get_args(Space))}"
-                )
-            if scheme.labels and row.target not in scheme.labels:
-                raise DataError(f"{path}, line {number}: label {row.target!r} is not in the scheme")
-            rows.append(row)
-        about = dict(json.loads((folder / "about.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not re-poisoned rows ({error})") from None
-    return rows, scheme, about
 
 
 def _scheme(rows: Rows, recipe: RepoisonConfig, folder: Path) -> Scheme:
