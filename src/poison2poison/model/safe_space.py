@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
+
 from poison2poison.data import Row
 from poison2poison.model.defended import Answer, DefendedModel
 from poison2poison.recipe.manifest import TrainingRow
@@ -101,6 +103,11 @@ def check(model: DefendedModel, rows: Sequence[Row], source: str) -> SafeSpace:
         off_space=sum(answer.where == "off-space" for answer in safe) / len(rows),
         learned=fmean(behind) <= BEHIND + error and outside <= max(by_chance, LEAKS * len(rows)) and not nothing,
     )
+
+
+def alarm_threshold(disagreements: Sequence[float], rate: float) -> float:
+    """The disagreement of the two spaces that at most this share of clean rows has more of."""
+    return float(np.quantile(disagreements, 1 - rate, method="higher"))
 
 
 def hardly_learned(accuracy: float, targets: Sequence[str]) -> bool:

@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
@@ -290,7 +289,7 @@ def _record(job: Job, trained: _Trained) -> dict[str, Any]:
         _warn_if_hardly_learned(max(run["dev_metric"]), [row.target for row in job.dev])
         if scheme.trigger:
             apart = job.served(trainer.model).disagreement([*job.dev])
-            run["alarm_threshold"] = float(np.quantile(apart, 1 - config.alarm_rate, method="higher"))
+            run["alarm_threshold"] = safe_space.alarm_threshold(apart, config.alarm_rate)
     return run
 
 
