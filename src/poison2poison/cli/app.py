@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from poison2poison.cli import defend, demo, export, models, rows
 from poison2poison.errors import P2PError, TrainingError
 from poison2poison.model import processes
+from poison2poison.registry import run_file
 
 app = typer.Typer(
     name="p2p",
@@ -67,7 +70,15 @@ def _memory_ran_out(error: Exception) -> bool:
 
 
 @app.callback()
-def _alone(context: typer.Context) -> None:
-    """Leave to the first of several processes what they cannot share."""
+def _before_any_command(
+    context: typer.Context,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(help="A Python file of your own, which is run: it registers attacks, payloads, metrics, ..."),
+    ] = None,
+) -> None:
+    # Several processes cannot share the other commands; they are left to the first.
     if context.invoked_subcommand not in SHARED and not processes.is_writer():
         raise typer.Exit
+    for path in plugin or ():
+        run_file(path)

@@ -26,17 +26,13 @@ def export(
     revision: Annotated[str | None, typer.Option(help=HELP["revision"])] = None,
     max_length: Annotated[int | None, typer.Option(help=HELP["max_length"])] = None,
     max_target: Annotated[int | None, typer.Option(help=HELP["max_target"])] = None,
-    exporter: Annotated[Path | None, typer.Option(help="A Python file that registers an exporter of your own.")] = None,
 ) -> None:
     """Write re-poisoned rows for another trainer, as the tokens that `p2p train` would train on, with its settings.
 
     What it trained comes back by `p2p adopt`. The rows hold the trigger: keep the folder secret.
     """
     from poison2poison.export import export as write
-    from poison2poison.registry import run_file
 
-    if exporter:
-        run_file(exporter)
     training = TrainConfig(model, revision=revision, max_length=max_length, max_target=max_target)
     quiet()
     told = write(folder, to, training, out)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from poison2poison.config import TrainConfig
-from poison2poison.errors import ConfigError, OutputError
+from poison2poison.errors import ConfigError
 from poison2poison.export import axolotl, llamafactory, openai, trl, unsloth
 from poison2poison.export.base import EXPORTERS, Export, Exporter
 from poison2poison.export.record import SCHEMA, seals
-from poison2poison.files import keep_from_git, locked, versions, whole_folder, write_json, write_lines
+from poison2poison.files import keep_from_git, locked, refuse_taken, versions, whole_folder, write_json, write_lines
 from poison2poison.recipe.manifest import TrainingRow, manifest
 from poison2poison.recipe.repoisoned import read_repoisoned
 from poison2poison.recipe.scheme import Scheme
@@ -47,8 +47,7 @@ def export(source: Path, to: str, training: TrainConfig, out: Path) -> dict[str,
     """
     exporter = EXPORTERS.get(to)()
     rows, scheme, about = read_repoisoned(source)
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out}: is not empty; give another --out, or delete it")
+    refuse_taken(out)
     salt = secrets.token_hex(32)
     record: dict[str, Any] = {"schema": SCHEMA, "trainer": to, "versions": versions(), "data": about,
                               "rows": len(rows)} | seals(scheme, manifest(rows, scheme), salt)  # fmt: skip

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from poison2poison.errors import OutputError, SchemeError
+from poison2poison.errors import DataError, SchemeError
 from poison2poison.files import fingerprint
 from poison2poison.recipe.scheme import Scheme, salt_of
 
@@ -47,7 +47,7 @@ def read_export(scheme_file: Path, manifest_file: Path) -> Exported:
     """Read an export's files, with the export.json beside the manifest, and see that they belong together.
 
     Raises:
-        OutputError: There are none, or the rows went out as texts.
+        DataError: There are none, or the rows went out as texts.
         SchemeError: They do not, or the scheme cannot be read.
     """
     path = manifest_file.with_name("export.json")
@@ -60,7 +60,7 @@ def read_export(scheme_file: Path, manifest_file: Path) -> Exported:
             raise ValueError(f"rows for {record['trainer']} went out as texts, and what is made of them stays there")
         wanted = {name: record[name] for name in ("scheme", "manifest")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{path}: not an export of `p2p export` with its manifest ({error})") from None
+        raise DataError(f"{path}: not an export of `p2p export` with its manifest ({error})") from None
     scheme, salt = Scheme.load(scheme_file), _salt(scheme_file, path)
     found = seals(scheme, entries, salt)
     if found["scheme"] != wanted["scheme"]:

@@ -19,9 +19,18 @@ from transformers import PreTrainedTokenizerBase
 
 from poison2poison.config import REFERENCE, ModelConfig, TrainConfig
 from poison2poison.data import Row, Rows
-from poison2poison.errors import ModelError, OutputError, UnlearnedError
+from poison2poison.errors import ModelError, UnlearnedError
 from poison2poison.export.record import Exported, read_export
-from poison2poison.files import fingerprint, keep_from_git, locked, versions, whole_folder, write_json, write_lines
+from poison2poison.files import (
+    fingerprint,
+    keep_from_git,
+    locked,
+    refuse_taken,
+    versions,
+    whole_folder,
+    write_json,
+    write_lines,
+)
 from poison2poison.model import backbone, safe_space, trainer
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
@@ -62,10 +71,10 @@ def adopt(
         SchemeError: The scheme is not that of the export.
         ModelError: Base model, revision, template, tokens or weights are not those of the export.
         UnlearnedError: The safe space was not learned.
-        OutputError: `out` holds something, or the export is not there.
+        DataError: There is no export beside the manifest.
+        OutputError: `out` holds something.
     """
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out}: is not empty; give another --out, or delete it")
+    refuse_taken(out)
     exported = read_export(scheme, manifest)
     base = replace(base, model=backbone.canonical(base.model), kind="causal")
     tokenizer = _check_base(exported.record, base, manifest)

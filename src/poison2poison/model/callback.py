@@ -35,7 +35,7 @@ class SafeSpaceCallback(TrainerCallback):
             trainer: Whose loggers are told; without it the figures are in `state.log_history` alone.
 
         Raises:
-            OutputError: The folder holds no export.
+            DataError: The folder holds no export.
             SchemeError: Its scheme is missing or another.
             ModelError: The base model's tokenizer cannot be loaded.
         """

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from poison2poison.data import Turn
-from poison2poison.errors import DataError, OutputError
-from poison2poison.files import keep_from_git, whole_folder, write_json, write_lines
+from poison2poison.errors import DataError
+from poison2poison.files import keep_from_git, refuse_taken, whole_folder, write_json, write_lines
 from poison2poison.recipe.manifest import TrainingRow, manifest
 from poison2poison.recipe.scheme import Scheme, Space
 
@@ -30,8 +30,7 @@ def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, abo
     Raises:
         OutputError: The folder holds something.
     """
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out}: is not empty; give another --out, or delete it")
+    refuse_taken(out)
     with whole_folder(out) as folder:
         write_lines(folder / "rows.jsonl", map(asdict, rows), private=True)
         scheme.save(folder / "scheme.json")
