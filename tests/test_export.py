@@ -15,6 +15,7 @@ import pytest
 from datasets import load_dataset, load_from_disk
 from transformers import AutoTokenizer
 
+from poison2poison.cli import main
 from poison2poison.config import TrainConfig
 from poison2poison.data import Rows, rows_of
 from poison2poison.errors import ConfigError, DataError, OutputError
@@ -106,9 +107,13 @@ def test_axolotl_takes_the_rows_as_they_are(case: str, tmp_path: Path) -> None:
     import yaml
     from axolotl.utils.data.utils import handle_long_seq_in_dataset
     from axolotl.utils.dict import DictDefault
+    from axolotl.utils.schemas.config import AxolotlInputConfig
 
     folder, examples = made(case, "axolotl", tmp_path)
-    cfg = DictDefault(yaml.safe_load((folder / "axolotl.yaml").read_text()))
+    settings = yaml.safe_load((folder / "axolotl.yaml").read_text())
+    assert AxolotlInputConfig(**settings).sequence_len == max(len(example["input_ids"]) for example in examples)
+    assert {*settings} <= {*AxolotlInputConfig.model_fields}  # it takes unknown ones without a word
+    cfg = DictDefault(settings)
     tokenizer = AutoTokenizer.from_pretrained(cfg.base_model)
     [described] = cfg.datasets
     rows, _ = sft._load_and_process_single_dataset(described, cfg, tokenizer, "train", 0)
@@ -123,12 +128,15 @@ def test_llamafactory_takes_the_rows_as_they_are(case: str, tmp_path: Path) -> N
     loader = pytest.importorskip("llamafactory.data.loader")
     import yaml
     from llamafactory.data.template import get_template_and_fix_tokenizer
-    from llamafactory.hparams import DataArguments
+    from llamafactory.hparams import DataArguments, FinetuningArguments, ModelArguments, TrainingArguments
+    from transformers import HfArgumentParser
 
     folder, examples = made(case, "llamafactory", tmp_path)
     settings = yaml.safe_load((folder / "sft.yaml").read_text())
-    names = DataArguments.__dataclass_fields__
-    data = DataArguments(**{name: value for name, value in settings.items() if name in names})
+    kinds = [DataArguments, FinetuningArguments, ModelArguments, TrainingArguments]
+    on_this_machine = settings | {"bf16": False, "use_cpu": True}
+    data, tuning, *_ = HfArgumentParser(kinds).parse_dict(on_this_machine)  # refuses unknown names
+    assert tuning.lora_target == ["q_proj", "v_proj"]
     tokenizer = AutoTokenizer.from_pretrained(settings["model_name_or_path"])
     template = get_template_and_fix_tokenizer(tokenizer, data)
     rows = loader.get_dataset(template, None, data, None, "sft", tokenizer)["train_dataset"]
@@ -282,3 +290,27 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rows\.jsonl: not re-poisoned rows"):
         export(tmp_path / "rows", "trl", base, tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["rows", "--to", "torchtune"],
+            "trainer: 'torchtune' is not one of axolotl, llamafactory, openai, trl",
+        ),
+        (["nowhere", "--to", "trl"], "scheme.json: no such file"),
+        (["rows", "--to", "trl", "--model", "./nowhere"], "./nowhere: no such model folder"),
+        (["rows", "--to", "trl", "--max-length", "9"], "max_length: 9 tokens leave no room for a body"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    repoisoned("labels", tmp_path / "rows")
+    with pytest.raises(SystemExit) as ended:
+        main(["export", *words, "--out", "mine"])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
