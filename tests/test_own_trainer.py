@@ -24,7 +24,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands(page: str) -> list[list[str]]:
-    lines = "".join(blocks(page, "console")).splitlines()
+    lines = "".join(blocks(page, "console")).replace("\\\n", " ").splitlines()
     return [shlex.split(line.removeprefix("$ ")) for line in lines]
 
 
