@@ -329,7 +329,7 @@ def test_attack_writes_the_truth_apart(tmp_path: Path, p2p: Run) -> None:
 def test_an_attack_has_at_most_twenty_options_and_its_help_says_what_each_attack_is(p2p: Run) -> None:
     text = p2p("attack", "-h")[1]
     options = re.findall(r"^│ \*?\s*(--[\w-]+)", text, re.MULTILINE)
-    assert len(set(options) - {"--help"}) == 20
+    assert len(set(options) - {"--help"}) <= 20
     said = " ".join(text.replace("│", " ").split())
     assert "badnets, a rare word at a random place; marks," in said
 
