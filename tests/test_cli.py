@@ -21,7 +21,7 @@ from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
 from support import chatter, opinions, tiny_causal, tiny_encoder, word_states
 
 GOOD = [json.dumps(record) for record in as_records(opinions(40))]
-COMMANDS = ["demo", "attack", "audit", "repoison", "train", "predict", "evaluate", "defend"]
+COMMANDS = ["demo", "attack", "audit", "repoison", "train", "predict", "evaluate", "defend", "bake"]
 
 PAPER = ["--recipe", "paper"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from poison2poison.cli import defend, demo, models, rows
+from poison2poison.cli import bake, defend, demo, models, rows
 from poison2poison.errors import P2PError, TrainingError
 from poison2poison.model import processes
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for group in (demo, rows, models, defend):
+for group in (demo, rows, models, defend, bake):
     app.add_typer(group.commands)
 
 SHARED = ("train", "defend", "demo")
