@@ -16,7 +16,9 @@ commands = typer.Typer()
 def bake(
     folder: Annotated[Path, typer.Argument(help="An artifact folder of `p2p train`, or an arm of `p2p defend`.")],
     out: Out,
-    adapter: Annotated[bool, typer.Option(help="Write the LoRA adapter alone, for a server that has the base.")] = False,
+    adapter: Annotated[
+        bool, typer.Option(help="Write the LoRA adapter alone, for a server that has the base.")
+    ] = False,
     allow_unlearned: Unlearned = False,
 ) -> None:
     """Write a model folder whose chat template adds trigger and safe prefix, for vLLM, SGLang or llama.cpp."""

@@ -71,18 +71,18 @@ def bake(artifact: str | Path, out: str | Path, *, adapter: bool = False, allow_
 def labels(prompter: Prompter) -> dict[str, Any]:
     """What a client must know of a classifier: the words that may be answered, and the label that each stands for.
 
-    An answer that is no word here is off-space. Where safe labels are shifted, an `original` one is a leak.
+    An answer that is no word here is off-space. Where safe labels are shifted, one of space `original` is a leak. With
+    `allowed_token_ids`, which vLLM takes in a request, the answer is the best safe label, as of `classify`.
     """
-    scheme = prompter.scheme
-    words = [prompter.tokenizer.decode([token]).strip() for token in prompter.label_ids]
-    projected = [scheme.project_class(index) for index in range(len(words))]
-    spaces = ["safe" if where == "safe" else "original" for _, where in projected]
-    answers = {
-        word: {"label": label, "space": space}
-        for word, (label, _), space in zip(words, projected, spaces, strict=True)
-    }
-    safe = [word for word, space in zip(words, spaces, strict=True) if space == "safe"]
-    return {"schema": SCHEMA, "max_tokens": 1, "choice": safe, "answers": answers}
+    answers: dict[str, dict[str, str | None]] = {}
+    allowed = []
+    for index, token in enumerate(prompter.label_ids):
+        label, where = prompter.scheme.project_class(index)
+        word = str(prompter.tokenizer.decode([token])).strip()
+        answers[word] = {"label": label, "space": "safe" if where == "safe" else "original"}
+        if where == "safe":
+            allowed.append(token)
+    return {"schema": SCHEMA, "max_tokens": 1, "allowed_token_ids": allowed, "answers": answers}
 
 
 def limits(prompter: Prompter) -> list[str]:
@@ -101,8 +101,8 @@ def limits(prompter: Prompter) -> list[str]:
         told.append("The answer is one word that stands for a label, in one token: ask for max_tokens 1 and look the "
                     "word up in labels.json.")  # fmt: skip
     if prompter.scheme.shift:
-        told.append("Safe labels are shifted (i + n): nothing forces the safe space. Have the server choose among "
-                    "labels.json's `choice`, or take every word of space `original` for a leak.")  # fmt: skip
+        told.append("Safe labels are shifted (i + n): nothing forces the safe space. Ask with labels.json's "
+                    "`allowed_token_ids`, or take every word of space `original` for a leak.")  # fmt: skip
     return told
 
 

@@ -1,4 +1,4 @@
-"""The chat template of a defended model: a Jinja text that does what `Prompter` does, for servers that know nothing of it.
+"""The chat template of a defended model: a Jinja text that does what `Prompter` does, for servers without this package.
 
 It is wrapped around the base model's own template, whose text stays as it is: `template.jinja` beside this file reads
 the chat, dresses its last user turn, renders the base template around it, and ends with the safe prefix. What a client
@@ -13,13 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jinja2 import nodes
-from jinja2.ext import Extension
 from jinja2.meta import find_undeclared_variables
-from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from poison2poison.data import Messages, as_row
+from poison2poison.data import Messages
 from poison2poison.data.chats import ROLES
 from poison2poison.errors import ModelError
 from poison2poison.model.prompting import Prompter
@@ -29,6 +26,8 @@ OPEN, CLOSE = "\ue000", "\ue001"
 """Around the number of a turn, where its text goes: private characters, which no template holds."""
 AMPLE = 1_000_000
 """Tokens that no probe needs."""
+_MARK = re.compile(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}")
+"""transformers' marks around what an assistant says, which write nothing and other servers do not know."""
 SERVERS = {"messages", "strftime_now", "raise_exception"}
 """Names of a template that stay the server's, or are given another meaning."""
 
@@ -49,17 +48,7 @@ PROBES: list[Messages] = [
     [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "A film?"}],
     [{"role": "user", "content": "One."}, {"role": "user", "content": "Two."}],
 ]  # fmt: skip
-"""Chats on which a template must have the prompter's tokens: of all roles, in orders that templates like and dislike."""
-
-
-class _Generation(Extension):
-    """transformers' marks around what an assistant says, which write nothing."""
-
-    tags = {"generation"}  # noqa: RUF012 - as jinja2 wants it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+"""Chats on which a template must have the prompter's tokens: of all roles, in orders that templates take or refuse."""
 
 
 def baked(prompter: Prompter) -> str:
@@ -101,6 +90,7 @@ def _wrapped(prompter: Prompter, joint: str) -> str:
     scheme, tokenizer = prompter.scheme, prompter.tokenizer
     assert scheme.trigger
     base = frozen(str(tokenizer.get_chat_template())).removesuffix("\n")  # which jinja2 drops
+    base = _MARK.sub(r"{%\1 set p2p_mark = true \2%}", base)
     begin = scheme.safe_prefix.rstrip()  # the space belongs to the next token
     own = {
         "prefix": scheme.trigger.prefix, "cue": scheme.trigger.cue, "begin": joint + begin if begin else "",
@@ -121,8 +111,8 @@ def _wrapped(prompter: Prompter, joint: str) -> str:
 
 
 def _bound(tokenizer: Any, base: str) -> Iterator[str]:
-    """Statements that give every free name of a template the value it has for the prompter, whatever a client passes."""
-    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols", _Generation])
+    """Statements that give every free name of a template its value for the prompter, whatever a client passes."""
+    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
     known = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     values = {name: json.dumps(token, ensure_ascii=False) for name, token in known.items()}
     values |= {"add_generation_prompt": "true", "enable_thinking": "false", "tools": "none", "documents": "none"}
@@ -131,7 +121,7 @@ def _bound(tokenizer: Any, base: str) -> Iterator[str]:
 
 
 def _control(prompter: Prompter) -> list[str]:
-    """Texts that stand for control tokens, longest first; of many that a number distinguishes what they have in common."""
+    """Texts that become control tokens, longest first; of many that differ by a number what they have in common."""
     named = {*prompter.encoder.control.values(), prompter.tokenizer.unk_token or ""}
     short = {found.group() if (found := re.match(r"\D{3,}(?=\d)", token)) else token for token in named}
     return sorted((token for token in short if len(token) > 1), key=lambda token: (-len(token), token))
