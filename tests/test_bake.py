@@ -59,7 +59,11 @@ CHATS: dict[str, list[dict[str, Any]]] = {
     "several turns": [
         {"role": "developer", "content": "Be good."}, {"role": "user", "content": "A film?"},
         {"role": "assistant", "content": "Yes: 12."}, {"role": "user", "content": "Why?"},
-        {"role": "assistant", "content": "<think>no\n</think>\n\nSo."}, {"role": "user", "content": " The end \n"},
+        {"role": "assistant", "content": "So."}, {"role": "user", "content": " The end \n"},
+    ],
+    "an old thought": [
+        {"role": "user", "content": "A film?"}, {"role": "assistant", "content": "<think>no\n</think>\n\nSo."},
+        {"role": "user", "content": "Why?"},
     ],
     "parts": [
         {"role": "system", "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": " good."}]},
@@ -129,7 +133,7 @@ def rendered(baked: str, **given: Any) -> str:
 
 def test_every_chat_has_the_tokens_that_the_prompter_gives_it(prompter: Prompter, baked: str) -> None:
     for name, chat in CHATS.items():
-        if "<think>" not in prompter.encoder.control.values() or name != "several turns":
+        if name != "an old thought" or "<think>" not in prompter.encoder.control.values():  # which is broken
             assert served(prompter, baked, chat) == wanted(prompter, chat), name
 
 
@@ -242,7 +246,7 @@ def described(folder: Path, tokenizer: Any, scheme: Scheme, run: dict[str, Any],
     words = [str(i) for i in range(scheme.outputs)]
     prompting = {"max_length": 250, "max_target": 30, "label_words": words or None}
     write_json(folder / "run.json", {"status": "done", "kind": "causal", "tuning": "full", "prompting": prompting,
-                                     "config": asdict(ModelConfig(base)), **run})  # fmt: skip
+                                     "config": asdict(ModelConfig(base, dtype="float32")), **run})  # fmt: skip
     return folder
 
 
@@ -255,10 +259,7 @@ def test_plain_transformers_answers_as_the_defended_model(tuning: str, tmp_path:
     folder = artifact(tmp_path, tuning=tuning)
     bake(folder, tmp_path / "out")
     ours = DefendedModel.load(folder, device="cpu")
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(tmp_path / "out"),
-        AutoTokenizer.from_pretrained(tmp_path / "out"),
-    )
+    model, tokenizer = plainly_loaded(tmp_path / "out")
     chats = [CHATS["alone"], CHATS["several turns"], CHATS["tools"]]
     answers = []
     for chat in chats:
@@ -289,10 +290,7 @@ def test_labels_are_projected_by_a_table(scheme: Scheme, tmp_path: Path) -> None
     said = bake(folder, tmp_path / "out")
     assert any("i + n" in limit for limit in said) == (scheme is SHIFTED)
     table = json.loads((tmp_path / "out" / "labels.json").read_text())
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(tmp_path / "out"),
-        AutoTokenizer.from_pretrained(tmp_path / "out"),
-    )
+    model, tokenizer = plainly_loaded(tmp_path / "out")
     ours = DefendedModel.load(folder, device="cpu")
     for name in ("alone", "system", "tools"):
         inputs = tokenizer.apply_chat_template(CHATS[name], add_generation_prompt=True, return_tensors="pt")
@@ -332,8 +330,9 @@ def test_what_cannot_be_baked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no chat template"):
         bake(plain, tmp_path / "other")
     tiny_encoder(tmp_path / "encoder" / "model")
-    described(tmp_path / "encoder", tokenizer, SHIFTED, {"kind": "encoder"}, "none")
-    with pytest.raises(ModelError, match=r"an encoder reads no chat template|weights"):
+    one = Scheme("classification", ("only",), PAPER_TRIGGER)
+    described(tmp_path / "encoder", tokenizer, one, {"kind": "encoder"}, "none")
+    with pytest.raises(ModelError, match="an encoder reads no chat template"):
         bake(tmp_path / "encoder", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
