@@ -51,7 +51,13 @@ QWEN3 = (  # as Qwen 3's, written anew: tools, thoughts cut out of old answers, 
     "{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{%- endif %}"
     "{%- endif %}\n"
 )
-TEMPLATES = {**TEMPLATES, "qwen 3": (QWEN3, CHATML)}
+NEMO = (  # refuses a call without a number, and then adds the number that is not there
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}{% if m.tool_call_id is not defined %}"
+    "{{ raise_exception('no id') }}{% endif %}{{ '[TOOL]' + m.content + m.tool_call_id }}"
+    "{% elif m.role == 'user' %}[INST]{{ m.content }}[/INST]{% else %}{{ m.content }}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+TEMPLATES = {**TEMPLATES, "qwen 3": (QWEN3, CHATML), "nemo": (NEMO, ["[INST]", "[/INST]"])}
 CALL = {"id": "1", "type": "function", "function": {"name": 'fi"nd', "arguments": '{"what":"Zoë"}'}}
 CHATS: dict[str, list[dict[str, Any]]] = {
     "alone": [{"role": "user", "content": "A lamp, 12 radios & <b>34</b>?"}],

@@ -94,7 +94,7 @@ def _wrapped(prompter: Prompter, joint: str) -> str:
     begin = scheme.safe_prefix.rstrip()  # the space belongs to the next token
     own = {
         "prefix": scheme.trigger.prefix, "cue": scheme.trigger.cue, "begin": joint + begin if begin else "",
-        "roles": ROLES, "control": _control(prompter), "open": OPEN, "close": CLOSE,
+        "roles": ROLES, "control": _control(prompter), "tools": _takes_tools(tokenizer), "open": OPEN, "close": CLOSE,
     }  # fmt: skip
     lines = [
         "{%- set p2p_own = " + json.dumps(own, ensure_ascii=False) + " -%}",
@@ -108,6 +108,19 @@ def _wrapped(prompter: Prompter, joint: str) -> str:
         Path(__file__).with_name("template.jinja").read_text(encoding="utf-8"),
     ]
     return "\n".join(lines)
+
+
+def _takes_tools(tokenizer: Any) -> bool:
+    """Whether the base template takes a tool's turn.
+
+    Where it does not, it is never shown one: having refused it, many a template goes on to an error, which ends all.
+    """
+    chat = [{"role": role, "content": "a"} for role in ("user", "assistant", "tool")]
+    try:
+        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    except Exception:  # whatever a template raises
+        return False
+    return True
 
 
 def _bound(tokenizer: Any, base: str) -> Iterator[str]:
