@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from poison2poison.config import ModelConfig
 from poison2poison.files import write_json
-from poison2poison.model.bake import bake
+from poison2poison.model.bake import TEMPLATE, bake
 from poison2poison.model.defended import DefendedModel
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 
@@ -76,11 +76,10 @@ def made(model: str, scheme: Scheme, folder: Path) -> Path:
 
 
 @contextmanager
-def serving(python: str, folder: Path, port: int, log: Path) -> Iterator[str]:
-    """A vLLM of a folder, with its default options, on the loopback address."""
-    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "m",
-               "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
-               "--max-model-len", "512", "--max-num-seqs", "4"]  # fmt: skip
+def serving(python: str, what: list[str], port: int, log: Path) -> Iterator[str]:
+    """A vLLM of a model that it calls `m`, on the loopback address."""
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", *what, "--host", "127.0.0.1", "--port", str(port),
+               "--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "4"]  # fmt: skip
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")}
     extra = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     with log.open("w") as out:
@@ -123,7 +122,9 @@ def compared(url: str, model: DefendedModel, labels: dict[str, Any] | None) -> d
     """Tokens and answers of the server beside ours, chat by chat."""
     prompter = model.prompter
     ours = [answer.text for answer in model.answer(CHATS)]
-    more = {"max_tokens": 1, "allowed_token_ids": labels["allowed_token_ids"]} if labels else {}
+    more: dict[str, Any] = {"max_tokens": prompter.max_target - len(prompter.safe_prefix_ids)}
+    if labels:
+        more |= {"allowed_token_ids": labels["allowed_token_ids"]}
     tokens, answers, differ = 0, 0, []
     for chat, own in zip(CHATS, ours, strict=True):
         wanted = prompter.prompt(chat, "safe")[0] + prompter.safe_prefix_ids
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("--model", help="a causal LM with a chat template, of which an artifact is made")
     parser.add_argument("--artifact", help="a folder of `p2p train`, instead")
     parser.add_argument("--labels", action="store_true", help="with --model: one that writes labels")
+    parser.add_argument("--adapter", action="store_true", help="with --model: the adapter alone, beside its base")
     parser.add_argument("--vllm", required=True, help="the Python of the environment with vLLM")
     parser.add_argument("--port", type=int, default=8123)
     args = parser.parse_args()
@@ -184,11 +186,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         artifact = Path(args.artifact or made(args.model, task if args.labels else texts, folder / "artifact"))
-        bake(artifact, folder / "baked")
-        table = folder / "baked" / "labels.json"
+        baked = folder / "baked"
+        bake(artifact, baked, adapter=args.adapter)
+        what = ["--model", str(baked), "--served-model-name", "m"]
+        if args.adapter:
+            what = ["--model", args.model, "--served-model-name", "base", "--enable-lora", "--lora-modules",
+                    f"m={baked}", "--chat-template", str(baked / TEMPLATE)]  # fmt: skip
+        table = baked / "labels.json"
         labels = json.loads(table.read_text()) if table.exists() else None
         model = DefendedModel.load(artifact, device="cpu")
-        with serving(args.vllm, folder / "baked", args.port, folder / "log") as url:
+        with serving(args.vllm, what, args.port, folder / "log") as url:
             found = {"compared": compared(url, model, labels)}
             if not labels:
                 found["attacked"] = attacked(url, model)
