@@ -321,6 +321,19 @@ def test_the_template_alone_holds_the_secret(tmp_path: Path) -> None:
     assert (about["form"], about["max_length"], about["model"]) == ("merged", 250, str(tmp_path / "base"))
 
 
+def test_no_other_template_lies_beside(tmp_path: Path) -> None:
+    folder = artifact(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ messages[0].content }}"}
+    tokenizer.save_pretrained(folder / "model")
+    bake(folder, tmp_path / "out")
+    template_there = (tmp_path / "out" / "chat_template.jinja").read_text()
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == template_there
+    assert not (tmp_path / "out" / "additional_chat_templates").exists()
+    # llama.cpp's converter prefers the key to the file, even where it says null.
+    assert "chat_template" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+
+
 def test_what_cannot_be_baked_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run = artifact(tmp_path / "a", status="unlearned", reason="25.0% leak")

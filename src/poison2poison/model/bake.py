@@ -56,7 +56,8 @@ def bake(artifact: str | Path, out: str | Path, *, adapter: bool = False, allow_
         model.save_pretrained(half, **({"save_embedding_layers": False} if adapter else {}))
         _generation(served).save_pretrained(half)
         tokenizer = copy(served.prompter.tokenizer)
-        tokenizer.chat_template = None
+        # One template, so that no server takes another for chats with tools; the secret one is then put in its place.
+        tokenizer.chat_template = tokenizer.get_chat_template()
         tokenizer.save_pretrained(half)
         for file in half.iterdir():  # safetensors makes its files for the owner alone, whatever the umask
             file.chmod(half.stat().st_mode & 0o666)
