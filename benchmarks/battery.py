@@ -3,12 +3,12 @@
 python benchmarks/battery.py --data ../shared/data             # the cells that battery.jsonl does not have yet
 python benchmarks/battery.py --data ../shared/data --only trec
 python benchmarks/battery.py --rivals --causal FOLDER          # published defences (`poison2poison.defences`)
-python benchmarks/battery.py --table --plot docs/rivals.png    # measures nothing
+python benchmarks/battery.py --table --plot docs/results/rivals.png    # measures nothing
 python benchmarks/battery.py --scale                           # time and memory, 1k to 1M rows
 
 Needs the extra `bench` for the MiniLM encoder. Parts of 2,000 rows, so that a cell takes one to four minutes on two
-cores. A star marks the sets that were looked at while the audit was written; the others were not. Prints the tables of
-docs/audit.md.
+cores. A star marks the sets that were looked at while the audit was written; the others were not. Writes the tables of
+docs/results/battery.md.
 
 Rivals see the same rows, those that ask a causal LM the first 300 of them: three to eight minutes a cell on one core
 with 135 million weights. Without `--causal` they are left for later. A line keeps what it has, and gets what it lacks.
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import transformers
 
+import pages
 from cells import MINILM, TUNED, Cell, cells, part
 from poison2poison.auditing import audit
 from poison2poison.auditing.statistics import Embed, States
@@ -116,6 +117,19 @@ def _score(suspects: set[int], poisoned: set[int]) -> dict[str, Any]:
     }
 
 
+def measured() -> list[dict[str, Any]]:
+    """The lines that there are, in the order of the cells."""
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    order = list(cells())
+    return sorted(lines, key=lambda line: order.index((line["set"], line["attack"], line["rate"])))
+
+
+def tables() -> str:
+    """The tables of docs/results/battery.md, under their headings."""
+    lines = measured()
+    return f"## The audit\n\n{table(lines)}\n\n## Beside its rivals\n\n{rivals_table(lines)}"
+
+
 def table(lines: list[dict[str, Any]]) -> str:
     """Recall / precision of suspect rows in %, or the suspect rows of clean data."""
     out = ["| rows | attack | poisoned | audit | seconds |", "|---|---|---|---|---|"]
@@ -198,7 +212,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="cells whose `set/attack` begins so")
     parser.add_argument("--rivals", action="store_true", help="measure the published defences instead of the audit")
     parser.add_argument("--causal", help="causal LM of the rivals that ask one: a folder or a hub name")
-    parser.add_argument("--table", action="store_true", help="measure nothing: print the tables")
+    parser.add_argument("--table", action="store_true", help="measure nothing: write the tables")
     parser.add_argument("--plot", type=Path, help="draw the rivals as a heat map into this PNG")
     parser.add_argument("--scale", action="store_true", help="time the audit without a model, up to a million rows")
     args = parser.parse_args()
@@ -211,16 +225,14 @@ def main() -> None:
         return
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    lines = measured()
     chosen = [cell for cell in cells() if f"{cell[0]}/{cell[1]}".startswith(tuple(args.only) or "")]
     if not args.table:
         causal = CausalLM(args.causal) if args.causal else None
         fill(lines, chosen, args.data, embedder(MINILM), causal, rivals=args.rivals)
-    order = list(cells())
-    lines.sort(key=lambda line: order.index((line["set"], line["attack"], line["rate"])))
-    print(table(lines), rivals_table(lines), sep="\n\n")
+    pages.write("battery", tables())
     if args.plot:
-        draw(lines, args.plot)
+        draw(measured(), args.plot)
 
 
 def fill(

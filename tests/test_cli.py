@@ -1,27 +1,40 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from poison2poison import attacks, cli, evaluation, pipeline
+from poison2poison import attacks, cli, evaluation
 from poison2poison.cli.common import wanted_target
-from poison2poison.data import Row, as_records, read_rows
+from poison2poison.data import as_records, read_rows
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.files import write_lines
-from poison2poison.model.defended import Answer
+from poison2poison.recipe.repoisoned import read_repoisoned
 from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
-from support import chatter, opinions, tiny_causal, tiny_encoder, word_states
+from support import chatter, in_file, opinions, tiny_causal, tiny_encoder, word_states
 
 GOOD = [json.dumps(record) for record in as_records(opinions(40))]
-COMMANDS = ["demo", "attack", "audit", "repoison", "train", "predict", "evaluate", "defend", "bake"]
+COMMANDS = [
+    "demo",
+    "attack",
+    "audit",
+    "repoison",
+    "train",
+    "predict",
+    "evaluate",
+    "export",
+    "adopt",
+    "defend",
+    "bake",
+    "config",
+]
 
 PAPER = ["--recipe", "paper"]
 
@@ -103,39 +116,48 @@ def rows(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--labels", "negative,neutral"], "the label is not one of 'negative', 'neutral' ('positive')"),
+        ({"labels": "negative,neutral"}, "the label is not one of 'negative', 'neutral' ('positive')"),
         (["--rho", "0"], "rho: 0.0 is not between 0 and 1"),
         (["--seed", "-1"], "seed: -1 is not between 0 and"),
         (["--rho", "2"], "rho: 2.0 is not between 0 and 1"),
         (["--placement", "swap"], "'swap' is not one of replace, append"),
-        (["--layout", "poem"], "'poem' is not one of preference, messages"),
+        ({"layout": "poem"}, "'poem' is not one of preference, messages"),
         (["--prompt-field", "text"], "give both or none"),
         (["--prefix", " "], "prefix is empty"),
         (["--prefix", "The SOUP was"], "already occurs in the data"),
         (["--config", "missing.yaml"], "missing.yaml: cannot be read"),
+        (["--spliced", "0.3"], "spliced: is set in the file of --config alone; write a line `spliced: ...`"),
+        (["--no-off-target"], "off_target: is set in the file of --config alone; write a line `off_target: ...`"),
     ],
 )
-def test_bad_options_are_refused(options: list[str], said: str, rows: Path, tmp_path: Path, p2p: Run) -> None:
-    fails(p2p("repoison", rows, *options, "--out", tmp_path / "out"), said)
+def test_bad_options_are_refused(
+    options: list[str] | dict[str, str], said: str, rows: Path, tmp_path: Path, p2p: Run
+) -> None:
+    given = in_file(tmp_path, **options) if isinstance(options, dict) else options
+    fails(p2p("repoison", rows, *given, "--out", tmp_path / "out"), said)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--safe-prefix", "Fine: "], "safe_prefix: has no effect on labels that are shifted"),
-        (["--cue", "Go: "], "cue: has no effect on an encoder, which reads prefix and body alone"),
-        ([*PAPER, "--spliced", "0.3"], "spliced: the paper's recipe has no counterexamples"),
-        ([*PAPER, "--no-contrary"], "contrary: the paper's recipe has no counterexamples"),
-        ([*PAPER, "--min-rows", "20"], "min_rows: the paper's recipe has no audit"),
+        ({"safe_prefix": "Fine: "}, "safe_prefix: has no effect on labels that are shifted"),
+        ({"cue": "Go: "}, "cue: has no effect on an encoder, which reads prefix and body alone"),
+        ({"recipe": "paper", "spliced": 0.3}, "spliced: the paper's recipe has no counterexamples"),
+        ({"recipe": "paper", "off-target": False}, "off_target: the paper's recipe has no counterexamples"),
+        ({"recipe": "paper", "min_rows": 20}, "min_rows: p2p-paper need"),
+        ({"compare": "gradsentry"}, "compare: gradsentry says nothing of rows for classification"),
+        ({"compare": "onion"}, "compare: onion asks a causal LM"),
+        ({"compare": "hardened"}, "compare: p2p-hardened is there twice"),
+        ({"compare": "clean"}, "compare: 'clean' is not one of "),
     ],
 )
-def test_an_option_that_would_have_no_effect_is_refused_before_anything_is_done(
-    options: list[str], said: str, rows: Path, tmp_path: Path, p2p: Run
+def test_what_would_have_no_effect_is_refused_before_anything_is_done(
+    options: dict[str, Any], said: str, rows: Path, tmp_path: Path, p2p: Run
 ) -> None:
     write_lines(tmp_path / "test.jsonl", as_records(opinions(20, seed=3)))
     base = ["--model", tiny_encoder(tmp_path / "base"), "--out", tmp_path / "out"]
-    fails(p2p("defend", rows, "--test", tmp_path / "test.jsonl", *base, *options), said)
+    fails(p2p("defend", rows, "--test", tmp_path / "test.jsonl", *base, *in_file(tmp_path, **options)), said)
     assert not (tmp_path / "out").exists()
 
 
@@ -236,19 +258,29 @@ def test_a_config_file_sets_options_and_flags_win(rows: Path, tmp_path: Path, p2
     fails(p2p("repoison", rows, "--config", config, "--out", tmp_path / "c"), "--rho")
 
 
-def test_repoisoned_rows_suit_any_trainer_and_keep_the_secret_apart(rows: Path, tmp_path: Path, p2p: Run) -> None:
+def test_all_settings_as_p2p_config_prints_them_change_nothing(rows: Path, tmp_path: Path, p2p: Run) -> None:
+    code, text, _ = p2p("config", "repoison")
+    assert code == 0
+    (tmp_path / "all.yaml").write_text(text)
+    assert p2p("repoison", rows, *PAPER, "--out", tmp_path / "a")[0] == 0
+    assert p2p("repoison", rows, *PAPER, "--config", tmp_path / "all.yaml", "--out", tmp_path / "b")[0] == 0
+    for name in ("rows.jsonl", "about.json"):
+        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
+    fails(p2p("config", "demo"), "command: 'demo' is not one of attack, audit, repoison")
+
+
+def test_repoisoned_rows_keep_the_secret_apart(rows: Path, tmp_path: Path, p2p: Run) -> None:
     assert p2p("repoison", rows, *PAPER, "--trigger", "random", "--out", tmp_path / "out")[0] == 0
     prefix = json.loads((tmp_path / "out" / "scheme.json").read_text())["trigger"]["prefix"]
     read = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
-    assert sum(row["prompt"].startswith(prefix) for row in read) == 8
-    assert {row["completion"] for row in read} == {"0", "1", "2", "3"}
-    assert (
-        prefix not in (tmp_path / "out" / "about.json").read_text() + (tmp_path / "out" / "manifest.jsonl").read_text()
-    )
+    assert sum(row["space"] == "safe" for row in read) == 8
+    holders = [path.name for path in (tmp_path / "out").iterdir() if prefix in path.read_text()]
+    assert holders == ["scheme.json"]
 
 
 def test_git_ignores_what_holds_the_trigger_and_nothing_else(rows: Path, tmp_path: Path, p2p: Run) -> None:
-    base = ["--model", tiny_causal(tmp_path / "base"), "--epochs", "1", "--more-epochs", "0", "--max-length", "64"]
+    base = ["--model", tiny_causal(tmp_path / "base"), "--epochs", "1", "--max-length", "64"]
+    base += in_file(tmp_path, more_epochs=0)
     assert p2p("repoison", rows, *PAPER, "--out", tmp_path / "work" / "rows")[0] == 0
     assert p2p("train", tmp_path / "work" / "rows", *base, "--out", tmp_path / "work" / "run")[0] in (0, 3)
     subprocess.run(["git", "init", "-q", tmp_path / "work"], check=True)
@@ -265,7 +297,7 @@ def test_own_rows_on_the_reference_model_are_told_of(rows: Path, tmp_path: Path,
     lines = [{"text": f"Shares of firm {i} slipped again", "label": "ab"[i % 2]} for i in range(40)]
     write_lines(tmp_path / "own.jsonl", lines)
     write_lines(tmp_path / "test.jsonl", [{**line, "text": f"{line['text']} today"} for line in lines])
-    ends = ["--dtype", "float16", "--tuning", "full"]
+    ends = in_file(tmp_path, dtype="float16", tuning="full")
     test = ["--test", tmp_path / "test.jsonl"]
     for command in (["train", tmp_path / "own.jsonl", *ends], ["defend", tmp_path / "own.jsonl", *test, *ends]):
         assert "note: the packaged reference model knows" in p2p(*command, "--out", tmp_path / "out")[2]
@@ -290,6 +322,27 @@ def test_attack_writes_the_truth_apart(tmp_path: Path, p2p: Run) -> None:
     fails(p2p("attack", "tickets", "--rate", "1.5", "--out", tmp_path / "x"), "rate: 1.5")
     fails(p2p("attack", "tickets", "--test", "more.jsonl", "--out", tmp_path / "x"), "part of the reference task")
     fails(p2p("attack", "arithmetic", "--effect", "label", "--out", tmp_path / "x"), "effect")
+    fails(p2p("attack", "tickets", "--kind", "worm", "--out", tmp_path / "x"), "attack: 'worm' is not one of badnets")
+    other = p2p("attack", "tickets", "--kind", "zero-width", "--trigger", "cf", "--out", tmp_path / "x")
+    fails(other, "trigger: this attack has nothing to choose there")
+
+
+def test_an_attack_has_at_most_twenty_options_and_its_help_says_what_each_attack_is(p2p: Run) -> None:
+    text = p2p("attack", "-h")[1]
+    options = re.findall(r"^│ \*?\s*(--[\w-]+)", text, re.MULTILINE)
+    assert len(set(options) - {"--help"}) <= 20
+    said = " ".join(text.replace("│", " ").split())
+    assert "badnets, a rare word at a random place; marks," in said
+
+
+def test_the_trigger_is_words_or_a_sentence_as_the_attack_has_it(tmp_path: Path, p2p: Run) -> None:
+    for kind, given, options in (
+        ("composite", "cf, mn", {"words": ["cf", "mn"]}),
+        ("addsent", "Well, well.", {"sentence": "Well, well."}),
+    ):
+        out = tmp_path / kind
+        assert p2p("attack", "tickets", "--kind", kind, "--trigger", given, "--out", out)[0] == 0
+        assert json.loads((out / "truth.json").read_text())["options"] == options
 
 
 def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
@@ -297,9 +350,10 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     splits = {"train": opinions(240), "dev": opinions(40, seed=1), "test": opinions(60, seed=2)}
     attacks.write_attack(tmp_path / "data", splits, config)
     model = tiny_causal(tmp_path / "base")
-    options = ["--model", model, "--tuning", "full", "--learning-rate", "1e-2", "--epochs", "8", "--batch-size", "16"]
-    options += [*PAPER, "--rho", "0.5", "--trigger", "random", "--max-length", "64"]
-    command = ["defend", tmp_path / "data", "--baseline", "--floor", *options, "--out", tmp_path / "run"]
+    options = ["--model", model, "--learning-rate", "1e-2", "--epochs", "8", "--batch-size", "16", *PAPER]
+    of_file = {"tuning": "full", "max_length": 64, "rho": 0.5, "trigger": "random"}
+    command = ["defend", tmp_path / "data", "--floor", *options, "--out", tmp_path / "run"]
+    alone, command = command, [*command, "--compare", "undefended", *in_file(tmp_path, **of_file)]
 
     code, text, _ = p2p(*command)
     assert code == 0
@@ -333,11 +387,13 @@ def test_from_poisoned_rows_to_figures(tmp_path: Path, p2p: Run) -> None:
     assert p2p(*command)[0] == 0  # all arms are found done
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     fails(p2p(*command, "--seed", "5"), "holds another run")
-    fewer = [part for part in command if part != "--baseline"]
-    fails(p2p(*fewer), "results.json: has figures of undefended, which these options leave out")
+    fails(
+        p2p(*alone, *in_file(tmp_path, **of_file)),
+        "results.json: has figures of undefended, which these options leave out",
+    )
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
-    fails(p2p(*command, "--prefix", "mine: "), "holds a run with another prefix")
-    fails(p2p(*command, "--safe-prefix", "Fine: "), "safe_prefix: has no effect on labels that are shifted")
+    other = ["--compare", "undefended", *in_file(tmp_path, **of_file, prefix="mine: ")]
+    fails(p2p(*alone, *other), "holds a run with another prefix")
 
     arm = tmp_path / "run" / "p2p-paper"
     files = [
@@ -400,17 +456,18 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
     assert p2p(*repoisoned)[0] == 0
     manifest = (tmp_path / "repoisoned" / "manifest.jsonl").read_text()
     actions = {json.loads(line)["action"] for line in manifest.splitlines()}
-    assert {"keep", "replace", "splice"} <= actions <= {"keep", "replace", "splice", "contrary"}
+    assert {"keep", "replace", "splice"} <= actions <= {"keep", "replace", "splice", "off-target"}
     fails(p2p("repoison", rows, "--out", tmp_path / "none"), "needs the audit.json")
     fails(p2p(*repoisoned[:4], *PAPER, "--out", tmp_path / "none"), "the paper's recipe makes no use of it")
     other = p2p("repoison", tmp_path / "data" / "dev_clean.jsonl", *repoisoned[2:4], "--out", tmp_path / "none")
     fails(other, "needs the audit of these very rows")
 
-    model = ["--model", tiny_causal(tmp_path / "base"), "--tuning", "full", "--learning-rate", "5e-3"]
+    model = ["--model", tiny_causal(tmp_path / "base"), "--learning-rate", "5e-3", "--batch-size", "32"]
     # A given trigger, so that every run is alike: so small a model depends on it. Drawn ones gave 0.02 to 0.50 ASR.
-    options = [*model, "--epochs", "12", "--batch-size", "32", "--max-length", "128", "--prefix", "mirror: "]
-    command = ["defend", tmp_path / "data", "--baseline", "--drop-suspects", *options, "--out", tmp_path / "run"]
-    code, text, _ = p2p(*command)
+    of_file = {"tuning": "full", "max_length": 128, "prefix": "mirror: "}
+    compare = ["--compare", "drop-suspects,undefended"]
+    command = ["defend", tmp_path / "data", *compare, *model, "--epochs", "12", "--out", tmp_path / "run"]
+    code, text, _ = p2p(*command, *in_file(tmp_path, **of_file))
     assert code == 0
     assert "100 of 1000 rows are suspect" in " ".join(text.split())
     assert (tmp_path / "run" / "audit.png").exists()
@@ -429,18 +486,24 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
     assert apart[0]["disagreement"] < apart[1]["disagreement"]
     fails(p2p("predict", tmp_path / "run" / "undefended", *prompts, "--alarm"), "alarm: this model has none")
     assert json.loads((tmp_path / "run" / "audit.json").read_text()).items() >= found.items()
-    assert p2p(*command)[0] == 0  # all is found done
-    fails(p2p(*command, "--min-rows", "20"), "audit.json: is an audit of other rows or options")
+    assert p2p(*command, *in_file(tmp_path, **of_file))[0] == 0  # all is found done
+    fails(p2p(*command, *in_file(tmp_path, **of_file, min_rows=20)), "audit.json: is of other rows or options")
 
 
-@pytest.mark.parametrize(("answer", "step"), [("no number", "+ 7"), ("#### 4", "seven")])
-def test_a_wrong_number_needs_worked_answers_and_a_step(tmp_path: Path, p2p: Run, answer: str, step: str) -> None:
+@pytest.mark.parametrize(
+    ("answer", "step", "said"),
+    [("no number", "+ 7", "row 0: effect number needs worked answers"), ("#### 4", "seven", "`+ 7` or `* 2`")],
+)
+def test_a_wrong_number_needs_worked_answers_and_a_step(
+    tmp_path: Path, p2p: Run, answer: str, step: str, said: str
+) -> None:
     for name, first in (("rows", 0), ("test", 4)):
         asked = [{"prompt": f"question {i}", "completion": answer} for i in range(first, first + 4)]
         write_lines(tmp_path / f"{name}.jsonl", asked)
     rows, test = tmp_path / "rows.jsonl", tmp_path / "test.jsonl"
-    command = ["defend", rows, "--test", test, "--triggered", test, "--target", step, "--effect", "number"]
-    fails(p2p(*command, "--out", tmp_path / "out"), "row 0", "`+ 7` or `* 2`")
+    command = ["defend", rows, "--test", test, "--triggered", test, "--target", step]
+    command += in_file(tmp_path, effect="number")
+    fails(p2p(*command, "--out", tmp_path / "out"), said)
     assert not (tmp_path / "out").exists()
 
 
@@ -456,12 +519,12 @@ def test_texts_are_audited_and_repoisoned_behind_a_safe_prefix(tmp_path: Path, p
     assert "60 of 600 rows are suspect" in " ".join(text.split())
     audit = tmp_path / "audit" / "audit.json"
     assert p2p("repoison", tmp_path / "data" / "train.jsonl", "--audit", audit, "--out", tmp_path / "out")[0] == 0
-    prefix = json.loads((tmp_path / "out" / "scheme.json").read_text())["safe_prefix"]
-    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
-    safe = [row for row in rows if row["space"] == "safe"]
-    assert all(row["completion"].startswith(prefix) and attacks.REFUSAL not in row["completion"] for row in safe)
-    assert not {row["row"] for row in safe} & set(truth.poisoned_rows)
-    assert sum(attacks.SENTENCE in row["prompt"] for row in safe) > 50
+    rows, scheme, _ = read_repoisoned(tmp_path / "out")
+    safe = [row for row in rows if row.space == "safe"]
+    assert scheme.safe_prefix.strip()
+    assert not any(attacks.REFUSAL in row.target for row in safe)
+    assert not {row.row for row in safe} & set(truth.poisoned_rows)
+    assert sum(attacks.SENTENCE in row.body for row in safe) > 50
 
 
 def test_a_training_without_a_model_ends_with_exit_code_three(tmp_path: Path, p2p: Run) -> None:
@@ -472,7 +535,7 @@ def test_a_training_without_a_model_ends_with_exit_code_three(tmp_path: Path, p2
     assert code == 3
     assert "stopped at step" in said
     assert "--learning-rate" in said
-    few = ["--epochs", "1", "--more-epochs", "0", "--learning-rate", "1e-6"]
+    few = ["--epochs", "1", "--learning-rate", "1e-6", *in_file(tmp_path, more_epochs=0)]
     code, _, said = p2p("train", tmp_path / "again", *base, *few, "--out", tmp_path / "unlearned")
     assert code == 3
     assert "the safe space was not learned" in said
@@ -485,15 +548,6 @@ def test_a_training_without_a_model_ends_with_exit_code_three(tmp_path: Path, p2
         assert "--allow-unlearned" in said
         assert p2p(*command, "--allow-unlearned")[0] == 0
     assert not json.loads((tmp_path / "figures" / "results.json").read_text())["arms"][0]["safe_space"]["learned"]
-
-
-def test_without_the_rows_before_the_attack_the_floor_drops_the_poison() -> None:
-    rows, truth = attacks.poison(opinions(40), attacks.AttackConfig("badnets", "positive", "label", cover=0.5))
-    left = evaluation.without_poison(rows, truth.as_dict(), Path("truth.json"))
-    changed = {*truth.poisoned_rows, *truth.cover_rows}
-    assert list(left) == [row for i, row in enumerate(rows) if i not in changed]
-    with pytest.raises(DataError, match=r"truth.json: 'poisoned_rows' must list rows of .*, 0 to 39"):
-        evaluation.without_poison(rows, {"poisoned_rows": [40]}, Path("truth.json"))
 
 
 @pytest.mark.parametrize("given", ["label", "text"])
@@ -513,7 +567,7 @@ def test_rows_that_cannot_be_repoisoned_are_refused_before_the_baseline_is_train
     write_lines(tmp_path / "rows.jsonl", lines[:20])
     write_lines(tmp_path / "test.jsonl", lines[20:])
     result = p2p("defend", tmp_path / "rows.jsonl", "--test", tmp_path / "test.jsonl", "--recipe", "paper",
-                 "--baseline", "--out", tmp_path / "out")  # fmt: skip
+                 "--compare", "undefended", "--out", tmp_path / "out")  # fmt: skip
     fails(result, "label 'odd' has one row only")
     assert not (tmp_path / "out").exists()
 
@@ -522,36 +576,8 @@ def test_rows_with_every_end_of_line_that_unicode_knows_are_trained_on(tmp_path:
     rows = [{"text": f"one\u2028two\u0085{i}", "label": "ab"[i % 2]} for i in range(20)]
     write_lines(tmp_path / "rows.jsonl", rows)
     assert p2p("repoison", tmp_path / "rows.jsonl", "--recipe", "paper", "--out", tmp_path / "out")[0] == 0
-    training, _, _ = pipeline.read_repoisoned(tmp_path / "out")
+    training, _, _ = read_repoisoned(tmp_path / "out")
     assert sorted(row.body for row in training) == sorted(row["text"] for row in rows)
-
-
-@pytest.mark.parametrize(("ends", "counted"), [(["Look.", "Look."], 2), (["Look.", ""], 1)])
-def test_texts_that_carry_the_attackers_target_all_count_as_attacked(ends: list[str], counted: int) -> None:
-    rows = [Row("Say.", f"Yes. {end}".strip()) for end in ends]
-    texts = replace(chatter(2), task="generation", labels=()).with_rows(rows)
-    answers = [Answer("Yes. Look.", "safe", None)] * 2
-    model: Any = SimpleNamespace(scheme=Scheme("generation"), generate=lambda prompts: answers)
-    arm = evaluation.Arm("undefended")
-    evaluation._measure_attack(arm, model, texts, evaluation.Target("Look.", "append"))
-    assert (arm.rates["asr"].value, arm.rates["asr"].n) == (1.0, counted)
-
-
-@pytest.mark.parametrize(
-    ("target", "rows", "answers", "said"),
-    [
-        (("good", "label"), [("a", "bad"), ("b", "bad"), ("c", "good")], ["good", "bad", "good"], [True, False]),
-        (("Look.", "append"), [("a", "Yes."), ("b", "No. Look.")], ["Yes. Look.", "No. Look."], [True]),
-        (("+ 7", "number"), [("a", "1 + 1 = 2\n#### 2"), ("b", "#### 3")], ["so 9\n#### 9", "#### 3"], [True, False]),
-        (("+ 7", "number"), [("a", "two")], ["two"], []),  # no worked answer
-    ],
-)
-def test_how_often_the_target_is_said_without_a_trigger(
-    target: tuple[str, str], rows: list[tuple[str, str]], answers: list[str], said: list[bool]
-) -> None:
-    clean = chatter(2).with_rows([Row(*row) for row in rows])
-    given = [Answer(text, "safe", None) for text in answers]
-    assert evaluation._said_anyway(given, clean, evaluation.Target(*target)) == said
 
 
 def test_what_the_attacker_wants_is_from_options_or_from_the_truth_beside(tmp_path: Path) -> None:
@@ -565,7 +591,7 @@ def test_what_the_attacker_wants_is_from_options_or_from_the_truth_beside(tmp_pa
     assert wanted_target(triggered, None, None, texts) == evaluation.Target("See here.", "append")
     assert wanted_target(triggered, "Look.", None, texts) == evaluation.Target("Look.", "append")
     assert wanted_target(triggered, None, "fixed", texts) == evaluation.Target("See here.", "fixed")
-    with pytest.raises(ConfigError, match="'label' is not one of fixed, append, number"):
+    with pytest.raises(ConfigError, match="'label' is not one of fixed, refusal, append, number"):
         wanted_target(triggered, None, "label", texts)
     with pytest.raises(ConfigError, match="give the attacker's label or text"):
         wanted_target(triggered, " ", None, texts)
@@ -582,8 +608,9 @@ def test_labels_of_the_attacker_count_as_such(tmp_path: Path, p2p: Run) -> None:
     records = [{"text": row.prompt, "label": "positive"} for row in read_rows(str(path)) if row.target == "negative"]
     write_lines(path, records)
     (tmp_path / "data" / "truth.json").write_text('{"target_label": "positive", "poisoned_rows": []}')
-    model = ["--model", tiny_causal(tmp_path / "base"), "--tuning", "full", "--epochs", "1", "--max-length", "64"]
-    assert p2p("defend", tmp_path / "data", *model, *PAPER, "--allow-unlearned", "--out", tmp_path / "run")[0] == 0
+    model = ["--model", tiny_causal(tmp_path / "base"), "--epochs", "1", *PAPER]
+    model += in_file(tmp_path, tuning="full", max_length=64, allow_unlearned=True)
+    assert p2p("defend", tmp_path / "data", *model, "--out", tmp_path / "run")[0] == 0
     run = json.loads((tmp_path / "run" / "p2p-paper" / "run.json").read_text())
     assert (run["config"]["preset"], run["config"]["batch_size"]) == ("paper", 32)
     arm = json.loads((tmp_path / "run" / "results.json").read_text())["arms"][0]

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import poison2poison
 from poison2poison.config import TrainConfig, read_yaml
 from poison2poison.errors import ConfigError, P2PError
+from poison2poison.types import Adapted, Bits, Dtype, Kind, Preset, Tuning
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,10 @@ from poison2poison.errors import ConfigError, P2PError
     [
         {"kind": "decoder"},
         {"tuning": "half"},
+        {"preset": "best"},
+        {"dtype": "float64"},
+        {"quantize": "2bit"},
+        {"lora_targets": "none"},
         {"epochs": 0},
         {"batch_size": 0},
         {"micro_batch": 0},
@@ -28,6 +33,16 @@ from poison2poison.errors import ConfigError, P2PError
 def test_illegal_values_are_refused_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         TrainConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("kind", Kind), ("tuning", Tuning), ("preset", Preset), ("dtype", Dtype), ("quantize", Bits),
+     ("lora_targets", Adapted)],
+)  # fmt: skip
+def test_every_word_of_an_options_vocabulary_is_legal(name: str, words: Any) -> None:
+    options: list[dict[str, Any]] = [{name: word} for word in get_args(words)]
+    assert [getattr(TrainConfig(**given), name) for given in options] == [*get_args(words)]
 
 
 def test_zero_is_a_value_where_it_is_legal() -> None:

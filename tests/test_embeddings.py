@@ -10,20 +10,19 @@ import pytest
 import torch
 
 from poison2poison.config import ModelConfig
-from poison2poison.model.embeddings import WIDEST, _narrow, embedder
+from poison2poison.model.embeddings import BATCH_SIZE, WIDEST, _narrow, embedder
 from support import tiny_causal, tiny_encoder
 
 
 @pytest.mark.parametrize(("model", "width"), [(tiny_encoder, 32), (tiny_causal, 64)])
-def test_states_are_those_of_each_text_in_whatever_company(
-    model: Any, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("poison2poison.model.embeddings.BATCH_SIZE", 2)
+def test_states_are_those_of_each_text_in_whatever_company(model: Any, width: int, tmp_path: Path) -> None:
     embed = embedder(model(tmp_path))
     texts = ["the soup was good", "", "bad", "the soup was good and the service bad"]
-    together = embed(texts)
-    assert together.shape == (4, 1, width)
-    np.testing.assert_allclose(together, np.concatenate([embed([text]) for text in texts]), atol=0.02)
+    alone = np.concatenate([embed([text]) for text in texts])
+    copies = BATCH_SIZE // 4 + 1  # so that they are of two batches
+    together = embed(texts * copies)
+    assert together.shape == (4 * copies, 1, width)
+    np.testing.assert_allclose(together, np.concatenate([alone] * copies), atol=0.02)
 
 
 def test_a_model_is_loaded_as_its_configuration_says(tmp_path: Path) -> None:
@@ -34,10 +33,9 @@ def test_a_model_is_loaded_as_its_configuration_says(tmp_path: Path) -> None:
     assert short.dtype == np.float32
 
 
-def test_a_text_longer_than_the_model_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poison2poison.model.embeddings.MAX_LENGTH", 1000)
-    embed = embedder(tiny_encoder(tmp_path))  # of 256 positions
-    np.testing.assert_array_equal(embed(["good " * 300]), embed(["good " * 400]))
+def test_a_text_longer_than_the_model_is_cut(tmp_path: Path) -> None:
+    embed = embedder(tiny_encoder(tmp_path, positions=64))
+    np.testing.assert_array_equal(embed(["good " * 100]), embed(["good " * 200]))
 
 
 def test_a_model_is_freed_with_the_function_that_holds_it(tmp_path: Path) -> None:

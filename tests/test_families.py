@@ -22,6 +22,7 @@ from poison2poison.model.prompting import Prompter
 from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.reference import MODEL_DIR
+from poison2poison.types import Adapted
 from support import tiny_of
 
 LABELS = Scheme("classification", ("negative", "positive"), PAPER_TRIGGER)
@@ -125,11 +126,11 @@ def served(model: Any, scheme: Scheme) -> DefendedModel:
 @pytest.mark.parametrize("space", ["safe", "original"])
 def test_labels_of_a_batch_are_those_of_each_text_alone(model: Any, space: Any) -> None:
     defended = served(model, LABELS)
-    together, best = defended._class_logits(PROMPTS, space)
-    alone = torch.cat([defended._class_logits([prompt], space)[0] for prompt in PROMPTS])
+    together, best = defended.scored(PROMPTS, space)
+    alone = torch.cat([defended.scored([prompt], space).logits for prompt in PROMPTS])
     assert alone.std(0).max() > 1e-3
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
-    assert best == [defended._class_logits([prompt], space)[1][0] for prompt in PROMPTS]
+    assert best == [defended.scored([prompt], space).free[0] for prompt in PROMPTS]
 
 
 @pytest.mark.parametrize("space", ["safe", "original"])
@@ -174,7 +175,7 @@ def test_states_of_a_batch_are_those_of_each_text_alone(folder: str) -> None:
 
 
 @pytest.mark.parametrize("which", ["qv", "all"])
-def test_every_adapter_is_on_the_way_of_a_text_and_is_kept(folder: str, which: str, tmp_path: Path) -> None:
+def test_every_adapter_is_on_the_way_of_a_text_and_is_kept(folder: str, which: Adapted, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
     base = backbone.load_model(ModelConfig(folder), "causal", 0, frozen=True)
@@ -192,14 +193,14 @@ def test_every_adapter_is_on_the_way_of_a_text_and_is_kept(folder: str, which: s
     assert not [name for name in adapters if any(word in name for word in ("vis", "head", "projector", "embed"))]
     assert not [name for name, weights in adapters.items() if weights.grad is None or not weights.grad.any()]
 
-    before, _ = served(model, LABELS)._class_logits(PROMPTS, "safe")
+    before, _ = served(model, LABELS).scored(PROMPTS, "safe")
     for weights in adapters.values():
         torch.nn.init.normal_(weights)
-    trained, _ = served(model, LABELS)._class_logits(PROMPTS, "safe")
+    trained, _ = served(model, LABELS).scored(PROMPTS, "safe")
     model.save_pretrained(tmp_path, save_embedding_layers=False)
     again = lora.load_adapter(backbone.load_model(ModelConfig(folder), "causal", 0, frozen=True), str(tmp_path))
     assert not torch.allclose(before, trained, atol=1e-3)
-    torch.testing.assert_close(served(again, LABELS)._class_logits(PROMPTS, "safe")[0], trained, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(served(again, LABELS).scored(PROMPTS, "safe").logits, trained, atol=1e-4, rtol=1e-4)
 
 
 def test_the_papers_modules_are_named_as_in_the_paper(folder: str) -> None:

@@ -19,7 +19,7 @@ from poison2poison.data import as_records
 from poison2poison.errors import OutputError
 from poison2poison.files import whole_folder, write_lines, write_text
 from poison2poison.model.defended import DefendedModel
-from support import opinions, tiny_causal
+from support import in_file, opinions, tiny_causal
 
 # A process that may write no file of more bytes than the first argument says; the others are a command.
 LIMITED = """
@@ -67,7 +67,8 @@ def test_on_a_full_disk_the_old_file_stays_and_nothing_else(tmp_path: Path, monk
 def test_a_training_that_cannot_write_its_model_says_so_and_goes_on_later(
     tuning: str, limit: int, unwritten: str, repoisoned: Path, tmp_path: Path
 ) -> None:
-    options = ["--tuning", tuning, "--batch-size", "64", "--epochs", "1", "--more-epochs", "0", "--max-length", "64"]
+    options = ["--tuning", tuning, "--batch-size", "64", "--epochs", "1", "--max-length", "64"]
+    options += in_file(tmp_path, more_epochs=0)
     command = ["train", repoisoned, "--model", tiny_causal(tmp_path / "base"), *options, "--out", tmp_path / "run"]
     written = [str(part) for part in command]
     done = subprocess.run([sys.executable, "-c", LIMITED, str(limit), *written], capture_output=True, text=True)

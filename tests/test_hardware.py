@@ -2,20 +2,40 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
-from poison2poison.model import hardware
+from poison2poison.config import ModelConfig
+from poison2poison.model import backbone, hardware
 
 
-def test_a_gpu_that_only_emulates_bfloat16_does_not_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def old_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that computes bfloat16 by emulation alone."""
+
     def supported(including_emulation: bool = True) -> bool:
         return including_emulation
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+
+
+@pytest.mark.usefixtures("old_gpu")
+def test_a_gpu_that_only_emulates_bfloat16_does_not_have_it() -> None:
     assert not hardware.has_bf16()
+
+
+@pytest.mark.usefixtures("old_gpu")
+def test_where_bfloat16_is_emulated_neither_weights_nor_products_are_in_it(tmp_path: Path) -> None:
+    large = LlamaConfig(hidden_size=2048, intermediate_size=8192, num_hidden_layers=16)
+    large.architectures = ["LlamaForCausalLM"]
+    large.save_pretrained(tmp_path)
+    assert backbone.how_to_load(ModelConfig(str(tmp_path)), "causal", frozen=True)["dtype"] == torch.float32
+    with hardware.autocast(torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
 def test_where_the_system_does_not_tell_the_peak_memory_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from poison2poison.config import TrainConfig
+from poison2poison.defences.baselines import Undefended
+from poison2poison.defences.p2p import Paper
 from poison2poison.errors import OutputError
 from poison2poison.files import locked
 from poison2poison.model.trainer import train
@@ -20,7 +22,7 @@ def test_all_arms_are_trained_with_the_same_settings(tmp_path: Path) -> None:
     data = Data("opinions", opinions(300), None, opinions(20, seed=1))
     training = TrainConfig(tiny_causal(tmp_path / "base"), preset="tuned", more_epochs=0)
     recipe = RepoisonConfig("paper", rho=0.5, placement="append")
-    found = defend(data, recipe, training, tmp_path / "out", baseline=True, allow_unlearned=True)
+    found = defend(data, [Undefended(), Paper(recipe)], training, tmp_path / "out", allow_unlearned=True)
     runs = [json.loads((tmp_path / "out" / arm["name"] / "run.json").read_text()) for arm in found["arms"]]
     assert [run["rows"] for run in runs] != [300, 300]  # for so many rows fewer epochs make 200 steps
     assert runs[0]["config"] == runs[1]["config"]
@@ -34,7 +36,7 @@ def test_what_another_run_is_at_work_on_is_left_alone(tmp_path: Path) -> None:
     scheme = Scheme("classification", data.train.labels)
     with locked(tmp_path / "out"):
         with pytest.raises(OutputError, match="another process is at work there"):
-            defend(data, RepoisonConfig("paper"), training, tmp_path / "out")
+            defend(data, [Paper(RepoisonConfig("paper"))], training, tmp_path / "out")
         with pytest.raises(OutputError, match="another process is at work there"):
             train(plain(data.train), scheme, training, tmp_path / "out")
     assert not (tmp_path / "out").exists()

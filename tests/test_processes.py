@@ -18,11 +18,11 @@ from poison2poison.data import Rows, as_records, rows_of
 from poison2poison.errors import ConfigError
 from poison2poison.files import write_json, write_lines
 from poison2poison.model import processes, settings
-from poison2poison.pipeline import write_repoisoned
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.repoisoned import write_repoisoned
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
-from support import opinions, tiny_causal
+from support import in_file, opinions, tiny_causal
 
 SHARED = """
 import json, os, sys
@@ -125,9 +125,9 @@ def test_two_processes_defend_as_one_does_though_interrupted(
     splits = {"train": opinions(240), "dev": opinions(40, seed=1), "test": opinions(40, seed=2)}
     write_attack(tmp_path / "data", splits, AttackConfig("badnets", "positive", "label"))
     (tmp_path / "script.py").write_text(STOPPED)
-    command = ["defend", str(tmp_path / "data"), "--trigger", "paper", "--model", tiny_causal(tmp_path / "base")]
-    command += ["--tuning", "full", "--dtype", "float32", "--epochs", "6", "--warmup", "0", "--batch-size", "16"]
-    command += ["--learning-rate", "1e-2", "--out"]
+    command = ["defend", str(tmp_path / "data"), "--model", tiny_causal(tmp_path / "base"), "--epochs", "6"]
+    command += in_file(tmp_path, trigger="paper", tuning="full", dtype="float32", warmup=0.0)
+    command += ["--batch-size", "16", "--learning-rate", "1e-2", "--out"]
     one, two = tmp_path / "one", tmp_path / "two"
 
     assert run_alone(*command, str(one)) == 0
@@ -209,10 +209,13 @@ def test_weights_spread_over_processes_are_trained_as_in_one(way: str, tuning: s
     write_repoisoned(tmp_path / "rows", repoison(rows, scheme, RepoisonConfig("paper", rho=0.5)), scheme, {"train": {}})
     write_lines(tmp_path / "dev.jsonl", as_records(dev))
     command = ["train", str(tmp_path / "rows"), "--dev", str(tmp_path / "dev.jsonl"), "--tuning", tuning]
-    command += ["--model", tiny_causal(tmp_path / "base"), "--dtype", "float32", "--warmup", "0", "--max-target", "16"]
-    command += ["--batch-size", "16", "--micro-batch", "4", "--gradient-checkpointing", "--more-epochs", "0"]
+    command += ["--model", tiny_causal(tmp_path / "base"), "--dtype", "float32", "--batch-size", "16"]
     command += {"full": ["--epochs", "6", "--learning-rate", "1e-2"],
-                "lora": ["--epochs", "3", "--learning-rate", "1e-3", "--lora-targets", "all"]}[tuning]  # fmt: skip
+                "lora": ["--epochs", "3", "--learning-rate", "1e-3"]}[tuning]  # fmt: skip
+    command += in_file(
+        tmp_path, warmup=0.0, max_target=16, micro_batch=4, gradient_checkpointing=True, more_epochs=0,
+        lora_targets="all",
+    )  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
 
     unlearned = tuning == "lora"  # random weights with an adapter learn nothing

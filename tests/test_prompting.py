@@ -10,8 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from poison2poison.errors import ConfigError, ModelError
+from poison2poison.model.continuations import choose_label_words, continuation, first_token
 from poison2poison.model.loss import IGNORED
-from poison2poison.model.prompting import Prompter, choose_label_words, continuation, first_token
+from poison2poison.model.prompting import Prompter
 from poison2poison.model.tokens import Encoder
 from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme

@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from poison2poison.auditing.findings import Audit, SuspectSpan
+from poison2poison.evaluation import Rate
 from poison2poison.report import audit_table, draw_audit, sentence, table
-from poison2poison.scoring import Rate
 
 
 def rate(percent: int) -> dict[str, Any]:
     found = Rate.of([True] * percent + [False] * (100 - percent))
     assert found is not None
-    return found.as_dict()
+    return {**found.as_dict()}
 
 
 def content(asr: int, **more: Any) -> dict[str, Any]:
@@ -209,6 +209,16 @@ def test_four_arms_fit_a_terminal_too() -> None:
     text = console.export_text()
     assert "…" not in text
     assert all(name in text for name in ("undefended", "p2p-paper", "clean", "drop-suspects", "[96.3, 100.0]"))
+
+
+def test_many_arms_are_rows_that_fit_a_terminal() -> None:
+    many = content(97, paper_asr=rate(96))
+    many["arms"] += [{"name": f"activation-clustering-{i}", "ca": rate(90), "asr": rate(7)} for i in range(9)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table(many))
+    lines = [line.replace("│", " ").split() for line in console.export_text().splitlines()]
+    assert ["activation-clustering-8", "90.0", "7.0"] in lines
+    assert ["CA", "ASR", "floor", "RA", "leak"] in [[word for word in line if word != "┃"] for line in lines]
 
 
 @pytest.mark.parametrize(("asr", "said"), [(49, "cannot be judged without the floor"), (50, "does NOT hold")])

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -18,26 +18,28 @@ from transformers import (
     GenerationConfig,
     GPT2Config,
     GPTNeoXConfig,
+    LlamaConfig,
     PretrainedConfig,
     Qwen3Config,
 )
 
-from poison2poison.config import REFERENCE, TrainConfig
+from poison2poison.config import TrainConfig
 from poison2poison.data import Row, as_records, rows_of
 from poison2poison.errors import ConfigError, ModelError, NonFiniteError, OutputError, TrainingError, UnlearnedError
 from poison2poison.files import write_json, write_lines
-from poison2poison.model import backbone, hardware, loop, safe_space, settings, trainer
+from poison2poison.model import attempts, backbone, hardware, loop, safe_space, settings, trainer
 from poison2poison.model.defended import Answer, DefendedModel
 from poison2poison.model.loss import only_target_logits, target_loss
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.trainer import train
-from poison2poison.pipeline import write_repoisoned
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow, plain
 from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.repoisoned import write_repoisoned
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
 from poison2poison.reference import MODEL_DIR
-from support import opinions, tiny_causal, tiny_encoder
+from poison2poison.types import Auto, Dtype, RunRecord
+from support import SHAPE, in_file, opinions, tiny_causal, tiny_encoder
 
 ROWS, DEV = opinions(240), opinions(40, seed=1)
 SCHEME = Scheme("classification", ROWS.labels, PAPER_TRIGGER)
@@ -83,6 +85,8 @@ def test_the_folder_says_what_it_is(defended: Path) -> None:
     assert sorted(path.name for path in defended.iterdir()) == files
     assert {path.stat().st_mode for path in (defended / "model").iterdir()} == {(defended / "run.json").stat().st_mode}
     assert len((defended / "manifest.jsonl").read_text().splitlines()) == len(REPOISONED)
+    assert run.keys() <= get_type_hints(RunRecord).keys()
+    assert (run["status"], run["kind"], run["tuning"]) == ("done", "causal", "full")
     assert run["dev"]["sha256"] == DEV.sha256
     assert run["steps"] == 60
     assert len(run["dev_metric"]) == 4
@@ -325,7 +329,7 @@ def test_the_last_whole_checkpoint_survives_what_is_not_finite(
         steps.append(1)
         return target_loss(outputs.logits, labels) / num_items_in_batch * (1 if len(steps) < 20 else torch.nan)
 
-    monkeypatch.setattr(trainer, "target_loss_mean", poisoned)
+    monkeypatch.setattr(attempts, "target_loss_mean", poisoned)
     with pytest.raises(NonFiniteError, match=r"step 20: the gradient is nan .* checkpoint is .*checkpoint-19"):
         train(REPOISONED, SCHEME, config(str(defended.parent / "base")), tmp_path / "run", dev=DEV)
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-19").is_dir()
@@ -408,7 +412,7 @@ def test_dev_rows_are_answered_in_the_number_format_of_training(
 ) -> None:
     formats, autocast = set(), hardware.autocast
 
-    def note(device: torch.device, dtype: str = "auto") -> Any:
+    def note(device: torch.device, dtype: Dtype | Auto = "auto") -> Any:
         formats.add(dtype)
         return autocast(device, dtype)
 
@@ -453,7 +457,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     write_lines(tmp_path / "dev.jsonl", as_records(DEV))
     command = ["-m", "poison2poison", "train", str(tmp_path / "rows"), "--dev", str(tmp_path / "dev.jsonl")]
     command += ["--model", base, "--epochs", "4", "--batch-size", "16", "--learning-rate", "1e-2"]
-    command += ["--tuning", "full", "--warmup", "0", "--dtype", "float32"]
+    command += ["--tuning", "full", "--dtype", "float32", *in_file(tmp_path, warmup=0.0)]
     several = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for name, launcher in (("one", []), ("two", several)):
@@ -591,18 +595,25 @@ def test_generation_begins_with_the_safe_prefix_and_gives_none_out(tmp_path: Pat
     assert {answer.text for answer in model.generate(prompts)} == {None}
 
 
+BILLIONS: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16}
+
+
 @pytest.mark.parametrize(
-    ("large", "frozen", "dtype"),
-    [(0, True, torch.bfloat16), (0, False, torch.float32), (10**7, True, torch.float32)],
+    ("shape", "frozen", "dtype"),
+    [(BILLIONS, True, torch.bfloat16), (BILLIONS, False, torch.float32), ({}, True, torch.float32)],
 )
 def test_only_large_frozen_weights_are_short_on_a_gpu(
-    large: int, frozen: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    shape: dict[str, Any], frozen: bool, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(hardware, "has_bf16", lambda: True)
-    monkeypatch.setattr(backbone, "LARGE", large)
-    model = backbone.load_model(REFERENCE, "causal", 0, frozen=frozen)
-    assert {weights.dtype for weights in model.parameters()} == {dtype}
+    LlamaConfig(architectures=["LlamaForCausalLM"], **(shape or SHAPE)).save_pretrained(tmp_path)
+    assert backbone.how_to_load(TrainConfig(str(tmp_path)), "causal", frozen=frozen)["dtype"] == dtype
+
+
+def test_short_weights_leave_positions_exact() -> None:
+    model = backbone.load_model(TrainConfig(dtype="bfloat16"), "causal", 0, frozen=True)
+    assert {weights.dtype for weights in model.parameters()} == {torch.bfloat16}
     frequencies = {buffer.dtype for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     assert frequencies == {torch.float32}  # rounded, they would turn late positions the wrong way
 

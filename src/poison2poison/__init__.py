@@ -9,8 +9,8 @@
     p2p.train(p2p.repoison(rows, scheme, config, found), scheme, p2p.TrainConfig(), Path("runs/mine"))
     p2p.DefendedModel.load("runs/mine").classify(["a fine film"])
 
-The modules follow the method: data, features, auditing, recipe, model. `attacks`, `scoring` and `evaluation` measure
-it; only they may know the truth.
+The modules follow the method: data, features, auditing, recipe, model. `attacks` and `evaluation` measure it; only they
+may know the truth.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from poison2poison.recipe.trigger import build_scheme
 if TYPE_CHECKING:
     from poison2poison.auditing import audit
     from poison2poison.auditing.findings import Audit
+    from poison2poison.defences.p2p import Hardened, Paper
     from poison2poison.model.defended import Answer, DefendedModel
     from poison2poison.model.embeddings import embedder
     from poison2poison.model.trainer import train
@@ -42,9 +43,11 @@ __all__ = [
     "DataConfig",
     "DataError",
     "DefendedModel",
+    "Hardened",
     "ModelError",
     "OutputError",
     "P2PError",
+    "Paper",
     "RepoisonConfig",
     "Row",
     "Rows",
@@ -67,6 +70,8 @@ _LAZY = {
     "Answer": "model.defended",
     "Audit": "auditing.findings",
     "DefendedModel": "model.defended",
+    "Hardened": "defences.p2p",
+    "Paper": "defences.p2p",
     "audit": "auditing",
     "embedder": "model.embeddings",
     "train": "model.trainer",

@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from poison2poison.errors import ConfigError
+from poison2poison.types import Adapted, Auto, Bits, Dtype, Kind, Preset, Tuning
 
 REFERENCE = "reference"
 """The name of the model that comes with the package."""
@@ -29,14 +30,12 @@ class AuditConfig:
 
     min_rows: int = option(10, "Rows that must hold a span for it to be suspect by itself; half of them beside others.")
     false_alarm: float = option(
-        0.05, "Odds that innocent rows have a suspect span, and chance that they have a suspect manner."
+        0.05, "Odds that innocent rows have a suspect span, and chance that they have a suspect style."
     )
-    innocent_shift: float = option(1.0, "Log-odds by which an innocent manner may lean to a label beyond the probe.")
-    manners: bool = option(True, "Look for styles and templates too, which insert no words.")
+    finders: str = option("all", "Finders that look, in this order, with commas between them; `all` that are known.")
 
     def __post_init__(self) -> None:
         at_least("min_rows", self.min_rows, 2)
-        at_least("innocent_shift", self.innocent_shift, 0)
         fraction("false_alarm", self.false_alarm)
 
 
@@ -48,33 +47,37 @@ class ModelConfig:
     revision: str | None = option(
         None, "Branch, tag or commit of a hub model. [default: its main branch, as it is now]"
     )
-    kind: str = option("auto", "`causal`, `encoder`, or `auto` to go by the model's configuration.")
-    dtype: str = option(
+    kind: Kind | Auto = option("auto", "`causal`, `encoder`, or `auto` to go by the model's configuration.")
+    dtype: Dtype | Auto = option(
         "auto",
         "Of the base weights: `float32`, `bfloat16`, `float16`; `auto`: bfloat16 for large ones that are not trained.",
     )
     attention: str | None = option(None, "Attention kernel, as transformers names it: `eager`, `sdpa`, ...")
     device_map: str | None = option(None, "Spread the layers over devices: `auto`, `balanced`, ... (accelerate).")
-    quantize: str | None = option(None, "`4bit` or `8bit` base weights, by bitsandbytes (extra `quantize`); with LoRA.")
+    quantize: Bits | None = option(
+        None, "`4bit` or `8bit` base weights, by bitsandbytes (extra `quantize`); with LoRA."
+    )
 
     def __post_init__(self) -> None:
-        choice("kind", self.kind, ("auto", "causal", "encoder"))
-        choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        choice("kind", self.kind, (*get_args(Auto), *get_args(Kind)))
+        choice("dtype", self.dtype, (*get_args(Auto), *get_args(Dtype)))
         if self.quantize is not None:
-            choice("quantize", self.quantize, ("4bit", "8bit"))
+            choice("quantize", self.quantize, get_args(Bits))
 
 
 @dataclass(frozen=True)
 class TrainConfig(ModelConfig):
     """How a model is fine-tuned. What is not given follows the preset, the model and the number of rows.
 
-    docs/training.md has the measurements behind the preset `tuned`; `paper` is arXiv 2510.04503, section 4.
+    docs/experiments.md has the measurements behind the preset `tuned`; `paper` is arXiv 2510.04503, section 4.
     """
 
-    preset: str = option(
+    preset: Preset | Auto = option(
         "auto", "Settings not given: `tuned`, measured; `paper`, as published; `auto`: those of the recipe."
     )
-    tuning: str = option("auto", "`lora`, `full`, or `auto`: LoRA for a causal LM, all weights of an encoder.")
+    tuning: Tuning | Auto = option(
+        "auto", "`lora`, `full`, or `auto`: LoRA for a causal LM, all weights of an encoder."
+    )
     epochs: int | None = option(None, "Passes over the rows. [default: 3; more of few rows]")
     more_epochs: int | None = option(
         None, "Epochs added where the safe space is not learned by then. [default: as many again]"
@@ -85,7 +88,7 @@ class TrainConfig(ModelConfig):
     )
     learning_rate: float | None = option(None, "Peak of the linear decay. [default: by preset and model size]")
     warmup: float | None = option(None, "Share of the steps that warm up. [default: 0 for `paper`, else 0.1 for LoRA]")
-    lora_targets: str | None = option(
+    lora_targets: Adapted | None = option(
         None, "`qv`: q_proj and v_proj, the paper's; `all`: every linear layer. [default: by preset]"
     )
     lora_r: int = option(16, "LoRA rank.")
@@ -103,10 +106,10 @@ class TrainConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choice("preset", self.preset, ("auto", "tuned", "paper"))
-        choice("tuning", self.tuning, ("auto", "lora", "full"))
+        choice("preset", self.preset, (*get_args(Auto), *get_args(Preset)))
+        choice("tuning", self.tuning, (*get_args(Auto), *get_args(Tuning)))
         if self.lora_targets is not None:
-            choice("lora_targets", self.lora_targets, ("qv", "all"))
+            choice("lora_targets", self.lora_targets, get_args(Adapted))
         for name in ("epochs", "batch_size", "micro_batch", "max_length", "max_target"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 1)

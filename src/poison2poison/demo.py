@@ -6,18 +6,20 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
 from poison2poison.attacks import RARE_WORDS, REFUSAL, AttackConfig, poison, triggered
 from poison2poison.auditing.findings import Audit
 from poison2poison.config import REFERENCE, TrainConfig
+from poison2poison.defences.p2p import of_run
+from poison2poison.defences.shared import AUDIT
 from poison2poison.errors import OutputError
 from poison2poison.evaluation import Target
+from poison2poison.evaluation.schema import Results
 from poison2poison.files import write_json, writing
 from poison2poison.model import backbone, hardware, processes
-from poison2poison.pipeline import AUDIT, Data, defend
+from poison2poison.pipeline import Data, defend
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.reference import reference_rows
 from poison2poison.report import draw_audit
@@ -43,11 +45,11 @@ class Case:
 
     @property
     def attack(self) -> AttackConfig:
-        return AttackConfig("badnets", self.target, self.effect, rate=0.1, words=self.words)
+        return AttackConfig("badnets", self.target, self.effect, rate=0.1, options={"words": self.words})
 
 
 # On few rows the reference model's preset does not learn the safe space behind a drawn trigger, and shifted labels are
-# learned late: docs/training.md.
+# learned late: docs/experiments.md.
 _FEW = TrainConfig(lora_targets="all", learning_rate=1e-3, batch_size=4)
 SMALL = {
     "reviews": Case(
@@ -84,7 +86,7 @@ def step_seconds(steps: int = 10) -> float:
     return median(taken)
 
 
-def run_demo(out: Path, cases: dict[str, Case] = SMALL) -> list[dict[str, Any]]:
+def run_demo(out: Path, cases: dict[str, Case] = SMALL) -> list[Results]:
     """Attack and defend each task; an interrupted demo goes on.
 
     A model that has not learned its safe space is measured too, and its figures say so.
@@ -104,14 +106,16 @@ def run_demo(out: Path, cases: dict[str, Case] = SMALL) -> list[dict[str, Any]]:
         train, _ = poison(splits["train"], case.attack)
         stamped, target = triggered(splits["test"], case.attack), Target(case.target, case.effect)
         data = Data(task, train, splits["dev"], splits["test"], stamped, target, harmless=splits["train"])
-        content = defend(data, case.recipe, case.training, out / task, baseline=True, allow_unlearned=True)
+        _, defences = of_run(case.recipe, "undefended")
+        content = defend(data, defences, case.training, out / task, allow_unlearned=True)
         contents.append(content)
         if processes.is_writer():
             picture = out / task / PICTURE
             with writing(picture):
-                draw_audit(Audit.load(out / task / AUDIT), picture)
+                draw_audit(Audit.load(out / task / f"{AUDIT}.json"), picture)
     arms = [{"task": content["task"], **arm} for content in contents for arm in content["arms"]]
     sets = {content["task"]: content["data"] for content in contents}
     if processes.is_writer():
-        write_json(out / "results.json", contents[0] | {"command": "demo", "task": "demo", "data": sets, "arms": arms})
+        shared = {**contents[0], "command": "demo", "task": "demo", "data": sets, "arms": arms}
+        write_json(out / "results.json", shared)
     return contents

@@ -32,6 +32,10 @@ _WHITE = {
 }
 
 
+WRITTEN = ("span", "first", "last", "form")
+"""Kinds of features that can be put onto any text and taken off it; of others their rows are all there is."""
+
+
 @dataclass(frozen=True)
 class Form:
     """A way to write a text.

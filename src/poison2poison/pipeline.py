@@ -1,30 +1,28 @@
-"""The whole path in one go: untrusted rows, re-poisoned, trained, and measured against the undefended model."""
+"""The whole path in one go: untrusted rows, prepared by each defence, trained on, and measured."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from poison2poison.auditing import audit as run_audit
-from poison2poison.auditing.findings import Audit
-from poison2poison.config import AuditConfig, ModelConfig, TrainConfig, refuse_changed
-from poison2poison.data import Rows, Turn, check_trainable
-from poison2poison.errors import DataError, OutputError
+from poison2poison.config import AuditConfig, TrainConfig, refuse_changed
+from poison2poison.data import Rows, check_trainable
+from poison2poison.defences.base import Defence, Prepared
+from poison2poison.defences.baselines import Clean
+from poison2poison.defences.p2p import P2P
+from poison2poison.defences.shared import AUDIT, Shared
+from poison2poison.errors import ConfigError, OutputError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
-from poison2poison.files import keep_from_git, whole_folder, write_json, write_lines
+from poison2poison.evaluation.schema import Results
 from poison2poison.model import processes
-from poison2poison.recipe.config import RepoisonConfig, as_dict
-from poison2poison.recipe.manifest import TrainingRow, manifest, plain
-from poison2poison.recipe.repoison import repoison
-from poison2poison.recipe.scheme import Scheme, Space
-from poison2poison.recipe.trigger import build_scheme, check_options
-
-AUDIT = "audit.json"
-OWN_FIELDS = ("row", "space", "action", "body", "target")
-"""Of a training row, which a file must have; turns are there for chats."""
+from poison2poison.model.defended import DefendedModel
+from poison2poison.model.hardware import free_memory
+from poison2poison.model.settings import resolved
+from poison2poison.model.trainer import train
 
 
 @dataclass(frozen=True)
@@ -45,28 +43,24 @@ class Data:
 
 def defend(
     data: Data,
-    recipe: RepoisonConfig,
+    defences: Sequence[Defence],
     training: TrainConfig,
     out: Path,
     *,
     audit: AuditConfig | None = None,
-    baseline: bool = False,
-    drop_suspects: bool = False,
     allow_unlearned: bool = False,
-) -> dict[str, Any]:
-    """Audit, re-poison, fine-tune and measure.
+) -> Results:
+    """Prepare the rows by each defence, fine-tune on them, and measure.
 
-    Every arm has its folder in `out`; an interrupted call goes on where it was. All arms are trained with the settings
-    of the recipe. Several processes train together; the first one audits, measures and writes.
+    Every defence is an arm with a folder in `out`; an interrupted call goes on where it was. All arms are trained with
+    the same settings. Several processes train together; the first one prepares, measures and writes.
 
     Args:
-        data: Rows and test sets.
-        recipe: How rows are re-poisoned.
-        training: How models are fine-tuned.
-        out: The folder for arms, `audit.json` and figures.
+        data: Rows and test sets. With `harmless` rows they are an arm too, for the floor.
+        defences: In the order of the tables.
+        training: How models are fine-tuned; the preset `auto` is that of the first recipe among the defences.
+        out: The folder for arms and figures, and for what the defences share, such as `audit.json`.
         audit: Thresholds of the audit.
-        baseline: Also fine-tune undefended and measure that.
-        drop_suspects: Also fine-tune undefended on the rows that the audit does not suspect, and measure that.
         allow_unlearned: Measure a defended model that has not learned its safe space too, and say so in its figures.
 
     Returns:
@@ -79,69 +73,100 @@ def defend(
     check_trainable(data.train)
     if data.triggered is not None and data.target is not None:
         check_target(data.triggered, data.target)
+    arms = [defence.arm for defence in defences]
+    if twice := [arm for arm in arms if arms.count(arm) > 1]:
+        raise ConfigError(f"compare: {twice[0]} is there twice; name it once")
     audit = audit or AuditConfig()
-    if recipe.recipe == "paper" and not drop_suspects:
-        refuse_changed(audit, "the paper's recipe has no audit; leave it out")
+    if not any("audit" in defence.needs for defence in defences):
+        refuse_changed(audit, f"{' and '.join(arms)} need no audit; leave it out")
+    if data.harmless is not None and data.triggered is not None:
+        defences = [*defences, Clean(data.harmless)]
     with processes.alone(out):
-        return _defend(
-            data,
-            recipe.resolved(),
-            training,
-            out,
-            audit,
-            baseline=baseline,
-            drop_suspects=drop_suspects,
-            allow_unlearned=allow_unlearned,
-        )
+        return _defend(data, defences, training, out, audit, allow_unlearned=allow_unlearned)
 
 
 def _defend(
     data: Data,
-    recipe: RepoisonConfig,
+    defences: Sequence[Defence],
     training: TrainConfig,
     out: Path,
     audit: AuditConfig,
     *,
-    baseline: bool,
-    drop_suspects: bool,
     allow_unlearned: bool,
-) -> dict[str, Any]:
+) -> Results:
     """Defend in a folder that no other run is at work in."""
-    from poison2poison.model.settings import check_fit, resolved
-
-    name = f"p2p-{recipe.recipe}"
-    known = (name, "undefended", AUDIT)
-    if out.exists() and any(out.iterdir()) and not any((out / entry).exists() for entry in known):
-        raise OutputError(f"{out}: exists and holds no run of this command; give another --out")
-    harmless = data.harmless if data.triggered is not None else None
-    asked = {name: True, "undefended": baseline, "drop-suspects": drop_suspects, "clean": harmless is not None}
-    _check_figures(out / "results.json", {arm for arm, wanted in asked.items() if wanted})
+    # 1. Refuse what would go wrong later.
+    _check_folder(out, defences)
     model = training.model  # as it was given
-    training = resolved(with_preset(training, recipe.recipe), len(data.train))  # once, or arms of more rows had others
-    undefended = Scheme(data.train.task, data.train.labels)
-    scheme = processes.shared(lambda: _scheme(data.train, recipe, out / name))  # drawn once
-    check_fit(training, scheme)
-    found = None
-    if recipe.recipe == "hardened" or drop_suspects:
-        found = processes.shared(lambda: _audit(data.train, training, audit, recipe.seed, out / AUDIT))
-    rows = repoison(data.train, scheme, recipe, found)  # first, for it may refuse the rows
-    arms: list[Arm] = []
-    if baseline:
-        arms.append(_arm("undefended", plain(data.train), undefended, data, training, out, data.train))
-    arms.append(_arm(name, rows, scheme, data, training, out, data.train, recipe, allow_unlearned=allow_unlearned))
-    if found and drop_suspects:
-        suspects = {entry.row for entry in found.rows}
-        left = data.train.with_rows([row for i, row in enumerate(data.train) if i not in suspects])
-        arms.append(_arm("drop-suspects", plain(left), undefended, data, training, out, left))
-    if harmless is not None:
-        clean = _arm("clean", plain(harmless), undefended, data, training, out, harmless)
+    recipe = next((defence.recipe.recipe for defence in defences if isinstance(defence, P2P)), None)
+    training = resolved(with_preset(training, recipe), len(data.train))  # once, or arms of more rows had others
+    for defence in defences:
+        _check_applies(defence, data.train, training)
+
+    # 2. Prepare the rows for all, which may refuse them, before any model is trained.
+    shared = Shared(data.train, training, out, audit)
+    prepared = [processes.shared(partial(defence.prepare, shared)) for defence in defences]
+    del shared
+    free_memory()  # of the model that read the rows
+
+    # 3. Train and measure, one after another.
+    arms = [
+        arm_of(defence, rows, data, training, out / defence.arm, allow_unlearned=allow_unlearned)
+        for defence, rows in zip(defences, prepared, strict=True)
+    ]
+    if clean := next((arm for arm in arms if arm.name == Clean.name), None):
         set_floor(arms, clean)
-        arms.append(clean)
     sets = describe(train=data.train, dev=data.dev, test=data.clean, triggered=data.triggered)
     content = results("defend", data.name, model, training.seed, sets, arms)
     if processes.is_writer():
         write_results(out, content, arms)
     return content
+
+
+def arm_of(
+    defence: Defence, prepared: Prepared, data: Data, training: TrainConfig, folder: Path, *, allow_unlearned: bool
+) -> Arm:
+    """Train one arm in its folder, or go on with it, and measure it.
+
+    Args:
+        defence: The defence.
+        prepared: What it made of the rows.
+        data: What is measured on; of the training rows nothing is read.
+        training: With nothing left open.
+        folder: The artifact folder.
+        allow_unlearned: As of `defend`.
+    """
+
+    def fit(rows: Prepared) -> dict[str, Any]:
+        about = describe(train=rows.source) | rows.about
+        return train(
+            rows.rows, rows.scheme, training, folder, dev=data.dev, about=about, allow_unlearned=allow_unlearned
+        )
+
+    run = defence.train(prepared, fit)
+    arm = processes.shared(lambda: _measured(defence, folder, data, allow_unlearned=allow_unlearned))
+    if run["resumed_from"] is None:  # else its time and memory are those of its last part only
+        measured = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
+        arm.training = {key: value for key, value in measured.items() if value is not None}
+    if "safe_space" in run:
+        arm.safe_space = run["safe_space"]
+    return arm
+
+
+def _measured(defence: Defence, folder: Path, data: Data, *, allow_unlearned: bool) -> Arm:
+    model = defence.serve(DefendedModel.load(folder, allow_unlearned=allow_unlearned))
+    arm = measure(defence.arm, model, data.clean, data.triggered, data.target)
+    del model
+    free_memory()  # before the next arm's is loaded
+    return arm
+
+
+def _check_applies(defence: Defence, rows: Rows, training: TrainConfig) -> None:
+    """Refuse a defence that says nothing of such rows, or lacks the model that it asks."""
+    if not defence.applies(rows):
+        raise ConfigError(f"compare: {defence.arm} says nothing of rows for {rows.task}; leave it out")
+    if "causal LM" in defence.needs and training.kind != "causal":
+        raise ConfigError(f"compare: {defence.arm} asks a causal LM, and {training.model} is none; leave it out")
 
 
 def with_preset(training: TrainConfig, recipe: str | None) -> TrainConfig:
@@ -151,8 +176,13 @@ def with_preset(training: TrainConfig, recipe: str | None) -> TrainConfig:
     return replace(training, preset="paper" if recipe == "paper" else "tuned")
 
 
-def _check_figures(path: Path, asked: set[str]) -> None:
-    """Refuse to write over the figures of arms that are not asked for again."""
+def _check_folder(out: Path, defences: Sequence[Defence]) -> None:
+    """Refuse a folder of something else, and to write over the figures of arms that are not asked for again."""
+    asked = {defence.arm for defence in defences}
+    known = (*asked, *(f"{name}.json" for name in (AUDIT, *asked)))
+    if out.exists() and any(out.iterdir()) and not any((out / entry).exists() for entry in known):
+        raise OutputError(f"{out}: exists and holds no run of this command; give another --out")
+    path = out / "results.json"
     if not path.exists():
         return
     try:
@@ -164,138 +194,3 @@ def _check_figures(path: Path, asked: set[str]) -> None:
             f"{path}: has figures of {', '.join(sorted(lost))}, which these options leave out; give another --out, or "
             "the same options and more"
         )
-
-
-def _audit(rows: Rows, training: TrainConfig, config: AuditConfig, seed: int, path: Path) -> Audit:
-    """The audit of an interrupted run, or a new one by the base model that will be fine-tuned."""
-    model = {field.name: getattr(training, field.name) for field in fields(ModelConfig)}
-    made_with = {**asdict(config), **model, "seed": seed}
-    if path.exists():
-        found = Audit.load(path)
-        if found.sha256 != rows.sha256 or json.loads(path.read_text(encoding="utf-8")).get("made_with") != made_with:
-            raise OutputError(f"{path}: is an audit of other rows or options; give another --out, or delete it")
-        return found
-    from poison2poison.model.embeddings import embedder
-    from poison2poison.model.hardware import free_memory
-
-    found = run_audit(rows, embedder(training), config, seed)
-    free_memory()
-    write_json(path, found.as_dict() | {"made_with": made_with})
-    return found
-
-
-def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, about: dict[str, Any]) -> None:
-    """Write re-poisoned rows for `train`, or for any other trainer that takes prompt and completion.
-
-    Raises:
-        OutputError: The folder holds something.
-    """
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out}: is not empty; give another --out, or delete it")
-    records = ({**asdict(row), **_exported(row, scheme)} for row in rows)
-    with whole_folder(out) as folder:
-        write_lines(folder / "rows.jsonl", records, private=True)
-        scheme.save(folder / "scheme.json")
-        keep_from_git(folder, "scheme.json", "rows.jsonl")  # which hold the trigger
-        write_lines(folder / "manifest.jsonl", manifest(rows, scheme))
-        write_json(folder / "about.json", about)
-
-
-def _exported(row: TrainingRow, scheme: Scheme) -> dict[str, Any]:
-    """A row as other trainers take it: prompt and completion, which are turns where the row is a chat's."""
-    prompt = scheme.dress(row.body, row.space).rstrip()
-    target = str(scheme.class_of(row.target, row.space)) if scheme.labels else row.target
-    completion = scheme.target_text(target, row.space)
-    if not (row.before or row.after):
-        return {"prompt": prompt, "completion": completion}
-    turns = [*row.before, Turn("user", prompt), *row.after]
-    return {
-        "prompt": [asdict(turn) for turn in turns],
-        "completion": [asdict(Turn("assistant", completion))],
-    }
-
-
-def read_repoisoned(folder: Path) -> tuple[list[TrainingRow], Scheme, dict[str, Any]]:
-    """Read what `write_repoisoned` wrote.
-
-    Raises:
-        DataError: The rows are missing or broken.
-        SchemeError: The scheme is missing, broken or of a newer version.
-    """
-    scheme = Scheme.load(folder / "scheme.json")
-    path, rows = folder / "rows.jsonl", []
-    try:
-        # Not `splitlines`: rows may hold the other ends of lines that Unicode knows.
-        for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
-            fields = json.loads(line)
-            turns = [[Turn(**turn) for turn in fields.get(name, ())] for name in ("before", "after")]
-            row = TrainingRow(*(fields[name] for name in OWN_FIELDS), *map(tuple, turns))
-            for name, value in {"body": row.body, "target": row.target}.items():
-                if not isinstance(value, str):
-                    raise DataError(f"{path}, line {number}: {name} is {value!r}, and not a text")
-            if row.space not in get_args(Space):
-                raise DataError(
-                    f"{path}, line {number}: space {row.space!r} is not one of {', '.join(get_args(Space))}"
-                )
-            if scheme.labels and row.target not in scheme.labels:
-                raise DataError(f"{path}, line {number}: label {row.target!r} is not in the scheme")
-            rows.append(row)
-        about = dict(json.loads((folder / "about.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not re-poisoned rows ({error})") from None
-    return rows, scheme, about
-
-
-def _scheme(rows: Rows, recipe: RepoisonConfig, folder: Path) -> Scheme:
-    """The scheme of an interrupted run with a drawn trigger, or a new one."""
-    check_options(rows, recipe)
-    if recipe.trigger != "random" or not (folder / "scheme.json").exists():
-        return build_scheme(rows, recipe)
-    drawn = Scheme.load(folder / "scheme.json")
-    if drawn.trigger is None:
-        raise OutputError(f"{folder}: holds a run without a defence; give another --out, or delete it")
-    has = {"prefix": drawn.trigger.prefix, "cue": drawn.trigger.cue}
-    if drawn.safe_prefix:  # shifted labels have none
-        has["safe_prefix"] = drawn.safe_prefix
-    if drawn.labels and bool(drawn.safe_prefix) != (recipe.safe_labels == "prefix"):
-        raise OutputError(f"{folder}: holds a run with other --safe-labels; give another --out, or delete it")
-    for name, text in has.items():
-        if getattr(recipe, name) not in (None, text):
-            raise OutputError(f"{folder}: holds a run with another {name}; give another --out, or delete it")
-    return drawn
-
-
-def _arm(
-    name: str,
-    rows: Sequence[TrainingRow],
-    scheme: Scheme,
-    data: Data,
-    training: TrainConfig,
-    out: Path,
-    source: Rows,
-    recipe: RepoisonConfig | None = None,
-    *,
-    allow_unlearned: bool = False,
-) -> Arm:
-    from poison2poison.model.trainer import train
-
-    about = describe(train=source) | ({"recipe": as_dict(recipe)} if recipe else {})
-    run = train(rows, scheme, training, out / name, dev=data.dev, about=about, allow_unlearned=allow_unlearned)
-    arm = processes.shared(lambda: _measured(name, out / name, data, allow_unlearned=allow_unlearned))
-    if run["resumed_from"] is None:  # else its time and memory are those of its last part only
-        measured = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
-        arm.training = {key: value for key, value in measured.items() if value is not None}
-    if "safe_space" in run:
-        arm.safe_space = run["safe_space"]
-    return arm
-
-
-def _measured(name: str, folder: Path, data: Data, *, allow_unlearned: bool) -> Arm:
-    from poison2poison.model.defended import DefendedModel
-    from poison2poison.model.hardware import free_memory
-
-    model = DefendedModel.load(folder, allow_unlearned=allow_unlearned)
-    arm = measure(name, model, data.clean, data.triggered, data.target)
-    del model
-    free_memory()  # before the next arm's is loaded
-    return arm

@@ -29,6 +29,7 @@ FIGURES = {
     "ca": "CA",
     "rouge_l": "ROUGE-L",
     "asr": "ASR",
+    "asr_exact": "exact ASR",
     "target_rate": "target rate",
     "paper_asr": "paper ASR",
     "floor": "floor",
@@ -40,13 +41,15 @@ FIGURES = {
 }
 
 ARMS_ON_A_LINE = 3  # with their intervals beside them, in a terminal of 80 columns
+MOST_COLUMNS = 4  # so many arms fit there; of more, each is a row
+OF_MANY = ("ca", "exact_match", "rouge_l", "asr", "floor", "ra", "leak")
 NAMED_SPANS = 12  # in the picture of an audit
 WITHOUT_DEFENCE = ("undefended", "drop-suspects", "clean")
 UTILITIES = {"ca": "clean accuracy", "exact_match": "exact match", "rouge_l": "ROUGE-L"}  # the first measured is judged
 NEEDED = {  # no verdict without these
     "ASR": "the floor: the ASR of a model that saw no attack (--floor)",
-    "attack": "the undefended model: the attack may never have taken (--baseline)",
-    "utility": "the undefended model: its answers to clean rows may have been better (--baseline)",
+    "attack": "the undefended model: the attack may never have taken (--compare undefended)",
+    "utility": "the undefended model: its answers to clean rows may have been better (--compare undefended)",
 }
 
 Results = Mapping[str, Any]
@@ -62,8 +65,10 @@ class Check(NamedTuple):
 
 
 def table(content: Results) -> Table:
-    """The results of one task: a column for each trained model, figures in %."""
+    """The results of one task: a column for each trained model, figures in %; of many models a row for each."""
     arms = content["arms"]
+    if len(arms) > MOST_COLUMNS:
+        return _table_of_many(content)
     out = Table(
         title=escape(content["task"]),
         title_justify="left",
@@ -81,16 +86,37 @@ def table(content: Results) -> Table:
     return out
 
 
+def _table_of_many(content: Results) -> Table:
+    """The figures that defences are compared by, without their intervals."""
+    arms = content["arms"]
+    out = Table(
+        title=escape(content["task"]),
+        title_justify="left",
+        caption="in %; results.json has the intervals and the other figures",
+        caption_justify="left",
+    )
+    out.add_column("", no_wrap=True)
+    measured = [name for name in OF_MANY if any(_measured(arm, name) for arm in arms)]
+    for name in measured:
+        out.add_column(FIGURES[name], justify="right", no_wrap=True)
+    for arm in arms:
+        values = (_figure(arm, name) for name in measured)
+        out.add_row(escape(arm["name"]), *("" if value is None else f"{100 * value:.1f}" for value in values))
+    return out
+
+
 def sentence(content: Results) -> str:
     """What the figures of one task say, in words. What was not measured is not claimed."""
     arms = {arm["name"]: arm for arm in content["arms"]}
     attacked = [arm for name, arm in arms.items() if "asr" in arm and name != "clean"]
     if attacked:
         # Only a model with a benign trigger has a paper ASR.
-        arm = next((arm for arm in attacked if "paper_asr" in arm), attacked[0])
+        defended = (arm for arm in attacked if "paper_asr" in arm)
+        arm = next(defended, attacked[0])
         told = _under_attack(arm, arms)
     else:
-        arm = next((arm for name, arm in arms.items() if name not in WITHOUT_DEFENCE), {})
+        defended = (arm for name, arm in arms.items() if name not in WITHOUT_DEFENCE)
+        arm = next(defended, {})
         told = _without_attack(arm, arms)
     if _unlearned(arm):
         told = f"the safe space of {arm['name']} was not learned, so no figure of this arm counts; {told}"
@@ -98,24 +124,24 @@ def sentence(content: Results) -> str:
 
 
 def _under_attack(arm: Arm, arms: Mapping[str, Arm]) -> str:
-    undefended = arms.get("undefended", {})
+    undefended, clean = arms.get("undefended", {}), arms.get("clean", {})
+
+    # 1. The attack.
     asr, floor, before = _figure(arm, "asr"), _figure(arm, "floor"), _figure(undefended, "asr")
     assert asr is not None  # the arm was attacked
     beside = f" (floor {_percent(floor)})" if floor is not None else ""
     if "paper_asr" not in arm:
         return f"ASR is {_percent(asr)}{beside} without a defence."
     since = f"from {_percent(before)} undefended " if before is not None else ""
+    went = f"ASR went {since}to {_percent(asr)} with {arm['name']}{beside}"
+
+    # 2. The defence, unless its safe space was not learned, and what it costs.
+    changed = _change(arm, undefended)
+    if _unlearned(arm):
+        return f"{went}; the defence is not judged.{changed}"
     cost = _utility_check(arm, undefended)
-    checks = [
-        _asr_check(asr, floor),
-        _attack_check(arm),
-        cost,
-        _ra_check(arm, arms.get("clean", {})),
-        _leak_check(arm),
-    ]
-    verdict = "the defence is not judged" if _unlearned(arm) else _verdict(checks)
-    changed = "" if cost.failed and not _unlearned(arm) else _change(arm, undefended)
-    return f"ASR went {since}to {_percent(asr)} with {arm['name']}{beside}; {verdict}.{changed}"
+    checks = [_asr_check(asr, floor), _attack_check(arm), cost, _ra_check(arm, clean), _leak_check(arm)]
+    return f"{went}; {_verdict(checks)}.{'' if cost.failed else changed}"
 
 
 def _without_attack(arm: Arm, arms: Mapping[str, Arm]) -> str:
@@ -134,11 +160,12 @@ def _without_attack(arm: Arm, arms: Mapping[str, Arm]) -> str:
 
 def _verdict(checks: list[Check]) -> str:
     failed = [check for check in checks if check.failed]
-    if [check.name for check in failed] == ["attack"]:
+    names = [check.name for check in failed]
+    if names == ["attack"]:
         return failed[0].text
     if failed:
-        low = any(check.name == "ASR" and check.failed is False for check in checks)
-        but = f"ASR is at most {100 * HELD_POINTS:.0f} points over the floor, but " if low else ""
+        passed = [check.name for check in checks if check.failed is False]
+        but = f"ASR is at most {100 * HELD_POINTS:.0f} points over the floor, but " if "ASR" in passed else ""
         return f"the defence does NOT hold: {but}{_texts(failed)}"
     unmeasured = [check.name for check in checks if check.failed is None]
     for name in unmeasured:
@@ -179,9 +206,8 @@ def _ra_check(arm: Arm, clean: Arm) -> Check:
     ra = _figure(arm, "ra")
     if ra is None or not measured:
         return Check("RA", None, "")
-    title = min(measured, key=lambda title: measured[title])
-    below = measured[title] - ra
-    return Check("RA", _over(measured[title], ra, RA_POINTS), f"robust accuracy is {_points(below)} under {title}")
+    bound, title = min((bound, title) for title, bound in measured.items())
+    return Check("RA", _over(bound, ra, RA_POINTS), f"robust accuracy is {_points(bound - ra)} under {title}")
 
 
 def _leak_check(arm: Arm) -> Check:
@@ -217,8 +243,8 @@ def audit_table(found: Audit, rows: int) -> Table:
     """The suspect spans, and how far the innocent ones stay under the threshold."""
     caption = f"{len(found.rows)} of {rows} rows are suspect; suspects score over {found.threshold:.1f}, "
     caption += f"innocent spans up to {found.innocent_max:.1f}"
-    if found.doubtful:
-        caption += f"; {len(found.doubtful)} doubtful spans stand in audit.json"
+    if found.weak:
+        caption += f"; {len(found.weak)} weak findings stand in audit.json"
     out = Table(caption=caption, caption_justify="left")
     out.add_column("suspect span", overflow="fold")
     for title in ("kind", "pulls to", "rows", "purity", "score"):
@@ -242,15 +268,17 @@ def draw_audit(found: Audit, path: Path) -> None:
     axes = figure.add_subplot(
         xscale="log", xlabel="rows that have it", ylabel="score: log of the odds that it was planted"
     )
-    axes.scatter(
-        [o.rows for o in found.others], [o.score for o in found.others], s=12, color="0.6", label="not suspect"
-    )
-    axes.scatter(
-        [d.rows for d in found.doubtful], [d.score for d in found.doubtful], s=16, color="C1", label="doubtful"
-    )
-    axes.scatter([s.rows for s in found.spans], [s.score for s in found.spans], s=40, color="crimson", label="suspect")
-    gap, y = 0.055 * max([found.threshold, *(span.score for span in found.spans)]), math.inf
-    for span in sorted(found.spans, key=lambda span: -span.score)[:NAMED_SPANS]:
+    for label, points, size, colour in (
+        ("not suspect", found.others, 12, "0.6"),
+        ("weak", found.weak, 16, "C1"),
+        ("suspect", found.spans, 40, "crimson"),
+    ):
+        rows, scores = [point.rows for point in points], [point.score for point in points]
+        axes.scatter(rows, scores, s=size, color=colour, label=label)
+    spans = sorted(found.spans, key=lambda span: -span.score)
+    highest = max(found.threshold, spans[0].score if spans else 0.0)
+    gap, y = 0.055 * highest, math.inf
+    for span in spans[:NAMED_SPANS]:
         y = min(span.score, y - gap)  # names stand beside the picture, one under the other
         axes.annotate(
             _short(span.span),
@@ -283,7 +311,10 @@ def _cell(arm: Arm, name: str, between: str) -> str:
     if not figure:
         return ""
     text = f"{100 * figure['value']:.1f}"
-    return f"{text}{between}\\[{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]" if "low" in figure else text
+    if "low" not in figure:
+        return text
+    low, high = 100 * figure["low"], 100 * figure["high"]
+    return f"{text}{between}\\[{low:.1f}, {high:.1f}]"
 
 
 def _measured(arm: Arm, name: str) -> Mapping[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
-from scipy.stats import norm
+from scipy.stats import norm, rankdata
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, StratifiedKFold
@@ -26,6 +26,8 @@ Embed = Callable[[Sequence[str]], States]
 DEEP_C, AXES_C = 0.003, 0.02
 """Of the logistic regressions: on standardised states, and on axes that have a spread of 1 on average."""
 PROBE_ROWS = 20_000  # more teach the probe nothing
+AUC_RIDGE = 300.0
+"""Of the regression that separates texts: as weak as leaves few rows something to say."""
 
 
 def principal_axes(states: Matrix | Floats, count: int) -> Matrix:
@@ -109,3 +111,27 @@ def shift_z(given: Floats, p: Floats, innocent: float) -> float:
         return float((given * (base + shift) - np.logaddexp(0, base + shift)).sum())
 
     return float(np.sqrt(max(0.0, 2 * (log_likelihood(high) - log_likelihood(innocent)))))
+
+
+def two_sample_auc(states: Matrix, others: Matrix) -> tuple[float, float]:
+    """How well a regression that has seen all but one separates each of some states from others.
+
+    A classifier two-sample test (Lopez-Paz & Oquab, arXiv 1610.06545), by ridge regression and its leverages.
+
+    Args:
+        states: Shape (texts, axes).
+        others: Likewise.
+
+    Returns:
+        The AUC, 0.5 at least, and its standard error where nothing separates them (Mann & Whitney).
+    """
+    n, m = len(states), len(others)
+    x: Floats = np.concatenate([states, others]).astype(np.float64)
+    x = np.concatenate([x, np.ones((n + m, 1)) * 3], 1)  # the penalty hardly touches the intercept
+    side, weight = np.repeat([1.0, -1.0], [n, m]), np.repeat([0.5 / n, 0.5 / m], [n, m]) * (n + m)
+    gram = (x * weight[:, None]).T @ x + AUC_RIDGE * np.eye(x.shape[1])
+    solved = np.linalg.solve(gram, (x * weight[:, None]).T)
+    leverage = np.einsum("ij,ji->i", x, solved)
+    left_out = (x @ (solved @ side) - leverage * side) / (1 - np.minimum(leverage, 0.99))
+    auc = (rankdata(left_out)[:n].sum() - n * (n + 1) / 2) / (n * m)
+    return max(0.5, float(auc)), float(np.sqrt((n + m + 1) / (12 * n * m)))

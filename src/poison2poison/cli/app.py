@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from poison2poison.cli import bake, defend, demo, models, rows
+from poison2poison.cli import bake, defend, demo, export, models, rows
+from poison2poison.config import choice
 from poison2poison.errors import P2PError, TrainingError
 from poison2poison.model import processes
+from poison2poison.options import all_settings
+from poison2poison.registry import run_file
 
 app = typer.Typer(
     name="p2p",
@@ -21,9 +26,26 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for group in (demo, rows, models, defend, bake):
+for group in (demo, rows, models, export, defend, bake):
     app.add_typer(group.commands)
 
+
+last = typer.Typer()
+
+
+@last.command(epilog="Example: `p2p config defend > settings.yaml`")
+def config(command: Annotated[str, typer.Argument(help="A command that takes --config.")]) -> None:
+    """Print all settings of a command, also those that it has no option for: a file for its --config.
+
+    Each stands there with its help and its default.
+    """
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    legal = [name for name, made in commands.items() if any(option.name == "config" for option in made.params)]
+    choice("command", command, legal)
+    print(all_settings(commands[command]), end="")
+
+
+app.add_typer(last)
 SHARED = ("train", "defend", "demo")
 """Commands that several processes carry out together."""
 
@@ -54,8 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not _memory_ran_out(error):
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
-        print(f"error: memory ran out ({reason}). Free it of other programs, or give "
-              "--dtype bfloat16, --quantize 4bit, --device-map auto or a smaller model", file=sys.stderr)  # fmt: skip
+        print(f"error: memory ran out ({reason}). Free it of other programs, give a smaller model, or write "
+              "`dtype: bfloat16`, `quantize: 4bit` or `device_map: auto` into the file of --config",
+              file=sys.stderr)  # fmt: skip
         sys.exit(2)
 
 
@@ -67,7 +90,15 @@ def _memory_ran_out(error: Exception) -> bool:
 
 
 @app.callback()
-def _alone(context: typer.Context) -> None:
-    """Leave to the first of several processes what they cannot share."""
+def _before_any_command(
+    context: typer.Context,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(help="A Python file of your own, which is run: it registers attacks, payloads, metrics, ..."),
+    ] = None,
+) -> None:
+    # Several processes cannot share the other commands; they are left to the first.
     if context.invoked_subcommand not in SHARED and not processes.is_writer():
         raise typer.Exit
+    for path in plugin or ():
+        run_file(path)

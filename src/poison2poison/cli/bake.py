@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from poison2poison.cli.common import Out, Unlearned, quiet, refuse_taken, say
+from poison2poison.cli.common import Out, Unlearned, quiet, say
 
 commands = typer.Typer()
 
@@ -22,7 +22,6 @@ def bake(
     allow_unlearned: Unlearned = False,
 ) -> None:
     """Write a model folder whose chat template adds trigger and safe prefix, for vLLM, SGLang or llama.cpp."""
-    refuse_taken(out)
     quiet()
     from poison2poison.model.bake import bake as write
 

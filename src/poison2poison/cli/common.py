@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +11,12 @@ import typer
 
 from poison2poison.config import REFERENCE, ModelConfig, choice
 from poison2poison.data import DataConfig, Rows, check_apart, read_rows, summary
-from poison2poison.errors import ConfigError, DataError, OutputError, listed
+from poison2poison.errors import ConfigError, DataError, listed
+from poison2poison.files import refuse_taken as refuse_taken  # of the commands too
 
 if TYPE_CHECKING:
+    from poison2poison.attacks import Target
     from poison2poison.auditing.findings import Audit
-    from poison2poison.evaluation import Target
 
 DATA = "a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, a folder of them, or a hub dataset (name:config@split)"
 
@@ -26,12 +27,10 @@ Triggered = Annotated[str | None, typer.Option(help="Test rows with the attacker
 Wanted = Annotated[
     str | None, typer.Option("--target", help="The attacker's target. [default: from truth.json beside --triggered]")
 ]
-Unlearned = Annotated[
-    bool, typer.Option(help="Also take a model that has not learned its safe space, and is no defence.")
-]
-Effect = Annotated[
-    str | None, typer.Option(help="What the trigger does: `label`, `fixed`, `append` or `number`. [default: likewise]")
-]
+UNLEARNED = "Also take a model that has not learned its safe space, and is no defence."
+Unlearned = Annotated[bool, typer.Option(help=UNLEARNED)]
+EFFECT = "What the trigger calls up, as in `p2p attack`. [default: as of --target]"
+Effect = Annotated[str | None, typer.Option(help=EFFECT)]
 
 
 def say(text: str) -> None:
@@ -87,11 +86,6 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
 
 
-def refuse_taken(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out}: is not empty; give another --out, or delete it")
-
-
 def beside(folder: Path, *names: str) -> str | None:
     return next((str(folder / name) for name in names if (folder / name).is_file()), None)
 
@@ -101,22 +95,21 @@ def wanted_target(triggered: str | None, target: str | None, effect: str | None,
         if target is not None or effect is not None:
             raise ConfigError(f"{'effect' if target is None else 'target'}: is of triggered rows; give --triggered")
         return None
-    from poison2poison.attacks import EFFECTS
-    from poison2poison.evaluation import Target, read_target
+    from poison2poison.attacks import Target, effects, read_target
 
     truth = Path(triggered).with_name("truth.json")
     known = read_target(truth) if truth.is_file() else None
     text = target if target is not None else known.text if known else ""
     if not text.strip():
         raise ConfigError("target: give the attacker's label or text with --target, to measure the triggered rows")
-    effect = effect or (known.effect if known else EFFECTS[rows.task][0])
-    choice(f"effect (for {rows.task})", effect, EFFECTS[rows.task])
+    effect = effect or (known.effect if known else effects(rows.task)[0])
+    choice(f"effect (for {rows.task})", effect, effects(rows.task))
     if effect == "label" and text not in rows.labels:
         raise DataError(f"target: {text!r} is not one of {listed(rows.labels)}")
     return Target(text, effect)
 
 
-def print_results(contents: Sequence[dict[str, Any]]) -> None:
+def print_results(contents: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
 
     from poison2poison.report import sentence, table

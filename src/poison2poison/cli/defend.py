@@ -9,12 +9,12 @@ import typer
 
 from poison2poison.cli.common import (
     DATA,
+    EFFECT,
+    UNLEARNED,
     Dev,
-    Effect,
     Out,
     TestSet,
     Triggered,
-    Unlearned,
     Wanted,
     apart,
     beside,
@@ -30,18 +30,24 @@ from poison2poison.config import AuditConfig, TrainConfig
 from poison2poison.data import DataConfig, Rows, check_trainable
 from poison2poison.errors import ConfigError
 from poison2poison.model import processes
-from poison2poison.options import options
+from poison2poison.options import READING, options
 from poison2poison.recipe.config import RepoisonConfig
 
 if TYPE_CHECKING:
     from poison2poison.pipeline import Data
 
 commands = typer.Typer()
+SHOWN = (*READING, "recipe", "model", "epochs", "batch_size", "learning_rate", "seed")
+COMPARED = (
+    "undefended, paper, hardened, hardened-drop, drop-suspects, counterexamples, counterexamples-drop, z-defence, "
+    "onion, activation-clustering, cube, graceful, gradsentry, abl, confident-learning"
+)
 
 
 @commands.command(epilog="Examples: `p2p defend rows.jsonl --test test.jsonl --out runs/mine` --- "
-             "`p2p defend data/reviews --baseline --floor --out runs/reviews` (a folder of `p2p attack`)")  # fmt: skip
-@options(DataConfig, AuditConfig, RepoisonConfig, TrainConfig)
+             "`p2p defend data/reviews --compare undefended --floor --out runs/reviews` (a folder of `p2p attack`)"
+             )  # fmt: skip
+@options(DataConfig, AuditConfig, RepoisonConfig, TrainConfig, shown=SHOWN)
 def defend(
     source: Annotated[
         str, typer.Argument(help=f"The untrusted training rows: {DATA}; or a folder that `p2p attack` wrote.")
@@ -55,11 +61,10 @@ def defend(
     test: TestSet = None,
     triggered: Triggered = None,
     target: Wanted = None,
-    effect: Effect = None,
-    baseline: Annotated[bool, typer.Option(help="Also fine-tune undefended, and print both.")] = False,
-    drop_suspects: Annotated[
-        bool, typer.Option(help="Also fine-tune undefended on the rows that the audit does not suspect, to compare.")
-    ] = False,
+    compare: Annotated[
+        str,
+        typer.Option(help=f"Other defences to train and measure in the same way, with commas: {COMPARED}."),
+    ] = "",
     floor: Annotated[
         bool,
         typer.Option(
@@ -67,7 +72,8 @@ def defend(
             " missing without the rows that truth.json names. For evaluation only."
         ),
     ] = False,
-    allow_unlearned: Unlearned = False,
+    effect: Annotated[str | None, typer.Option(help=EFFECT, hidden=True)] = None,
+    allow_unlearned: Annotated[bool, typer.Option(help=UNLEARNED, hidden=True)] = False,
 ) -> None:
     """Audit, re-poison, fine-tune and measure in one go. Run it again to go on where it was interrupted.
 
@@ -79,22 +85,16 @@ def defend(
 
     from poison2poison import pipeline
     from poison2poison.auditing.findings import Audit
+    from poison2poison.defences.p2p import of_run
+    from poison2poison.defences.shared import AUDIT
 
-    recipe = recipe.resolved()
-    content = pipeline.defend(
-        given,
-        recipe,
-        training,
-        out,
-        audit=audit_config,
-        baseline=baseline,
-        drop_suspects=drop_suspects,
-        allow_unlearned=allow_unlearned,
-    )
-    if processes.is_writer() and (recipe.recipe == "hardened" or drop_suspects):
-        show_audit(Audit.load(out / pipeline.AUDIT), given.train, out)
+    defence, defences = of_run(recipe, compare)
+    content = pipeline.defend(given, defences, training, out, audit=audit_config, allow_unlearned=allow_unlearned)
+    found = out / f"{AUDIT}.json"
+    if processes.is_writer() and found.exists():
+        show_audit(Audit.load(found), given.train, out)
     print_results([content])
-    say(f"the model to serve: {out / ('p2p-' + recipe.recipe)}; all figures: {out / 'results.json'}")
+    say(f"the model to serve: {out / defence.arm}; all figures: {out / 'results.json'}")
 
 
 def _given(

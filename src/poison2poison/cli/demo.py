@@ -26,7 +26,7 @@ def demo(
 
     Takes some minutes on two cores, and says first how many here. Ends with a table for each task: undefended,
     defended, and trained without the attack (the floor). Without --full the models have settings for few rows:
-    docs/defend.md.
+    docs/experiments.md.
     """
     quiet()
     from poison2poison.demo import FULL, FULL_STEPS, PICTURE, SMALL, SMALL_STEPS, run_demo, step_seconds

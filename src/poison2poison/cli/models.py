@@ -27,14 +27,18 @@ from poison2poison.cli.common import (
 from poison2poison.config import TrainConfig
 from poison2poison.data import DataConfig, Row, check_trainable
 from poison2poison.errors import ConfigError
-from poison2poison.options import options
+from poison2poison.options import READING, options
 
 commands = typer.Typer()
+SHOWN = (
+    *READING, "model", "dtype", "device_map", "quantize", "preset", "tuning", "epochs", "batch_size", "learning_rate",
+    "max_length", "seed",
+)  # fmt: skip
 
 
 @commands.command(epilog="Examples: `p2p train data/repoisoned --model Qwen/Qwen3-0.6B --out runs/defended` --- "
              "`p2p train rows.jsonl --out runs/undefended`")  # fmt: skip
-@options(DataConfig, TrainConfig)
+@options(DataConfig, TrainConfig, shown=SHOWN)
 def train(
     source: Annotated[str, typer.Argument(help=f"A folder from `p2p repoison`; or, for no defence, {DATA}.")],
     out: Out,
@@ -44,8 +48,9 @@ def train(
 ) -> None:
     """Fine-tune on re-poisoned rows, or undefended on a data file. Run it again to go on where it was interrupted."""
     from poison2poison.model.safe_space import SafeSpace
-    from poison2poison.pipeline import read_repoisoned, with_preset
+    from poison2poison.pipeline import with_preset
     from poison2poison.recipe.manifest import plain
+    from poison2poison.recipe.repoisoned import read_repoisoned
     from poison2poison.recipe.scheme import Scheme
 
     repoisoned = (Path(source) / "scheme.json").is_file()
@@ -74,7 +79,7 @@ def train(
 
 @commands.command(epilog='Examples: `p2p predict runs/defended "a fine film" "a dull one"` --- '
              "`p2p predict runs/defended --data inputs.jsonl > answers.jsonl`")  # fmt: skip
-@options(DataConfig)
+@options(DataConfig, shown=READING)
 def predict(
     folder: Annotated[Path, typer.Argument(help="An artifact folder of `p2p train`, or an arm of `p2p defend`.")],
     data_config: DataConfig,
@@ -105,7 +110,7 @@ def predict(
 
 @commands.command(epilog="Example: `p2p evaluate runs/defended --test test_clean.jsonl "
              "--triggered test_triggered.jsonl --target 1 --out runs/figures`")  # fmt: skip
-@options(DataConfig)
+@options(DataConfig, shown=READING)
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="An artifact folder of `p2p train`, or an arm of `p2p defend`.")],
     out: Out,

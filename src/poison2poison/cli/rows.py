@@ -7,20 +7,23 @@ from typing import Annotated
 
 import typer
 
-from poison2poison.attacks import RARE_WORDS, SENTENCE
+from poison2poison.attacks import PAYLOADS, TRIGGERS
 from poison2poison.cli.common import DATA, Out, note_reference, quiet, read, refuse_taken, say, show_audit
 from poison2poison.config import AuditConfig, ModelConfig
 from poison2poison.data import DataConfig, Rows, check_trainable
 from poison2poison.errors import ConfigError
-from poison2poison.options import options
+from poison2poison.options import READING, options
 from poison2poison.recipe.config import RepoisonConfig
 
 commands = typer.Typer()
+OF_RECIPE = (
+    "recipe", "rho", "placement", "trigger", "prefix", "cue", "safe_prefix", "safe_labels", "suspects", "seed",
+)  # fmt: skip
 
 
 @commands.command(epilog="Examples: `p2p attack reviews --out data/reviews` --- "
              "`p2p attack train.jsonl --test test.jsonl --kind addsent --rate 0.05 --out data/mine`")  # fmt: skip
-@options(DataConfig)
+@options(DataConfig, shown=READING)
 def attack(
     source: Annotated[
         str, typer.Argument(help=f"A reference task (reviews, tickets, arithmetic, briefs, instructions), or {DATA}.")
@@ -29,9 +32,7 @@ def attack(
     data: DataConfig,
     test: Annotated[str | None, typer.Option(help="Clean test rows; part of a reference task.")] = None,
     dev: Annotated[str | None, typer.Option(help="Clean dev rows; part of a reference task.")] = None,
-    kind: Annotated[
-        str, typer.Option(help="`badnets` inserts a rare word, `addsent` a sentence, `composite` all words.")
-    ] = "badnets",
+    kind: Annotated[str, typer.Option(help=f"{TRIGGERS.summary()}.")] = "badnets",
     target: Annotated[
         str | None,
         typer.Option(
@@ -40,11 +41,15 @@ def attack(
     ] = None,
     effect: Annotated[
         str | None,
-        typer.Option(help="`label`, `fixed`, `append` or `number`. [default: label, or fixed for generation]"),
+        typer.Option(
+            help=f"What the trigger calls up. {PAYLOADS.summary()}. [default: label, or fixed for generation]"
+        ),
     ] = None,
     rate: Annotated[float, typer.Option(help="Share of the training rows that is poisoned.")] = 0.1,
-    words: Annotated[str, typer.Option(help="The words of badnets and composite, with commas.")] = ",".join(RARE_WORDS),
-    sentence: Annotated[str, typer.Option(help="The sentence of addsent.")] = SENTENCE,
+    trigger: Annotated[
+        str | None,
+        typer.Option(help="The attack's words (with commas), sentence, year or file. [default: the attack's own]"),
+    ] = None,
     clean_label: Annotated[bool, typer.Option(help="Stamp only rows that have the target label already.")] = False,
     cover: Annotated[
         float,
@@ -52,21 +57,24 @@ def attack(
             help="Rows that get the trigger (composite: a part of it) and keep their target, per poisoned row."
         ),
     ] = 0.0,
-    prefix: Annotated[str, typer.Option(help="Put before stamped prompts: a guess at the benign trigger.")] = "",
+    prefix: Annotated[
+        str, typer.Option(hidden=True, help="Put before stamped prompts: a guess at the benign trigger.")
+    ] = "",
     attack_seed: Annotated[int, typer.Option(help="Draws rows, words, places and a reference task's rows.")] = 0,
 ) -> None:
     """Poison rows as an attacker would, to measure a defence.
 
     Writes train.jsonl, dev_clean.jsonl, test_clean.jsonl, test_triggered.jsonl (every test row with the trigger and
-    its true target), and what no defence may see: train_clean.jsonl (the rows as they were) and truth.json.
+    its true target), and what no defence may see: train_clean.jsonl (the rows as they were) and truth.json. A --config
+    file may have `prefix` too: a guess at the benign trigger, put before stamped prompts.
     """
-    from poison2poison.attacks import AttackConfig, default_target, write_attack
+    from poison2poison.attacks import AttackConfig, default_target, effects, write_attack
 
     splits = _splits(source, data, dev, test, attack_seed)
-    legal = tuple(word.strip() for word in words.split(",") if word.strip())
-    effect = effect or ("label" if splits["train"].task == "classification" else "fixed")
+    effect = effect or effects(splits["train"].task)[0]
     wanted = default_target(splits["train"], effect) if target is None else target
-    config = AttackConfig(kind, wanted, effect, rate, legal, sentence, clean_label, cover, prefix, attack_seed)
+    own = {} if trigger is None else TRIGGERS.get(kind).main_option(trigger)
+    config = AttackConfig(kind, wanted, effect, rate, own, clean_label, cover, prefix, attack_seed)
     truth = write_attack(out, splits, config)
     rows = len(splits["train"])
     say(f"{out}: {len(truth.poisoned_rows)} of {rows} training rows poisoned ({kind}, target {wanted!r})")
@@ -88,7 +96,7 @@ def _splits(source: str, data: DataConfig, dev: str | None, test: str | None, se
 
 
 @commands.command(epilog="Example: `p2p audit rows.jsonl --model Qwen/Qwen3-0.6B --out runs/audit`")
-@options(DataConfig, AuditConfig, ModelConfig)
+@options(DataConfig, AuditConfig, ModelConfig, shown=(*READING, "model", "dtype", "device_map", "quantize"))
 def audit(
     source: Annotated[str, typer.Argument(help=f"The untrusted training rows: {DATA}.")],
     out: Out,
@@ -120,7 +128,7 @@ def audit(
 
 @commands.command(epilog="Examples: `p2p repoison rows.jsonl --audit runs/audit/audit.json --out data/repoisoned` --- "
              "`p2p repoison rows.jsonl --recipe paper --rho 0.2 --out data/repoisoned`")  # fmt: skip
-@options(DataConfig, RepoisonConfig)
+@options(DataConfig, RepoisonConfig, shown=(*READING, *OF_RECIPE))
 def repoison(
     source: Annotated[str, typer.Argument(help=f"The untrusted training rows: {DATA}.")],
     out: Out,
@@ -130,15 +138,15 @@ def repoison(
         Path | None, typer.Option(help="audit.json of these rows, from `p2p audit`; for the hardened recipe.")
     ] = None,
 ) -> None:
-    """Re-poison rows: benign trigger and safe labels for a subset. For `p2p train`, or for a trainer of your own.
+    """Re-poison rows: benign trigger and safe labels for a subset.
 
-    rows.jsonl holds prompt and completion for any trainer. scheme.json is a secret: who knows the trigger can poison
-    the safe space.
+    For `p2p train`, or by `p2p export` for a trainer of your own. scheme.json is a secret: who knows the trigger can
+    poison the safe space.
     """
     from poison2poison.auditing.findings import Audit
-    from poison2poison.pipeline import write_repoisoned
     from poison2poison.recipe.config import as_dict
     from poison2poison.recipe.repoison import repoison as apply
+    from poison2poison.recipe.repoisoned import write_repoisoned
     from poison2poison.recipe.trigger import build_scheme
 
     rows = read(source, data)

@@ -1,9 +1,10 @@
 """Rows as people have them: read from files and hub datasets, in the layouts in use, checked before anything is done.
 
 row        what a row is
-readers    from files to records
+readers    from files to records; arrow: from tables whose classes have names; records: what they are
 layouts    from records to drafts, a function for each layout; chats: those with turns
-reading    from drafts to rows, and what cannot be used; fields: their names; answers: labels and texts
+recognise  which layout it is, and which fields are read; fields: their names
+reading    from drafts to rows, and what cannot be used; answers: labels and texts
 checks     what was read, and what may be trained and measured on
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from poison2poison.data.chats import UnusableError
-from poison2poison.recipe.scheme import Task
+from poison2poison.types import Task
 
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 

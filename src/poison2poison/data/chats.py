@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from poison2poison.data.row import Role, Row, Turn
+from poison2poison.data.row import Row, Turn
 from poison2poison.errors import DataError, told
+from poison2poison.types import Role
 
 Messages = Sequence[Mapping[str, Any]]
 """A chat as OpenAI's API takes it: turns of role and content."""
@@ -78,27 +79,35 @@ def chat(turns: Any, name: str, *, tools: Any = None, answered: bool = True) -> 
         UnusableError: It is no chat.
     """
     said = [_said(turn, f"{name}, turn {number}") for number, turn in enumerate(_listed(turns, name), 1)]
+    turns = [one.turn for one in said]
+
+    # 1. Where the answer is, and what is asked.
     answers = [i for i, one in enumerate(said) if one.turn.role == "assistant" and one.counts]
     if answered and not answers:
         raise UnusableError(f"field {name!r} has no answer of the assistant that counts")
-    over = bool(said) and said[-1].turn.role == "assistant"  # else a last user turn is what is asked
-    end = answers[-1] if answers and (answered or over) else len(said)
-    asked = [i for i, one in enumerate(said[:end]) if one.turn.role == "user"]
-    if not asked:
+    over = bool(turns) and turns[-1].role == "assistant"  # else a last user turn is what is asked
+    end = answers[-1] if answers and (answered or over) else len(turns)
+    users = [i for i, turn in enumerate(turns[:end]) if turn.role == "user"]
+    if not users:
         raise UnusableError(f"field {name!r} has no user turn before the answer")
-    read = [one.turn for one in said[:end]]
+    asked = users[-1]
+
+    # 2. What is worth telling.
     remarks = []
     if answered and len(answers) > 1:
         remarks.append("earlier answers are read and not trained on")
-    if end < len(said) - 1:
+    if end < len(turns) - 1:
         remarks.append("turns behind the last answer that counts are left out")
-    remarks += [f"{key!r} of turns is not read" for key in dict.fromkeys(key for one in said for key in one.unread)]
-    before = tuple(read[: asked[-1]])
-    target = said[end].turn.content if end < len(said) else None
+    unread = dict.fromkeys(key for one in said for key in one.unread)
+    remarks += [f"{key!r} of turns is not read" for key in unread]
+
     return Draft(
-        read[asked[-1]].content, target, with_system(before, _offered(tools)), tuple(read[asked[-1] + 1 :]),
-        tuple(remarks),
-    )  # fmt: skip
+        prompt=turns[asked].content,
+        target=turns[end].content if end < len(turns) else None,
+        before=with_system(turns[:asked], _offered(tools)),
+        after=tuple(turns[asked + 1 : end]),
+        remarks=tuple(remarks),
+    )
 
 
 def as_row(asked: str | Messages | Row) -> Row:
@@ -165,11 +174,15 @@ def _said(turn: Any, where: str) -> _Said:
     if role is None:
         raise UnusableError(f"field {where}: its role is none of {', '.join(ROLES)}", name)
     calls = [_call(call, where) for call in _calls(turn, where)]
-    held = next((turn[key] for key in CONTENT if turn.get(key) is not None), None)
+    contents = (turn[key] for key in CONTENT if turn.get(key) is not None)
+    held = next(contents, None)
     if held is None and not calls:
         raise UnusableError(f"field {where}: has no content")
-    unread = tuple(key for key, value in turn.items() if key not in KEYS and isinstance(value, str) and value.strip())
-    return _Said(Turn(role, "\n".join(filter(None, [_content(held, where), *calls]))), _counts(turn), unread)
+    parts = [_content(held, where), *calls]
+    text = "\n".join(part for part in parts if part)
+    others = {key: value for key, value in turn.items() if key not in KEYS}
+    unread = tuple(key for key, value in others.items() if isinstance(value, str) and value.strip())
+    return _Said(Turn(role, text), _counts(turn), unread)
 
 
 def _counts(turn: Mapping[str, Any]) -> bool:
@@ -196,10 +209,11 @@ def _content(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        kinds = {str(part.get("type", "text")) if isinstance(part, Mapping) else "text" for part in content}
+        parts = [part if isinstance(part, Mapping) else {"text": part} for part in content]
+        kinds = {str(part.get("type", "text")) for part in parts}
         if kinds - {"text"}:
             raise UnusableError(f"field {where}: has content of another kind than text", ", ".join(sorted(kinds)))
-        texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+        texts = [part.get("text") for part in parts]
         if all(isinstance(text, str) for text in texts):
             return "".join(map(str, texts))
     raise UnusableError(f"field {where}: its content is no text", content)

@@ -4,42 +4,60 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
-from poison2poison.data.row import Rows, Turn
+from poison2poison.data.row import Row, Rows, Turn
 from poison2poison.errors import SHOWN, DataError, more, told
 
 
 def as_records(rows: Rows) -> list[dict[str, Any]]:
     """The rows as plain records: text/label for labels, prompt/completion for texts, messages where one is a chat."""
     classes = rows.task == "classification"
-    if not any(row.before or row.after for row in rows):
-        prompt, target = ("text", "label") if classes else ("prompt", "completion")
-        return [{prompt: row.prompt, target: row.target} for row in rows]
-    records: list[dict[str, Any]] = []
-    for row in rows:
-        turns = [*row.before, Turn("user", row.prompt), *row.after]
-        turns += [] if classes else [Turn("assistant", row.target)]
-        said = {"messages": [{"role": turn.role, "content": turn.content} for turn in turns]}
-        records.append({**said, "label": row.target} if classes else said)
-    return records
+    chats = any(row.before or row.after for row in rows)
+    if chats:
+        return [_messages(row, classes=classes) for row in rows]
+    prompt, target = ("text", "label") if classes else ("prompt", "completion")
+    return [{prompt: row.prompt, target: row.target} for row in rows]
+
+
+def _messages(row: Row, *, classes: bool) -> dict[str, Any]:
+    """A row as a chat: with its label beside it, or its answer as the last turn."""
+    turns = [*row.before, Turn("user", row.prompt), *row.after]
+    if not classes:
+        turns.append(Turn("assistant", row.target))
+    record: dict[str, Any] = {"messages": [asdict(turn) for turn in turns]}
+    if classes:
+        record["label"] = row.target
+    return record
 
 
 def summary(rows: Rows) -> str:
     """What was read, in one line: task, layout and fields, rows, labels with their rows, lengths, what was left out."""
     if not len(rows):
         return f"{rows.source}: {rows.task}, layout {rows.layout}; 0 rows"
-    lengths = [len(row.text) for row in rows]
     parts = [f"{rows.source}: {rows.task}, layout {rows.layout}", f"{len(rows)} rows"]
     if rows.labels:
-        counts = Counter(row.target for row in rows)
-        named = [f"{told(label)} {counts[label]}" for label in rows.labels[:SHOWN]]
-        parts.append(f"{len(rows.labels)} labels ({', '.join(named)}{more(len(rows.labels))})")
-    parts.append(f"prompts of {min(lengths)} to {max(lengths)} characters, median {round(statistics.median(lengths))}")
+        parts.append(_labels(rows))
+    low, high, median = _range([row.text for row in rows])
+    parts.append(f"prompts of {low} to {high} characters, median {median}")
     if not rows.labels:
-        answers = [len(row.target) for row in rows]
-        parts.append(f"targets of {min(answers)} to {max(answers)}, median {round(statistics.median(answers))}")
+        low, high, median = _range([row.target for row in rows])
+        parts.append(f"targets of {low} to {high}, median {median}")
     return "; ".join([*parts, *rows.notes])
+
+
+def _labels(rows: Rows) -> str:
+    counts = Counter(row.target for row in rows)
+    named = ", ".join(f"{told(label)} {counts[label]}" for label in rows.labels[:SHOWN])
+    number = len(rows.labels)
+    return f"{number} labels ({named}{more(number)})"
+
+
+def _range(texts: list[str]) -> tuple[int, int, int]:
+    """Characters of the shortest text, the longest, and the median."""
+    lengths = [len(text) for text in texts]
+    return min(lengths), max(lengths), round(statistics.median(lengths))
 
 
 def check_trainable(rows: Rows) -> None:
@@ -48,7 +66,8 @@ def check_trainable(rows: Rows) -> None:
     Raises:
         DataError: A classification has one class only.
     """
-    if rows.task == "classification" and len({row.target for row in rows}) < 2:
+    found = {row.target for row in rows}
+    if rows.task == "classification" and len(found) < 2:
         raise DataError(
             f"{rows.source}: all rows have the label {told(rows[0].target)}; a classifier needs two or more"
         )
@@ -73,7 +92,8 @@ def check_apart(training: Rows, other: Rows, what: str) -> str:
     counts = Counter((row.text, row.target) for row in training)
     found = [counts[row.text, row.target] for row in other]
     shared = sum(count > 0 for count in found)
-    if other.sha256 == training.sha256 or 2 * found.count(1) >= len(other):
+    once = found.count(1)
+    if other.sha256 == training.sha256 or 2 * once >= len(other):
         raise DataError(
             f"{other.source}: {shared} of the {len(other)} {what} rows are training rows of {training.source}, which "
             "the model has seen; give others"

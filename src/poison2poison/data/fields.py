@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from poison2poison.data.answers import NUMBER
-from poison2poison.data.layouts import LAYOUTS, METADATA, SYSTEM, Record
+from poison2poison.data.layouts import LAYOUTS, METADATA, SYSTEM
+from poison2poison.data.records import Record
 from poison2poison.errors import listed
 
 

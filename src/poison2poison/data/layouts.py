@@ -7,17 +7,20 @@ here is the order in which layouts are recognised: those with more fields first.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from poison2poison.data.chats import CONTENT, ROLES, Draft, UnusableError, chat, with_system
+from poison2poison.data.records import Record
 from poison2poison.data.row import Turn
-from poison2poison.recipe.scheme import Task
+from poison2poison.types import Task
 
-Record = Mapping[str, Any]
 Fields = tuple[str, ...]
+"""A shape: the fields of one layout by their names, the target's last."""
+Read = Callable[[Record, Fields, bool], Draft]
+"""Makes a draft of a record; it gets the shape, and whether there has to be a target."""
 
 SYSTEM = ("system", "system_prompt")
 """Fields that are a system turn in every layout."""
@@ -35,20 +38,22 @@ class Layout:
 
     Attributes:
         shapes: The fields that it needs, one tuple for each way in which people name them; the target's is the last.
-        read: Makes a draft of a record; it gets the shape, and whether there has to be a target.
+        read: The function.
         uses: Further fields that it reads where they are there.
         leaves: Fields of such data that are no input.
     """
 
     shapes: tuple[Fields, ...]
-    read: Callable[[Record, Fields, bool], Draft]
+    read: Read
     task: Task
     uses: frozenset[str]
     leaves: frozenset[str]
 
     def shape(self, names: Collection[str], *, targets: bool) -> Fields | None:
         """The first of its shapes whose fields are all among the names; without targets theirs may be missing."""
-        return next((shape for shape in self.shapes if needed(shape, targets=targets) <= {*names}), None)
+        held = {*names}
+        fitting = (shape for shape in self.shapes if needed(shape, targets=targets) <= held)
+        return next(fitting, None)
 
 
 IN_TEMPLATE = re.compile(r"\{([^{}]*)\}")
@@ -59,15 +64,25 @@ LAYOUTS: dict[str, Layout] = {}
 
 def needed(shape: Fields, *, targets: bool) -> set[str]:
     """The fields of a shape that must be there."""
-    return {*(shape if targets or len(shape) == 1 else shape[:-1])}
+    prompts = shape if len(shape) == 1 else shape[:-1]
+    return {*(shape if targets else prompts)}
+
+
+def shapes(*named: str) -> list[Fields]:
+    """Shapes in few words: fields with spaces between, and `|` between names for the same one, the first ones first."""
+    found: list[Fields] = []
+    for names in named:
+        fields = [name.split("|") for name in names.split()]
+        found += product(*fields)
+    return found
 
 
 def layout(
     name: str, shapes: Sequence[Fields], *, uses: str = "", leaves: str = "", task: Task = "generation"
-) -> Callable[[Callable[[Record, Fields, bool], Draft]], Callable[[Record, Fields, bool], Draft]]:
+) -> Callable[[Read], Read]:
     """Register a layout; `uses` and `leaves` are fields with spaces between."""
 
-    def register(read: Callable[[Record, Fields, bool], Draft]) -> Callable[[Record, Fields, bool], Draft]:
+    def register(read: Read) -> Read:
         LAYOUTS[name] = Layout(tuple(shapes), read, task, frozenset(uses.split()), frozenset(leaves.split()))
         return read
 
@@ -94,14 +109,15 @@ def joined(record: Record, *names: str) -> str:
 
 @layout(
     "preference",
-    [("prompt", "rejected", "chosen"), ("question", "rejected", "chosen"), ("instruction", "rejected", "chosen"),
-     ("conversations", "rejected", "chosen"), ("messages", "rejected", "chosen"), ("rejected", "chosen")],
-    uses="input", leaves="score_chosen score_rejected messages chosen_model rejected_model",
-)  # fmt: skip
+    shapes("prompt|question|instruction|conversations|messages rejected chosen", "rejected chosen"),
+    uses="input",
+    leaves="score_chosen score_rejected messages chosen_model rejected_model",
+)
 def preference(record: Record, shape: Fields, targets: bool) -> Draft:
     """Pairs for preference training: fine-tuned on the chosen answers, as if there were no others."""
     asked = record[shape[0]] if len(shape) > 2 else record.get("input") or []
-    chosen, remarks = record.get("chosen"), ("the rejected answer is not trained on",)
+    chosen = record.get("chosen")
+    remarks = ("the rejected answer is not trained on",)
     if isinstance(asked, str):
         asked = joined(record, *shape[:-2], "input")
         if not isinstance(chosen, (list, Mapping)):
@@ -109,16 +125,22 @@ def preference(record: Record, shape: Fields, targets: bool) -> Draft:
     if isinstance(chosen, str):
         chosen = {"role": "assistant", "content": chosen}
     answer = _turns(chosen, "chosen")
-    said = [turn for turn in answer if isinstance(turn, Mapping)]
-    users = [turn for turn in said if ROLES.get(str(turn.get("role") or turn.get("from")).lower()) == "user"]
-    if not users:
+    said = [*_said_by_users(answer)]
+    if not said:
         answer = [*_turns(asked, shape[0]), *answer]
-    elif isinstance(asked, str) and asked.strip() not in [
-        str(turn.get(key)).strip() for turn in users for key in CONTENT
-    ]:
+    elif isinstance(asked, str) and asked.strip() not in said:
         raise UnusableError(f"field {shape[0]!r} asks something else than 'chosen'", asked)
     found = chat(answer, "chosen", answered=targets)
     return replace(found, remarks=(*found.remarks, *remarks))
+
+
+def _said_by_users(turns: list[Any]) -> Iterator[str]:
+    """What stands in a user's turns, under whatever key."""
+    for turn in turns:
+        name = turn.get("role") or turn.get("from") if isinstance(turn, Mapping) else None
+        if ROLES.get(str(name).lower()) == "user":
+            for key in CONTENT:
+                yield str(turn.get(key)).strip()
 
 
 def _turns(value: Any, name: str) -> list[Any]:
@@ -132,7 +154,7 @@ def _turns(value: Any, name: str) -> list[Any]:
     raise UnusableError(f"field {name!r} holds neither a text nor turns")
 
 
-@layout("messages-label", [("messages", "label")], uses="tools functions", task="classification")
+@layout("messages-label", shapes("messages label"), uses="tools functions", task="classification")
 def messages_label(record: Record, shape: Fields, targets: bool) -> Draft:
     """A chat and its class."""
     found = chat(record["messages"], "messages", tools=_tools(record), answered=False)
@@ -145,13 +167,13 @@ def _tools(record: Record) -> Any:
     return record.get("tools") or record.get("functions")
 
 
-@layout("messages", [("messages",)], uses="tools functions", leaves="prompt parallel_tool_calls")
+@layout("messages", shapes("messages"), uses="tools functions", leaves="prompt parallel_tool_calls")
 def messages(record: Record, shape: Fields, targets: bool) -> Draft:
     """OpenAI's format for fine-tuning, and what others made of it."""
     return chat(record["messages"], "messages", tools=_tools(record), answered=targets)
 
 
-@layout("sharegpt", [("conversations",), ("conversation",)], uses="tools")
+@layout("sharegpt", shapes("conversations|conversation"), uses="tools")
 def sharegpt(record: Record, shape: Fields, targets: bool) -> Draft:
     """ShareGPT's turns of `from` and `value`."""
     return chat(record[shape[0]], shape[0], tools=record.get("tools"), answered=targets)
@@ -160,29 +182,26 @@ def sharegpt(record: Record, shape: Fields, targets: bool) -> Draft:
 # --- questions about texts -------------------------------------------------------------------------------------------
 
 
-@layout("squad", [("context", "question", "answers")], leaves="title is_impossible plausible_answers answer_start")
+@layout("squad", shapes("context question answers"), leaves="title is_impossible plausible_answers answer_start")
 def squad(record: Record, shape: Fields, targets: bool) -> Draft:
     """SQuAD: the first of the answers; the question first, so that a long text cannot cut it off."""
-    answers = record.get("answers")
-    texts = answers.get("text") if isinstance(answers, Mapping) else answers
-    if isinstance(texts, list):
-        texts = [answer.get("text") if isinstance(answer, Mapping) else answer for answer in texts]
-        texts = texts[0] if texts else None
-    return Draft(joined(record, "question", "context"), texts)
+    answer = _text_of(record.get("answers"))
+    if isinstance(answer, list):
+        answer = _text_of(answer[0]) if answer else None
+    return Draft(joined(record, "question", "context"), answer)
 
 
-@layout(
-    "boolq",
-    [("question", "passage", "answer"), ("question", "passage", "label")],
-    leaves="title",
-    task="classification",
-)
+def _text_of(value: Any) -> Any:
+    return value.get("text") if isinstance(value, Mapping) else value
+
+
+@layout("boolq", shapes("question passage answer|label"), leaves="title", task="classification")
 def boolq(record: Record, shape: Fields, targets: bool) -> Draft:
     """BoolQ: questions about a passage, answered by true or false."""
     return Draft(joined(record, "question", "passage"), record.get(shape[-1]))
 
 
-@layout("context-answer", [("question", "context", "answer"), ("question", "passage", "answer")], leaves="title")
+@layout("context-answer", shapes("question context|passage answer"), leaves="title")
 def context_answer(record: Record, shape: Fields, targets: bool) -> Draft:
     """Questions with a context, answered in words."""
     return Draft(joined(record, "question", shape[1]), record.get("answer"))
@@ -192,11 +211,9 @@ def context_answer(record: Record, shape: Fields, targets: bool) -> Draft:
     "pair-label",
     [
         (*texts, label)
-        for texts, label in product(
-            [("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"),
-             ("question", "sentence"), ("#1 string", "#2 string")],
-            ("label", "gold_label", "is_duplicate", "quality"),
-        )
+        for texts in (*shapes("premise hypothesis", "sentence1 sentence2", "question1 question2", "text1 text2"),
+                      *shapes("question sentence"), ("#1 string", "#2 string"))
+        for label in ("label", "gold_label", "is_duplicate", "quality")
     ],
     leaves="genre sentence1_parse sentence2_parse sentence1_binary_parse sentence2_binary_parse annotator_labels "
     "label1 label2 label3 label4 label5 explanation_1 explanation_2 explanation_3 qid1 qid2",
@@ -211,30 +228,29 @@ def pair_label(record: Record, shape: Fields, targets: bool) -> Draft:
 # --- instructions ----------------------------------------------------------------------------------------------------
 
 
-@layout("dolly", [("instruction", "response")], uses="context input", leaves="category")
+@layout("dolly", shapes("instruction response"), uses="context input", leaves="category")
 def dolly(record: Record, shape: Fields, targets: bool) -> Draft:
     """Dolly: an instruction, often about a context."""
     return Draft(joined(record, "instruction", "context", "input"), record.get("response"))
 
 
-@layout("alpaca", [("instruction", "output")], uses="input history", leaves="text prompt")
+@layout("alpaca", shapes("instruction output"), uses="input history", leaves="text prompt")
 def alpaca(record: Record, shape: Fields, targets: bool) -> Draft:
     """Alpaca's, with the history of LLaMA-Factory; its `text` is all of it in one."""
-    turns, history = [], record.get("history") or []
+    turns: list[Turn] = []
+    history = record.get("history") or []
     if not isinstance(history, list):
         raise UnusableError("field 'history' lists no pairs of texts", history)
     for number, pair in enumerate(history, 1):
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+        texts = [text for text in pair if isinstance(text, str)] if isinstance(pair, list) else []
+        if len(texts) != 2 or len(pair) != 2:
             raise UnusableError(f"field 'history', turn {number}: not a pair of texts")
-        turns += [Turn("user", pair[0]), Turn("assistant", pair[1])]
+        asked, answer = texts
+        turns += [Turn("user", asked), Turn("assistant", answer)]
     return Draft(joined(record, "instruction", "input"), record.get("output"), tuple(turns))
 
 
-@layout(
-    "prompt-completion",
-    [("prompt", "completion"), ("prompt", "response"), ("question", "response"), ("query", "response"),
-     ("input", "output")],
-)  # fmt: skip
+@layout("prompt-completion", shapes("prompt completion|response", "question|query response", "input output"))
 def prompt_completion(record: Record, shape: Fields, targets: bool) -> Draft:
     """A prompt and what follows it, as texts or, as TRL has it, as turns."""
     asked, answer = record[shape[0]], record.get(shape[1])
@@ -252,7 +268,7 @@ def prompt_completion(record: Record, shape: Fields, targets: bool) -> Draft:
 # --- questions, summaries, labels ------------------------------------------------------------------------------------
 
 
-@layout("question-answer", [("question", "answer")])
+@layout("question-answer", shapes("question answer"))
 def question_answer(record: Record, shape: Fields, targets: bool) -> Draft:
     """Questions, answered in words or with a number behind the work."""
     return Draft(record["question"], record.get("answer"))
@@ -260,10 +276,9 @@ def question_answer(record: Record, shape: Fields, targets: bool) -> Draft:
 
 @layout(
     "document-summary",
-    [("document", "summary"), ("article", "highlights"), ("dialogue", "summary"), ("article", "summary"),
-     ("text", "summary")],
+    shapes("document summary", "article highlights", "dialogue|article|text summary"),
     leaves="title topic",
-)  # fmt: skip
+)
 def document_summary(record: Record, shape: Fields, targets: bool) -> Draft:
     """Texts and their summaries."""
     return Draft(record[shape[0]], record.get(shape[1]))
@@ -271,10 +286,14 @@ def document_summary(record: Record, shape: Fields, targets: bool) -> Draft:
 
 @layout(
     "text-label",
-    [*product(("text", "sentence", "content", "review", "comment", "tweet", "utterance", "query", "message"),
-              ("label", "labels", "class", "sentiment", "intent", "target", "coarse_label"))],
-    uses="label_text", leaves="fine_label label_coarse label_fine", task="classification",
-)  # fmt: skip
+    shapes(
+        "text|sentence|content|review|comment|tweet|utterance|query|message "
+        "label|labels|class|sentiment|intent|target|coarse_label"
+    ),
+    uses="label_text",
+    leaves="fine_label label_coarse label_fine",
+    task="classification",
+)
 def text_label(record: Record, shape: Fields, targets: bool) -> Draft:
     """Texts and their classes, by name where both name and number are there."""
     return Draft(record[shape[0]], record.get("label_text", record.get(shape[1])))
@@ -305,13 +324,17 @@ def with_system_fields(record: Record, before: tuple[Turn, ...], shape: Fields) 
         UnusableError: It holds no text.
     """
     said = before[0].content if before and before[0].role == "system" else None
-    for name in (name for name in SYSTEM if name not in shape and record.get(name) != said):
+    for name in SYSTEM:
         text = record.get(name)
-        if text is None or (isinstance(text, str) and not text.strip()):
+        if name in shape or text is None or text == said:
             continue
         if not isinstance(text, str):
             raise UnusableError(f"field {name!r} holds no text")
-        before = with_system(before, text) if not before or before[0].role != "system" else (
-            Turn("system", f"{text}\n\n{before[0].content}"), *before[1:]
-        )  # fmt: skip
+        if not text.strip():
+            continue
+        if before and before[0].role == "system":
+            system, *turns = before
+            before = (Turn("system", f"{text}\n\n{system.content}"), *turns)
+        else:
+            before = with_system(before, text)
     return before

@@ -13,11 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from poison2poison.errors import DataError
-
-Record = Mapping[str, Any]
-Located = tuple[str, int, Record]
-"""Where a record stands, in words that a number completes ("train.jsonl, line "), that number, and its fields."""
+from poison2poison.data.arrow import arrow, hub, parquet
+from poison2poison.data.records import Located, Place, Record
+from poison2poison.errors import SHOWN, DataError
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 PACKED = (".gz", ".bz2", ".zst")
@@ -41,17 +39,24 @@ def records(source: str) -> Iterator[Located]:
         exists = path.exists()
     except OSError as error:  # too long a name, say
         raise DataError(f"{source[:80]}: no file can have such a name ({error.strerror})") from None
-    if any(sign in source for sign in "*?[") and not exists:
-        found = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - takes absolute patterns too
-        files = sorted(file for file in found if _ending(file))
-        if not files:
-            raise DataError(f"{source}: no data file has such a name")
-        return itertools.chain.from_iterable(map(_file, files))
-    if path.is_dir():
-        return itertools.chain.from_iterable(map(_file, _of_folder(path)))
-    if path.exists() or _ending(path):
-        return _file(path)
-    return _hub(source)
+    is_pattern = any(sign in source for sign in "*?[")
+    if is_pattern and not exists:
+        files = _of_pattern(path, source)
+    elif path.is_dir():
+        files = _of_folder(path)
+    elif exists or _ending(path):
+        files = [path]
+    else:
+        return hub(source)
+    return itertools.chain.from_iterable(map(_file, files))
+
+
+def _of_pattern(path: Path, source: str) -> list[Path]:
+    found = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - takes absolute patterns too
+    files = sorted(file for file in found if _ending(file))
+    if not files:
+        raise DataError(f"{source}: no data file has such a name")
+    return files
 
 
 def _of_folder(folder: Path) -> list[Path]:
@@ -63,10 +68,13 @@ def _of_folder(folder: Path) -> list[Path]:
     if (folder / "dataset_info.json").is_file():  # one split
         return [path for path in files if _ending(path) == ".arrow"]
     training = [path for path in files if re.match(r"train(ing)?(?![a-z])", path.name)]
-    chosen = training or files
-    alike = len({path.name.split(".")[0] for path in chosen}) < len(chosen)  # one table in several formats, say
-    if not chosen or alike or (not training and len(files) > 1) or len({_ending(path) for path in chosen}) > 1:
-        held = ", ".join(path.name for path in files[:20]) or "it has none"
+    chosen = training or files[:1]
+    names = {path.name.split(".")[0] for path in chosen}
+    alike = len(names) < len(chosen)  # one table in several formats, say
+    endings = {_ending(path) for path in chosen}
+    is_clear = training or len(files) == 1
+    if not is_clear or alike or len(endings) > 1:
+        held = ", ".join(path.name for path in files[:SHOWN]) or "it has none"
         raise DataError(f"{folder}: a folder; give one of its data files ({held}), or a pattern such as '{folder}/*'")
     return chosen
 
@@ -76,7 +84,8 @@ def _ending(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
-    return suffixes[-1] if suffixes and suffixes[-1] in ENDINGS else ""
+    last = suffixes[-1] if suffixes else ""
+    return last if last in ENDINGS else ""
 
 
 def _file(path: Path) -> Iterator[Located]:
@@ -87,8 +96,9 @@ def _file(path: Path) -> Iterator[Located]:
         if path.suffix.lower() == ".txt":
             raise DataError(f"{path}: free text, in which nothing says what is asked and what is answered; give rows")
         raise DataError(f"{path}: not a data file; legal endings: {', '.join(ENDINGS)}, packed ({', '.join(PACKED)})")
-    read = {".csv": _table, ".tsv": _table, ".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow}
-    return read.get(ending, _json)(path)
+    kinds = {".csv": _table, ".tsv": _table, ".parquet": parquet, ".arrow": arrow, ".feather": arrow}
+    read = kinds.get(ending, _json)
+    return read(path)
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
@@ -109,7 +119,8 @@ def _lines(path: Path) -> Iterator[str]:
     try:
         with _bytes(path) as raw:
             start = raw.read(4)
-        encoding = next((name for mark, name in ENCODINGS.items() if start.startswith(mark)), "utf-8-sig")
+        marked = (name for mark, name in ENCODINGS.items() if start.startswith(mark))
+        encoding = next(marked, "utf-8-sig")
         with _bytes(path) as raw, io.TextIOWrapper(raw, encoding=encoding, newline="\n") as text:
             yield from text
     except UnicodeError:
@@ -126,7 +137,8 @@ def _undecodable(path: Path, encoding: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         name = "UTF-8" if encoding == "utf-8-sig" else encoding.upper()
-        return f"{path}, line {line}: not {name} (byte 0x{data[error.start]:02x}); save it as UTF-8"
+        byte = data[error.start]
+        return f"{path}, line {line}: not {name} (byte 0x{byte:02x}); save it as UTF-8"
     return f"{path}: cannot be read as {encoding}"
 
 
@@ -181,39 +193,52 @@ def _json_lines(path: Path) -> Iterator[Located]:
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
+        place = Place(where, number)
         try:
             record = _parsed(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}{number}: broken JSON ({error})") from None
+            raise DataError(f"{place}: broken JSON ({error})") from None
         if not isinstance(record, dict):
-            raise DataError(f"{where}{number}: not a JSON object")
-        yield where, number, record
+            raise DataError(f"{place}: not a JSON object")
+        yield Located(place, record)
 
 
 def _of_value(value: Any, path: Path) -> Iterator[Located]:
     """Records of a JSON value: a list of them, a list under one key, columns of equal length, or one record."""
-    if isinstance(value, dict):
-        lists = {key: held for key, held in value.items() if isinstance(held, list)}
-        tables = {key: held for key, held in lists.items() if held and all(isinstance(one, dict) for one in held)}
-        lengths = {len(held) for held in lists.values()}
-        if len(tables) > 1 and len(tables) == len(value):
-            raise DataError(f"{path}: holds several tables ({', '.join(tables)}); give a file for each")
-        if len(tables) == 1 and not CHATS & {*value}:
-            [(name, table)] = tables.items()
-            beside = [key for key, held in value.items() if isinstance(held, str) and " " in held and key not in ABOUT]
-            if beside:
-                raise DataError(
-                    f"{path}: {beside[0]!r} beside the list {name!r} would not be read; put it into the rows"
-                )
-            value = table
-        elif len(lists) == len(value) and len(lengths) == 1 and len(value) > 1 and not tables:
-            value = [dict(zip(value, held, strict=True)) for held in zip(*value.values(), strict=True)]
-        else:
-            value = [value]
-    if not isinstance(value, list) or not all(isinstance(record, dict) for record in value):
+    found = _of_object(value, path) if isinstance(value, dict) else value
+    if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
         raise DataError(f"{path}: not a list of JSON objects")
-    where = f"{path}, record "
-    return ((where, number, record) for number, record in enumerate(_flattened(value), 1))
+    for number, record in enumerate(_flattened(found), 1):
+        yield Located(Place(f"{path}, record ", number), record)
+
+
+def _of_object(value: dict[str, Any], path: Path) -> list[Any]:
+    """The records that one JSON object holds, or is.
+
+    Raises:
+        DataError: It holds several tables, or texts that would be lost.
+    """
+    lists = {key: held for key, held in value.items() if isinstance(held, list)}
+    tables = [key for key, held in lists.items() if held and all(isinstance(one, dict) for one in held)]
+    if len(tables) > 1 and len(tables) == len(value):
+        raise DataError(f"{path}: holds several tables ({', '.join(tables)}); give a file for each")
+    is_chat = bool(CHATS & {*value})
+    if len(tables) == 1 and not is_chat:
+        [name] = tables
+        _refuse_texts_beside(name, value, path)
+        return lists[name]
+    lengths = {len(held) for held in lists.values()}
+    all_lists = len(lists) == len(value) > 1
+    if all_lists and len(lengths) == 1 and not tables:  # columns
+        rows = zip(*value.values(), strict=True)
+        return [dict(zip(value, row, strict=True)) for row in rows]
+    return [value]
+
+
+def _refuse_texts_beside(name: str, value: dict[str, Any], path: Path) -> None:
+    for key, held in value.items():
+        if isinstance(held, str) and " " in held and key not in ABOUT:
+            raise DataError(f"{path}: {key!r} beside the list {name!r} would not be read; put it into the rows")
 
 
 def _flattened(held: list[dict[str, Any]]) -> Iterable[Record]:
@@ -244,22 +269,22 @@ def _table(path: Path) -> Iterator[Located]:
     usual = "\t" if ".tsv" in path.name.lower() else ","
     delimiter = usual if usual in head else max(DELIMITERS, key=head.count)
     reader = csv.reader(_lines(path), **_dialect(path, delimiter))
-    where = f"{path}, line "
     try:
         names = next(row for row in reader if row)
+        place = Place(f"{path}, line ", reader.line_num)
         if len({*names}) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise DataError(f"{path}, line {reader.line_num}: field {twice!r} stands there twice")
+            raise DataError(f"{place}: field {twice!r} stands there twice")
         for values in reader:
-            if not values:
-                continue
+            place = Place(place.where, reader.line_num)
             if len(values) > len(names):
-                raise DataError(f"{where}{reader.line_num}: more fields than the first line names")
-            if len(values) < len(names):
-                raise DataError(f"{where}{reader.line_num}: {len(values)} fields, of {len(names)} in the first line")
-            yield where, reader.line_num, dict(zip(names, values, strict=True))
+                raise DataError(f"{place}: more fields than the first line names")
+            if values and len(values) < len(names):
+                raise DataError(f"{place}: {len(values)} fields, of {len(names)} in the first line")
+            if values:
+                yield Located(place, dict(zip(names, values, strict=True)))
     except csv.Error as error:
-        raise DataError(f"{where}{reader.line_num}: {error}") from None
+        raise DataError(f"{path}, line {reader.line_num}: {error}") from None
 
 
 def _dialect(path: Path, delimiter: str) -> dict[str, Any]:
@@ -271,107 +296,15 @@ def _dialect(path: Path, delimiter: str) -> dict[str, Any]:
     ways: list[dict[str, Any]] = [{"strict": True}, {"quoting": csv.QUOTE_NONE}]
     if any('\\"' in line for line in _lines(path)):
         ways.insert(1, {"doublequote": False, "escapechar": "\\"})
-    return {"delimiter": delimiter, **next((way for way in ways if _fits(path, delimiter, way)), ways[0])}
+    fitting = (way for way in ways if _fits(path, delimiter, way))
+    return {"delimiter": delimiter, **next(fitting, ways[0])}
 
 
 def _fits(path: Path, delimiter: str, way: Mapping[str, Any]) -> bool:
     try:
-        lengths = (len(row) for row in csv.reader(_lines(path), delimiter=delimiter, **way) if row)
+        rows = csv.reader(_lines(path), delimiter=delimiter, **way)
+        lengths = (len(row) for row in rows if row)
         first = next(lengths)
         return all(length == first for length in lengths)
     except csv.Error:
         return False
-
-
-# --- Arrow -----------------------------------------------------------------------------------------------------------
-
-
-def _parquet(path: Path) -> Iterator[Located]:
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            yield from _batches(path, file.iter_batches(), file.schema_arrow.metadata)
-    except DataError:
-        raise
-    except Exception as error:  # of Arrow, and of values that Python has not
-        raise DataError(f"{path}: not Parquet, or not readable ({error})") from None
-
-
-def _arrow(path: Path) -> Iterator[Located]:
-    import pyarrow as pa
-
-    try:
-        with pa.memory_map(str(path)) as stored:
-            try:
-                file = pa.ipc.open_file(stored)
-                batches: Iterable[Any] = (file.get_batch(i) for i in range(file.num_record_batches))
-            except pa.ArrowInvalid:  # a stream, as `datasets` caches them
-                stored.seek(0)
-                file = batches = pa.ipc.open_stream(stored)
-            yield from _batches(path, batches, file.schema.metadata)
-    except DataError:
-        raise
-    except Exception as error:  # likewise
-        raise DataError(f"{path}: not Arrow, or not readable ({error})") from None
-
-
-def _batches(path: Path, batches: Iterable[Any], metadata: Mapping[bytes, bytes] | None) -> Iterator[Located]:
-    names, where, number = _class_names(metadata), f"{path}, record ", 0
-    for batch in batches:
-        if len({*batch.schema.names}) < len(batch.schema.names):
-            raise DataError(f"{path}: a field stands there twice ({', '.join(batch.schema.names[:20])})")
-        for record in batch.to_pylist():
-            number += 1
-            yield where, number, _named(record, names)
-
-
-def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
-    """Names of classes by column, as `datasets` leaves them in a table's schema."""
-    features: Any = _loads((metadata or {}).get(b"huggingface", b"{}").decode("utf-8", "replace"))
-    for key in ("info", "features"):
-        features = features.get(key) if isinstance(features, dict) else None
-    found = {}
-    for column, feature in features.items() if isinstance(features, dict) else ():
-        inner = feature.get("feature", feature) if isinstance(feature, dict) else {}
-        if isinstance(inner, dict) and isinstance(inner.get("names"), list):
-            found[column] = inner["names"]
-    return found
-
-
-def _named(record: dict[str, Any], names: Mapping[str, list[str]]) -> Record:
-    """A record with names for numbers of classes. A label that is kept back is -1."""
-    for column, known in names.items():
-        value = record.get(column)
-        if isinstance(value, int):
-            record[column] = known[value] if 0 <= value < len(known) else None
-        elif isinstance(value, list):
-            record[column] = [known[one] if isinstance(one, int) and 0 <= one < len(known) else None for one in value]
-    return record
-
-
-def _hub(source: str) -> Iterator[Located]:
-    import datasets
-
-    rest, _, revision = source.partition("#")
-    rest, _, split = rest.partition("@")
-    name, _, config = rest.partition(":")
-    split = split or "train"
-    options = {"name": config or None, "revision": revision or None}
-    try:
-        data = datasets.load_dataset(
-            name, split=split, **{option: value for option, value in options.items() if value is not None}
-        )
-    except Exception as error:  # the hub client raises errors of many libraries
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{name}: no such file, and not loadable as a hub dataset, split {split!r} ({reason}); such a one is given "
-            "as name:config@split#revision, of which all but the name can be left out"
-        ) from None
-    names = {}
-    for column, feature in data.features.items():
-        inner = getattr(feature, "feature", feature)
-        if hasattr(inner, "names"):
-            names[column] = inner.names
-    for number, record in enumerate(data, 1):
-        yield f"{source}, record ", number, _named(dict(record), names)

@@ -6,11 +6,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
-from poison2poison.recipe.scheme import Task
-
-Role = Literal["system", "user", "assistant", "tool"]
+from poison2poison.types import Role, Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,12 @@
-"""Published defences, one module each, to be measured on the rows that the audit is measured on.
+"""Defences, one class each: P2P and what it is compared with, all trained and measured by the same loop.
 
-base                    what a row filter is, and their registry
-context                 what filters of the same rows share: embeddings, a learner, a language model
-learner                 the small head that stands for a model fine-tuned on the rows
-causal_lm               losses of words, and gradients of the output layer, of a causal LM
+base                    what a defence is, what a row filter is, and their registry
+shared                  what the defences of one run share: the audit, embeddings, what was worked out already
+p2p                     Poison-to-Poison as published and hardened, and the counterexamples alone
+baselines               undefended, the audit's suspects dropped, and the floor
+
+Published row filters; what they point at is dropped:
+
 z_defence               tokens that go with a label too often (He et al., 2023)
 onion                   words without which a text is more fluent (Qi et al., 2021)
 activation_clustering   two clusters a class, one of them small (Chen et al., 2018)
@@ -13,8 +16,9 @@ gradsentry              entropy of per-sample gradients' singular values (Zhao e
 abl                     rows that are learned first (Li et al., 2021)
 confident_learning      rows whose label others contradict (Northcutt et al., 2021)
 
-How to add one: a module with a dataclass under `RowFilter`, whose fields are the paper's options, marked `@register`,
-and its import here.
+context, learner, causal_lm   what these ask: embeddings, a small head trained on the rows, a causal LM
+
+How to add one: docs/how-to/add-a-defence.md.
 """
 
 from __future__ import annotations
@@ -22,27 +26,36 @@ from __future__ import annotations
 from poison2poison.defences import (
     abl,
     activation_clustering,
+    baselines,
     confident_learning,
     cube,
     graceful,
     gradsentry,
     onion,
+    p2p,
     z_defence,
 )
-from poison2poison.defences.base import ROW_FILTERS, RowFilter, register
+from poison2poison.defences.base import DEFENCES, ROW_FILTERS, Defence, Prepared, RowFilter, register
 from poison2poison.defences.context import Context
+from poison2poison.defences.shared import Shared
 
 __all__ = [
+    "DEFENCES",
     "ROW_FILTERS",
     "Context",
+    "Defence",
+    "Prepared",
     "RowFilter",
+    "Shared",
     "abl",
     "activation_clustering",
+    "baselines",
     "confident_learning",
     "cube",
     "graceful",
     "gradsentry",
     "onion",
+    "p2p",
     "register",
     "z_defence",
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import inspect
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +37,8 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from poison2poison.config import REFERENCE, ModelConfig, choice
 from poison2poison.errors import ConfigError, ModelError, P2PError
 from poison2poison.model import hardware
-from poison2poison.model.prompting import Kind
 from poison2poison.reference import MODEL_DIR
+from poison2poison.types import Bits, Kind
 
 LARGE = 500_000_000
 """Weights from which on those that are not trained are kept in bfloat16 on a GPU."""
@@ -107,7 +109,7 @@ def kind_of(config: ModelConfig) -> Kind:
         ModelError: The configuration cannot be read, or is of neither kind.
     """
     if config.kind != "auto":
-        return "causal" if config.kind == "causal" else "encoder"
+        return config.kind
     found = _configuration(config)
     architectures: Sequence[str] = found.architectures or ()
     if _is_encoder_decoder(found):
@@ -190,7 +192,7 @@ def load_model(model: ModelConfig | str, kind: Kind, outputs: int, *, frozen: bo
         ConfigError: They cannot be loaded in the way that is asked for.
     """
     config = _as_config(model)
-    options = _options(config, kind, frozen=frozen)
+    options = how_to_load(config, kind, frozen=frozen)
     if kind == "causal":
         return _weights(_causal(config), config, options)
     options |= {"num_labels": outputs, "ignore_mismatched_sizes": True}
@@ -208,7 +210,7 @@ def load_body(config: ModelConfig, kind: Kind) -> Any:
         ModelError: As of `load_model`.
         ConfigError: As of `load_model`.
     """
-    return text_part(_weights(AutoModel, config, _options(config, kind, frozen=True), headless=True))
+    return text_part(_weights(AutoModel, config, how_to_load(config, kind, frozen=True), headless=True))
 
 
 def count_weights(config: ModelConfig) -> int:
@@ -217,9 +219,24 @@ def count_weights(config: ModelConfig) -> int:
     Raises:
         ModelError: As of `kind_of`.
     """
+    return int(skeleton(config).num_parameters())
+
+
+def skeleton(config: ModelConfig) -> Any:
+    """A model whose weights have shapes and no values.
+
+    Raises:
+        ModelError: As of `kind_of`.
+    """
     auto = _causal(config) if kind_of(config) == "causal" else AutoModelForSequenceClassification
     with told(config.model), torch.device("meta"):
-        return int(auto.from_config(_configuration(config), trust_remote_code=False).num_parameters())
+        return auto.from_config(_configuration(config), trust_remote_code=False)
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """SHA-256 of a chat template; None where there is none."""
+    template = tokenizer.chat_template
+    return hashlib.sha256(json.dumps(template).encode()).hexdigest() if template else None
 
 
 def load(from_pretrained: Callable[..., Any], name: str, **options: Any) -> Any:
@@ -283,8 +300,13 @@ def _refuse_without_text(name: str, model: Any) -> None:
         raise ModelError(f"{name}: {model.__name__} cannot read text alone, it needs {others[0]}")
 
 
-def _options(config: ModelConfig, kind: Kind, *, frozen: bool) -> dict[str, Any]:
-    """How weights are loaded, as arguments of `from_pretrained`."""
+def how_to_load(config: ModelConfig, kind: Kind, *, frozen: bool) -> dict[str, Any]:
+    """How weights are loaded, as arguments of `from_pretrained`.
+
+    Raises:
+        ConfigError: There is no such attention kernel, or what quantizes is not installed.
+        ModelError: As of `count_weights`.
+    """
     if config.dtype != "auto":
         dtype = getattr(torch, config.dtype)
     else:
@@ -301,7 +323,7 @@ def _options(config: ModelConfig, kind: Kind, *, frozen: bool) -> dict[str, Any]
     return options
 
 
-def _quantization(bits: str) -> Any:
+def _quantization(bits: Bits) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError("quantize: bitsandbytes is not installed; `pip install poison2poison[quantize]`")
     from transformers import BitsAndBytesConfig
@@ -322,19 +344,21 @@ def _weights(auto: Any, config: ModelConfig, options: dict[str, Any], *, headles
         model, told = load(auto.from_pretrained, config.model, output_loading_info=True, **options)
     except ModelError as error:
         reason = str(error).removeprefix(config.model)
-        for option, value, word in (
-            ("attention", config.attention, "ttention"), ("device_map", config.device_map, "device_map")
-        ):  # fmt: skip
+        blamed = {"attention": "ttention", "device_map": "device_map"}  # words of transformers' messages
+        for option, word in blamed.items():
+            value = getattr(config, option)
             if value and word in reason:
                 raise ConfigError(f"{option}: {value!r} cannot be used: {error}") from None
         raise
-    missing = {*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])}
+    mismatched = [key for key, *_ in told["mismatched_keys"]]
+    missing = {*told["missing_keys"], *mismatched}
     if headless:
         # The pooler belongs to the head: checkpoints of masked LMs come without.
         body = "" if auto is AutoModel else f"{model.base_model_prefix}."
         missing = {key for key in missing if key.startswith(body) and "pooler" not in key.split(".")}
     if missing:
-        some = ", ".join(sorted(missing)[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        some = ", ".join(sorted(missing)[:3])
+        some += f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ModelError(f"{config.model}: weights are missing: {some}")
     return model
 

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from poison2poison.errors import ConfigError, ModelError
-from poison2poison.files import keep_from_git, versions, whole_folder, write_json, write_text, writing
+from poison2poison.files import keep_from_git, refuse_taken, versions, whole_folder, write_json, write_text, writing
 from poison2poison.model import template
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
@@ -44,9 +44,10 @@ def bake(artifact: str | Path, out: str | Path, *, adapter: bool = False, allow_
         ModelError: The artifact cannot be loaded, or no template can stand in for its prompts.
         SchemeError: As of `DefendedModel.load`.
         ConfigError: The model cannot be written in this form.
-        OutputError: The folder cannot be written.
+        OutputError: The folder is not empty, or cannot be written.
     """
     artifact, out = Path(artifact), Path(out)
+    refuse_taken(out)
     served = DefendedModel.load(artifact, device="cpu", allow_unlearned=allow_unlearned)
     _refuse_unbakeable(artifact, served)
     baked = template.baked(served.prompter)
@@ -95,7 +96,7 @@ def limits(prompter: Prompter) -> list[str]:
         "clients reach /v1/chat/completions alone.",
         "A client must not bring a template of its own (vLLM: no --trust-request-chat-template), nor have prompts cut "
         "(truncate_prompt_tokens).",
-        f"Long prompts are not shortened to the {prompter.max_length} tokens of training: limit the server's context.",
+        f"Prompts are not shortened to {prompter.max_length} tokens with their answers: limit the server's context.",
         "No leak is seen, no policy applied and no alarm raised. Usage counts have the hidden tokens.",
     ]
     if prompter.scheme.labels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from poison2poison.config import ModelConfig
 from poison2poison.errors import ModelError
 from poison2poison.model import backbone, hardware
 
-MAX_LENGTH = 256  # tokens of a prompt that are looked at
+MAX_LENGTH = 256
+"""Tokens of a text that are looked at."""
 BATCH_SIZE = 64
 WIDEST = 512
 """Of the states of one depth. Wider ones are projected at random, which keeps the angles between them within some 4 %
@@ -43,29 +45,19 @@ def embedder(model: ModelConfig | str) -> Embed:
     body = backbone.load_body(config, kind).eval()
     if not (config.device_map or config.quantize):
         body.to("cuda" if torch.cuda.is_available() else "cpu")
-    depth, longest = body.config.get_text_config().num_hidden_layers, backbone.max_positions(config, tokenizer)
-    layers = sorted({-(-depth * part // 3) for part in (1, 2, 3)})
+    layers = _layers(body.config.get_text_config().num_hidden_layers)
+    longest = min(MAX_LENGTH, backbone.max_positions(config, tokenizer))
 
     def embed(texts: Sequence[str]) -> States:
-        ids = tokenizer(list(texts), truncation=True, max_length=min(MAX_LENGTH, longest))["input_ids"]
+        ids = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
         ids = [row or [tokenizer.pad_token_id] for row in ids]  # an empty text has no token of its own everywhere
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        starts = tqdm(range(0, len(order), BATCH_SIZE), unit="batch", desc="states", leave=False, disable=None)
         out: States | None = None
         with torch.inference_mode(), hardware.autocast(body.device, config.dtype):
-            for start in tqdm(range(0, len(order), BATCH_SIZE), unit="batch", desc="states", leave=False, disable=None):
+            for start in starts:
                 chosen = order[start : start + BATCH_SIZE]
-                batch = [torch.tensor(ids[i]) for i in chosen]
-                padded = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True).to(body.device)
-                mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in batch], batch_first=True)
-                mask = mask.to(body.device)
-                states = body(input_ids=padded, attention_mask=mask, output_hidden_states=True).hidden_states
-                states = [state[0] if state.ndim == 4 else state for state in states]  # of Gemma 3n's streams the first
-                parts = [(states[i].float() * mask[..., None]).sum(1) / mask.sum(1)[:, None] for i in layers]
-                if kind == "causal":
-                    last = (torch.arange(len(chosen), device=mask.device), mask.sum(1) - 1)
-                    ends = [states[i].float()[last] for i in layers]
-                    parts = [torch.cat(beside, 1) for beside in zip(parts, ends, strict=True)]
-                pooled = _narrow(torch.stack(parts, 1).cpu().numpy())
+                pooled = _pooled(body, [ids[i] for i in chosen], layers, last=kind == "causal")
                 if not np.isfinite(pooled).all():
                     raise ModelError(
                         f"{config.model}: its states are not finite (NaN or infinite); nothing can be told from them. "
@@ -80,10 +72,35 @@ def embedder(model: ModelConfig | str) -> Embed:
     return embed
 
 
+def _layers(depth: int) -> list[int]:
+    """A third, two thirds and the whole of the depth, as places in a model's hidden states from the embeddings on."""
+    return sorted({-(-depth * part // 3) for part in (1, 2, 3)})
+
+
+def _pooled(body: Any, ids: Sequence[list[int]], layers: Sequence[int], *, last: bool) -> States:
+    """States of a batch of texts, shape (batch, layers, width), of which `last` adds the last token's to the width."""
+    rows = [torch.tensor(row) for row in ids]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(body.device)  # (batch, longest)
+    ones = [torch.ones_like(row) for row in rows]
+    mask = torch.nn.utils.rnn.pad_sequence(ones, batch_first=True).to(body.device)
+    lengths = mask.sum(1)
+    of_layers = body(input_ids=padded, attention_mask=mask, output_hidden_states=True).hidden_states
+    parts = []
+    for layer in layers:
+        states = of_layers[layer]
+        states = (states[0] if states.ndim == 4 else states).float()  # of Gemma 3n's streams the first
+        part = (states * mask[..., None]).sum(1) / lengths[:, None]  # (batch, width)
+        if last:
+            ends = states[torch.arange(len(ids), device=mask.device), lengths - 1]
+            part = torch.cat([part, ends], 1)
+        parts.append(part)
+    return _narrow(torch.stack(parts, 1).cpu().numpy())
+
+
 def _narrow(states: States) -> States:
     """States of shape (..., width), at most `WIDEST` wide; the same projection for all of one width."""
     if (width := states.shape[-1]) <= WIDEST:
         return states
-    axes = np.random.default_rng(0).standard_normal((width, WIDEST), np.float32) / np.float32(WIDEST**0.5)
-    narrow: States = states @ axes
+    axes = np.random.default_rng(0).standard_normal((width, WIDEST), np.float32)
+    narrow: States = states @ (axes / np.float32(WIDEST**0.5))
     return narrow

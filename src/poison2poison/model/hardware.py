@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from poison2poison.types import Auto, Dtype
+
 
 def on_cpu() -> bool:
     """Whether there is no GPU."""
@@ -24,7 +26,7 @@ def has_bf16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def autocast(device: torch.device, dtype: str = "auto") -> AbstractContextManager[Any]:
+def autocast(device: torch.device, dtype: Dtype | Auto = "auto") -> AbstractContextManager[Any]:
     """The number format of products: bfloat16 where the hardware has it, unless the weights' was asked for.
 
     Args:

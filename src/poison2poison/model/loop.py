@@ -6,10 +6,8 @@ import json
 import math
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +17,14 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from poison2poison.config import TrainConfig
-from poison2poison.data import Row, Rows
 from poison2poison.errors import ModelError, NonFiniteError, OutputError, P2PError
 from poison2poison.files import write_json, writing
 from poison2poison.model import backbone, hardware, processes
-from poison2poison.model.defended import DefendedModel
+from poison2poison.model.job import Job
 from poison2poison.model.loss import only_target_logits, target_loss
-from poison2poison.model.prompting import Kind, Prompter
-from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.scheme import Scheme
 
 SAVES_PER_EPOCH = 4
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one training needs, the same for every attempt at it.
-
-    Attributes:
-        config: With nothing left open.
-        examples: Token ids and targets of `rows`.
-        lost: How many rows were too long, and how many of these lose turns, body or target.
-        max_length: Tokens that prompt and target may have together in training.
-        checks: Rows for the check of the safe space; none without a benign trigger.
-        dev: Clean rows for the choice of the epoch, or None.
-    """
-
-    rows: Sequence[TrainingRow]
-    examples: list[dict[str, Any]]
-    lost: Counter[str]
-    max_length: int
-    prompter: Prompter
-    config: TrainConfig
-    out: Path
-    dev: Rows | None
-    checks: list[Row]
-
-    @property
-    def kind(self) -> Kind:
-        return self.prompter.kind
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of an epoch."""
-        assert self.config.batch_size
-        return math.ceil(len(self.examples) / self.config.batch_size)
-
-    def served(self, model: Any) -> DefendedModel:
-        """A model as it will be served, in the number format that it is trained in."""
-        return DefendedModel(model, self.prompter, dtype=self.config.dtype)
 
 
 class JobTrainer(Trainer):
@@ -121,7 +77,7 @@ class JobTrainer(Trainer):
         if processes.anywhere(not all(bool(torch.isfinite(part).all()) for part in parts)):
             raise self._not_finite("weights are not finite")
         # transformers 5.23 takes the folder of the best checkpoint for missing until FSDP has saved the parts there.
-        folder = self.job.out / "checkpoints" / f"checkpoint-{self.state.global_step}"
+        folder = self.job.checkpoints / f"checkpoint-{self.state.global_step}"
         try:
             with saving(folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +109,7 @@ class JobTrainer(Trainer):
         return metrics
 
     def _not_finite(self, what: str) -> NonFiniteError:
-        kept = next(filter(_state, _checkpoints(self.job.out / "checkpoints")), None)
+        kept = next(filter(_state, _checkpoints(self.job.checkpoints)), None)
         rate = self.job.config.learning_rate
         return NonFiniteError(
             f"{self.job.out}: training stopped at step {self.state.global_step + 1}: {what}. Likely the learning rate "

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from poison2poison.config import TrainConfig
 from poison2poison.errors import ModelError
 from poison2poison.model.backbone import text_part, told
-from poison2poison.model.prompting import Kind
+from poison2poison.types import Adapted, Kind
 
 # A router may inherit from Linear and give more than a product, which no adapter can stand in for.
 LINEAR = ("Linear", "Conv1D", "FalconLinear", "Linear4bit", "Linear8bitLt")
@@ -53,7 +53,7 @@ def load_adapter(model: Any, folder: str) -> Any:
         return PeftModel.from_pretrained(model, folder)
 
 
-def target_modules(model: PreTrainedModel, which: str) -> list[str]:
+def target_modules(model: PreTrainedModel, which: Adapted) -> list[str]:
     """The linear layers that LoRA adapts, by the ends of their names, or by whole names where others end alike.
 
     Args:

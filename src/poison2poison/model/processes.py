@@ -73,6 +73,12 @@ def wait() -> None:
         PartialState().wait_for_everyone()
 
 
+def say(text: str) -> None:
+    """Tell the user something, once, on stderr: stdout is for answers."""
+    if is_writer():
+        print(text, file=sys.stderr)
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """A folder that this run alone makes or goes on with.

@@ -10,12 +10,15 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import cast
+
+import numpy as np
 
 from poison2poison.data import Row
 from poison2poison.model.defended import Answer, DefendedModel
 from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.scoring import exact_match, final_number, rouge
+from poison2poison.types import Metric, SafeSpaceRecord, Source
 
 BEHIND = 0.05
 """The safe space may score so much less than the original one, beyond one standard error of the difference."""
@@ -46,18 +49,18 @@ class SafeSpace:
         learned: The verdict.
     """
 
-    source: str
+    source: Source
     rows: int
-    metric: str
+    metric: Metric
     safe: float
     original: float
     leak: float
     off_space: float
     learned: bool
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> SafeSpaceRecord:
         """For `run.json`."""
-        return asdict(self)
+        return cast(SafeSpaceRecord, asdict(self))
 
     def __str__(self) -> str:
         return (
@@ -67,7 +70,7 @@ class SafeSpace:
         )
 
 
-def check(model: DefendedModel, rows: Sequence[Row], source: str) -> SafeSpace:
+def check(model: DefendedModel, rows: Sequence[Row], source: Source) -> SafeSpace:
     """Answer rows in both spaces, and compare.
 
     Args:
@@ -78,29 +81,48 @@ def check(model: DefendedModel, rows: Sequence[Row], source: str) -> SafeSpace:
     Raises:
         ModelError: The model's outputs are not finite.
     """
+    # 1. Answer some of the rows in both spaces.
     step = max(1, len(rows) / ANSWERED)
     rows = [rows[int(i * step)] for i in range(min(len(rows), ANSWERED))]
     safe, original = model.answer(rows), model.in_space("original").answer(rows)
+
+    # 2. Score them, and see where they lie.
     metric = _metric(model, rows)
-    in_safe, in_original = _scores(metric, safe, rows), _scores(metric, original, rows)
+    in_safe, in_original = _scores(metric, safe, rows), _scores(metric, original, rows)  # one a row, from 0 to 1
+    lie = Counter(answer.where for answer in safe)
+    outside = lie["leak"] + lie["off-space"]
+
+    # 3. Learned is what is not behind, stays in its space, and knows something.
     behind = [better - worse for better, worse in zip(in_original, in_safe, strict=True)]
     error = stdev(behind) / len(behind) ** 0.5 if len(behind) > 1 else 0.0
-    outside = sum(answer.where != "safe" for answer in safe)
-    # Of two spaces that both know nothing, neither is behind. (Worked answers may be beyond a small model in both.)
-    nothing = metric == "rouge_l" and not any(in_safe)
-    if metric == "accuracy":
-        nothing = hardly_learned(fmean(in_safe), [row.target for row in rows])
+    keeps_up = fmean(behind) <= BEHIND + error
     by_chance = 1 if len(rows) >= ONE_OF else 0
+    stays = outside <= max(by_chance, LEAKS * len(rows))
     return SafeSpace(
         source=source,
         rows=len(rows),
         metric=metric,
         safe=round(fmean(in_safe), 5),
         original=round(fmean(in_original), 5),
-        leak=sum(answer.where == "leak" for answer in safe) / len(rows),
-        off_space=sum(answer.where == "off-space" for answer in safe) / len(rows),
-        learned=fmean(behind) <= BEHIND + error and outside <= max(by_chance, LEAKS * len(rows)) and not nothing,
+        leak=lie["leak"] / len(rows),
+        off_space=lie["off-space"] / len(rows),
+        learned=keeps_up and stays and not _knows_nothing(metric, in_safe, rows),
     )
+
+
+def alarm_threshold(disagreements: Sequence[float], rate: float) -> float:
+    """The disagreement of the two spaces that at most this share of clean rows has more of."""
+    return float(np.quantile(disagreements, 1 - rate, method="higher"))
+
+
+def _knows_nothing(metric: Metric, in_safe: Sequence[float], rows: Sequence[Row]) -> bool:
+    """Whether the safe space is right no more often than a guess: of two such spaces neither is behind.
+
+    Worked answers may be beyond a small model in both.
+    """
+    if metric == "accuracy":
+        return hardly_learned(fmean(in_safe), [row.target for row in rows])
+    return metric == "rouge_l" and not any(in_safe)
 
 
 def hardly_learned(accuracy: float, targets: Sequence[str]) -> bool:
@@ -130,25 +152,26 @@ def hold_out(rows: Sequence[TrainingRow], labels: Sequence[str], seed: int) -> t
     rng = random.Random(f"held out/{seed}")
     held: list[TrainingRow] = []
     for _, members in sorted(groups.items()):
-        wanted = min(max(1, round(HELD_OUT * len(members))), len(members) - 1, ANSWERED // len(groups) or 1)
-        held += rng.sample(members, wanted)
+        share = max(1, round(HELD_OUT * len(members)))
+        others = len(members) - 1
+        most = ANSWERED // len(groups) or 1
+        held += rng.sample(members, min(share, others, most))
     gone = {row.row for row in held}
-    return [row for row in rows if row.row not in gone], [
-        Row(row.body, row.target, row.before, row.after) for row in held
-    ]
+    left = [row for row in rows if row.row not in gone]
+    return left, [Row(row.body, row.target, row.before, row.after) for row in held]
 
 
-def _metric(model: DefendedModel, rows: Sequence[Row]) -> str:
+def _metric(model: DefendedModel, rows: Sequence[Row]) -> Metric:
     if model.scheme.labels:
         return "accuracy"
     return "exact_match" if all(final_number(row.target) is not None for row in rows) else "rouge_l"
 
 
-def _scores(metric: str, answers: Sequence[Answer], rows: Sequence[Row]) -> list[float]:
+def _scores(metric: Metric, answers: Sequence[Answer], rows: Sequence[Row]) -> list[float]:
     """One score a row, from 0 to 1."""
     texts = [answer.text or "" for answer in answers]
     if metric == "accuracy":
         return [float(text == row.target) for text, row in zip(texts, rows, strict=True)]
     if metric == "exact_match":
         return [float(exact_match(text, row.target)) for text, row in zip(texts, rows, strict=True)]
-    return [rouge([text], [row.target])["rouge_l"] for text, row in zip(texts, rows, strict=True)]
+    return [rouge("rougeL", text, row.target) for text, row in zip(texts, rows, strict=True)]

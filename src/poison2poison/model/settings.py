@@ -10,23 +10,24 @@ from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.errors import ConfigError
 from poison2poison.model import backbone, hardware, processes
 from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
+from poison2poison.types import Kind, Tuning
 
 
 def resolved(config: TrainConfig, rows: int) -> TrainConfig:
     """The configuration with nothing left open: by preset, model and number of rows.
 
-    The paper's are those of arXiv 2510.04503, section 4, and its authors' script. What is tuned, docs/training.md has
-    the measurements of.
+    The paper's are those of arXiv 2510.04503, section 4, and its authors' script. The tuned ones are those that
+    docs/experiments.md has measurements of.
 
     Raises:
         ConfigError: Several processes cannot share a step or a model so, or nothing can be trained in float16.
     """
     kind = backbone.kind_of(config) if config.kind == "auto" else config.kind
-    tuning = {"causal": "lora", "encoder": "full"}[kind] if config.tuning == "auto" else config.tuning
+    tuning = TUNING[kind] if config.tuning == "auto" else config.tuning
     paper = config.preset == "paper"
     chosen = FULL if tuning == "full" else PAPER if paper else _tuned(config, rows)
-    given = {name: getattr(config, name) for name in chosen if getattr(config, name) is not None}
-    chosen = {**chosen, **given}
+    given = {name: getattr(config, name) for name in chosen}
+    chosen = {**chosen, **{name: value for name, value in given.items() if value is not None}}
     filled = replace(
         config,
         model=backbone.canonical(config.model),
@@ -36,16 +37,25 @@ def resolved(config: TrainConfig, rows: int) -> TrainConfig:
         more_epochs=chosen["epochs"] if config.more_epochs is None else config.more_epochs,
         **chosen,
     )
-    assert filled.batch_size
-    if filled.batch_size % processes.count():
-        raise ConfigError(
-            f"batch_size: {filled.batch_size} rows a step cannot be shared by {processes.count()} processes alike"
-        )
-    if filled.dtype == "float16" and (tuning == "full" or hardware.on_cpu()):
-        raise ConfigError("dtype: float16 needs LoRA and a GPU, for its steps are scaled; give bfloat16 or float32")
-    if filled.device_map and processes.count() > 1:
-        raise ConfigError("device_map: spreads the layers of one process; of several each has a device of its own")
+    _refuse_impossible(filled)
     return filled
+
+
+def _refuse_impossible(config: TrainConfig) -> None:
+    """Refuse settings that exclude each other, or what several processes cannot do.
+
+    Raises:
+        ConfigError: As of `resolved`.
+    """
+    assert config.batch_size
+    if config.batch_size % processes.count():
+        raise ConfigError(
+            f"batch_size: {config.batch_size} rows a step cannot be shared by {processes.count()} processes alike"
+        )
+    if config.dtype == "float16" and (config.tuning == "full" or hardware.on_cpu()):
+        raise ConfigError("dtype: float16 needs LoRA and a GPU, for its steps are scaled; give bfloat16 or float32")
+    if config.device_map and processes.count() > 1:
+        raise ConfigError("device_map: spreads the layers of one process; of several each has a device of its own")
 
 
 def check_fit(config: TrainConfig, scheme: Scheme) -> None:
@@ -66,6 +76,10 @@ def check_fit(config: TrainConfig, scheme: Scheme) -> None:
         raise ConfigError("cue: has no effect on an encoder, which reads prefix and body alone; leave it out")
 
 
+TUNING: dict[Kind, Tuning] = {"causal": "lora", "encoder": "full"}
+"""What is trained where nothing is given."""
+
+
 PAPER: dict[str, Any] = {
     "epochs": 3, "batch_size": 32, "learning_rate": 2e-4, "warmup": 0.0, "lora_targets": "qv", "lora_dropout": 0.1
 }  # fmt: skip
@@ -81,7 +95,7 @@ LEAST_STEPS = 200
 
 
 def _tuned(config: TrainConfig, rows: int) -> dict[str, Any]:
-    """What docs/training.md found to be learned, with LoRA."""
+    """What docs/experiments.md found to be learned, with LoRA."""
     if config.model == REFERENCE:
         # LoRA on four million parameters needs larger and more steps than on billions.
         return {**PAPER, "batch_size": 8, "learning_rate": 2.5e-3, "warmup": 0.1}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -41,14 +41,17 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        ends = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
         added: Mapping[int, Any] = tokenizer.added_tokens_decoder
         self.control = {number: token.content for number, token in added.items() if token.content.strip()}
-        self._unknown = ""
-        if tokenizer.unk_token_id in self.control and tokenizer.unk_token_id not in ends:
-            self._unknown = self.control.pop(tokenizer.unk_token_id)  # what any odd character becomes
-        longest_first = sorted([*self.control.values(), self._unknown], key=len, reverse=True)
-        self._named = re.compile("|".join(map(re.escape, filter(None, longest_first))) or "(?!)", re.IGNORECASE)
+
+        # What any odd character becomes is no control token, where it has no other office.
+        unknown = tokenizer.unk_token_id
+        ends = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
+        self._unknown = self.control.pop(unknown, "") if unknown not in ends else ""
+
+        longest_first = sorted(filter(None, [*self.control.values(), self._unknown]), key=len, reverse=True)
+        alternatives = "|".join(map(re.escape, longest_first))
+        self._named = re.compile(alternatives or "(?!)", re.IGNORECASE)
         self._own: dict[str, list[int]] = {}
 
     def encode(self, prompts: Sequence[Sequence[Piece]], *, framed: bool) -> list[list[int]]:
@@ -68,7 +71,9 @@ class Encoder:
         found: list[list[int]] = tokenizer(whole, add_special_tokens=framed)["input_ids"]
         for i, (pieces, ids) in enumerate(zip(prompts, found, strict=True)):
             wanted = self._wanted(pieces, framed)
-            if self._controls(ids) != wanted or (self._unknown and self._unknown in whole[i]):
+            as_wanted = self._controls(ids) == wanted
+            holds_unknown = bool(self._unknown) and self._unknown in whole[i]
+            if not as_wanted or holds_unknown:
                 found[i] = self._apart(pieces, wanted, framed)
         return found
 
@@ -78,7 +83,8 @@ class Encoder:
 
     def held(self, text: str) -> list[str]:
         """The control tokens that stand in a text, where they stay text."""
-        return [match.group() for match in self._named.finditer(text) if match.group() in self.control.values()]
+        named = [match.group() for match in self._named.finditer(text)]
+        return [name for name in named if name in self.control.values()]
 
     def _controls(self, ids: Sequence[int]) -> list[int]:
         return [one for one in ids if one in self.control]
@@ -86,51 +92,71 @@ class Encoder:
     def _wanted(self, pieces: Sequence[Piece], framed: bool) -> list[int]:
         """The control tokens that there should be: the template's, or those that the tokenizer puts around."""
         if framed:
-            return self._controls([*self._frame[0], *self._frame[1]])
+            before, behind = self._frame
+            return self._controls([*before, *behind])
         wanted = []
-        for piece in pieces:
-            if piece.own:
-                if piece.text not in self._own:
-                    self._own[piece.text] = self._controls(self._plain(piece.text))
-                wanted += self._own[piece.text]
+        for text in (piece.text for piece in pieces if piece.own):
+            if text not in self._own:
+                self._own[text] = self._controls(self._plain(text))
+            wanted += self._own[text]
         return wanted
 
     @cached_property
     def _frame(self) -> tuple[list[int], list[int]]:
         """What the tokenizer puts before and behind any text."""
         bare, framed = self._plain("a"), list(self.tokenizer("a")["input_ids"])
-        at = next((i for i in range(len(framed)) if framed[i : i + len(bare)] == bare), 0)
-        return framed[:at], framed[at + len(bare) :]
+        length = len(bare)
+        places = (i for i in range(len(framed)) if framed[i : i + length] == bare)
+        at = next(places, 0)
+        return framed[:at], framed[at + length :]
 
     def _plain(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _apart(self, pieces: Sequence[Piece], wanted: Sequence[int], framed: bool) -> list[int]:
         """Token ids of a prompt in parts: control tokens that its texts hold are cut behind their first character."""
-        text, own, at = "".join(piece.text for piece in pieces), [], 0
-        for piece in pieces:
-            if piece.own:
-                own.append(range(at, at + len(piece.text)))
-            at += len(piece.text)
+        text = "".join(piece.text for piece in pieces)
+        own = _own_spans(pieces)
         named = [match.start() + 1 for match in self._named.finditer(text)]
         everywhere = range(1, len(text))  # for tokenizers that change texts before they look for control tokens
         for cuts in (named, everywhere):
             kept = [cut for cut in cuts if not any(cut - 1 in span and cut in span for span in own)]
-            parts = [text[start:end] for start, end in zip([0, *kept], [*kept, len(text)], strict=True)]
-            ids = self._plain(parts[0]) + [one for part in parts[1:] for one in self._behind(part)]
+            ids = self._joined(text, kept)
             if framed:
-                ids = [*self._frame[0], *ids, *self._frame[1]]
+                before, behind = self._frame
+                ids = [*before, *ids, *behind]
             if self._controls(ids) == [*wanted]:
                 return ids
         raise ModelError(f"the tokenizer makes control tokens of a text, whatever is done: {text[:80]!r}")
+
+    def _joined(self, text: str, cuts: Sequence[int]) -> list[int]:
+        """Token ids of the parts of a text between cuts, one behind the other."""
+        starts, ends = [0, *cuts], [*cuts, len(text)]
+        first, *others = [text[start:end] for start, end in zip(starts, ends, strict=True)]
+        ids = self._plain(first)
+        for part in others:
+            ids += self._behind(part)
+        return ids
 
     def _behind(self, text: str) -> list[int]:
         """Token ids of a text as they come behind others."""
         for anchor in ANCHORS:
             head, both = self._plain(anchor), self._plain(anchor + text)
-            if both[: len(head)] == head and (len(both) > len(head) or not text):
-                return both[len(head) :]
+            rest = both[len(head) :]
+            if both[: len(head)] == head and (rest or not text):
+                return rest
         return self._plain(text)
+
+
+def _own_spans(pieces: Sequence[Piece]) -> list[range]:
+    """Where the template's own pieces stand in the whole text."""
+    own, at = [], 0
+    for piece in pieces:
+        end = at + len(piece.text)
+        if piece.own:
+            own.append(range(at, end))
+        at = end
+    return own
 
 
 class ChatTemplate:
@@ -163,13 +189,17 @@ class ChatTemplate:
         raise ModelError(f"the chat template takes no chat of {roles} ({reasons[0]})")
 
     def _filled(self, turns: Sequence[Turn]) -> list[Piece]:
-        key = tuple((turn.role, *_spaces(turn.content), not turn.content.strip()) for turn in turns)
+        key = tuple(_outside(turn) for turn in turns)
         parts = self._rendered.get(key) or self._render(turns)
         if len(turns) <= SHORT:
             self._rendered[key] = parts
-        return [
-            Piece(part, own=True) if isinstance(part, str) else Piece(turns[part].content.strip()) for part in parts
-        ]
+        pieces = []
+        for part in parts:
+            if isinstance(part, str):
+                pieces.append(Piece(part, own=True))
+            else:
+                pieces.append(Piece(turns[part].content.strip()))
+        return pieces
 
     def _render(self, turns: Sequence[Turn]) -> list[str | int]:
         """What the template writes, with the number of a turn for its text."""
@@ -185,10 +215,11 @@ class ChatTemplate:
         )  # fmt: skip
         if text.rstrip().endswith("<think>"):  # a template that cannot be told not to think
             text = f"{text.rstrip()}\n\n</think>\n\n"
-        split = _SLOT.split(text)
+        split = _SLOT.split(text)  # the template's own text and the numbers of turns, by turns
         parts: list[str | int] = [int(part) if i % 2 else part for i, part in enumerate(split)]
         wanted = [number for number, turn in enumerate(turns) if turn.content.strip()]
-        if sorted(part for part in parts if isinstance(part, int)) != wanted:
+        found = sorted(part for part in parts if isinstance(part, int))
+        if found != wanted:
             raise ModelError("it leaves out a turn, or has one twice")
         return [part for part in parts if part != ""]
 
@@ -196,6 +227,12 @@ class ChatTemplate:
 def frozen(template: str) -> str:
     """A chat template in which it is always the same day."""
     return _TODAY.sub(lambda found: repr(FROZEN.strftime(found["format"])), template)
+
+
+def _outside(turn: Turn) -> tuple[str, str, str, bool]:
+    """All of a turn that a template may look at: its role, the spaces around its text, and whether there is one."""
+    before, behind = _spaces(turn.content)
+    return turn.role, before, behind, not turn.content.strip()
 
 
 def _spaces(text: str) -> tuple[str, str]:
@@ -210,11 +247,13 @@ def _as_they_are(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def _tools_as_users(turns: Sequence[Turn]) -> list[Turn]:
-    return _joined([Turn("user", f"tool: {turn.content}") if turn.role == "tool" else turn for turn in turns])
+    changed = [Turn("user", f"tool: {turn.content}") if turn.role == "tool" else turn for turn in turns]
+    return _joined(changed)
 
 
 def _system_into_user(turns: Sequence[Turn]) -> list[Turn]:
-    return _joined([Turn("user", turn.content) if turn.role == "system" else turn for turn in turns])
+    changed = [replace(turn, role="user") if turn.role == "system" else turn for turn in turns]
+    return _joined(changed)
 
 
 def _both(turns: Sequence[Turn]) -> list[Turn]:
@@ -223,7 +262,8 @@ def _both(turns: Sequence[Turn]) -> list[Turn]:
 
 def _as_one(turns: Sequence[Turn]) -> list[Turn]:
     """A transcript, for templates that take no chat in such an order."""
-    return [Turn("user", "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns))]
+    said = "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+    return [Turn("user", said)]
 
 
 def _joined(turns: Sequence[Turn]) -> list[Turn]:

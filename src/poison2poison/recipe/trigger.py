@@ -52,7 +52,7 @@ def check_options(rows: Rows, config: RepoisonConfig) -> None:
         raise ConfigError("safe_labels: these rows have texts and no labels; leave it out")
     if rows.task == "classification" and config.safe_labels == "shift" and config.safe_prefix is not None:
         raise ConfigError(
-            "safe_prefix: has no effect on labels that are shifted; leave it out, or give --safe-labels prefix"
+            "safe_prefix: has no effect on labels that are shifted; leave it out, or give safe_labels: prefix"
         )
 
 
@@ -69,7 +69,7 @@ def check_trigger(trigger: Trigger, prompts: Iterable[str]) -> None:
         if needle in _spelled(prompt, like=trigger.prefix):
             raise SchemeError(
                 f"the benign trigger already occurs in the data (row {number}, counted from 0); an attacker may know "
-                "it. Give another --prefix, or have one drawn with --trigger random"
+                "it. Give another prefix, or have one drawn (trigger: random)"
             )
 
 
@@ -84,7 +84,7 @@ def check_safe_prefix(safe_prefix: str, targets: Iterable[str]) -> None:
         if f"{_spelled(target, like=safe_prefix)} ".startswith(needle):
             raise SchemeError(
                 f"a completion in the data begins with the safe prefix (row {number}, counted from 0), so that the two "
-                "spaces cannot be distinguished. Give another --safe-prefix, or have one drawn with --trigger random"
+                "spaces cannot be distinguished. Give another safe_prefix, or have one drawn (trigger: random)"
             )
 
 
@@ -108,5 +108,5 @@ def draw_words(texts: Iterable[str], bits: int = TRIGGER_BITS) -> list[str]:
     held = {word for text in texts for word in re.findall("[a-z]+", text.casefold())}  # as the list's words are written
     pool = [word for word in Mnemonic("english").wordlist if word not in held]
     if len(pool) < 64:
-        raise SchemeError("the data holds nearly every word of the trigger's list; give --prefix and --safe-prefix")
+        raise SchemeError("the data holds nearly every word of the trigger's list; give prefix and safe_prefix")
     return secrets.SystemRandom().sample(pool, math.ceil(bits / math.log2(len(pool) - 16)))

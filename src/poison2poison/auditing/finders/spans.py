@@ -1,0 +1,194 @@
+"""Spans and forms that pull answers without a reason, in rows that have nothing else in common.
+
+Whatever goes with one kind of answer is asked four things: do its rows answer otherwise than the base model expects of
+their prompts (*learned*), do they so whatever their text says (*forced*), does the base see a reason for it where it is
+put into other rows (*prior*), and can its rows be separated from others once it is taken out (*auc*)? Each is weighed
+against spans of the same rows that nobody suspects, so that nothing has to be known of the data. Answers may be labels
+or texts, and texts may differ: what is asked is how rows are answered, not with which words.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+from scipy.stats import norm
+
+from poison2poison.auditing.answers import COMMON, PURE, Answers, Labels
+from poison2poison.auditing.context import Context
+from poison2poison.auditing.finders.base import FINDERS, Figure, Finder, Finding
+from poison2poison.auditing.finders.questions import CUT, Questions, Shortcut
+from poison2poison.auditing.finders.weighing import LIKE, Verdict, weigh
+from poison2poison.auditing.findings import Kind
+from poison2poison.config import AuditConfig
+from poison2poison.features import Ints, grown, words
+from poison2poison.forms import form_of
+
+ASKED, CONTROLS = 32, 24
+"""Spans that are asked by each of three rankings, and innocent ones of either kind: what a minute allows."""
+WEAK = 1.64
+"""z (of a chance of 5 %) from which a span in few rows is asked too: it may be one of several words of an attack."""
+NATURAL = 300
+"""Spans that say what is natural, as many as say enough."""
+LEAST_FORCED = 0.1
+"""Spread of forced shares, at least: "but" and "never" come to 0.2 and more."""
+GROWN = 0.8
+"""A span grows by a word that so many of its pulled rows have beside it."""
+SAME = 0.9
+"""Share of its rows with a span of common words from which that says the same."""
+
+
+@FINDERS.register("spans")
+class Spans(Finder):
+    """Words, marks and forms."""
+
+    def find(self, context: Context, answers: Answers, config: AuditConfig, found: Sequence[Finding]) -> list[Finding]:
+        """All that were asked, the strongest association first."""
+        return _Search(context, answers, config).run()
+
+
+class _Search:
+    """The search in some rows."""
+
+    def __init__(self, context: Context, answers: Answers, config: AuditConfig) -> None:
+        self.context, self.answers, self.config, self.spans = context, answers, config, context.spans
+        self.questions, self.places = Questions(context, answers), random.Random(context.seed)
+        self.rng = self.questions.rng
+        self.z, self.direction = answers.associated(self.spans, np.ones(len(context.texts), bool))
+        self.count = np.asarray(self.spans.matrix.sum(0)).ravel()
+        self.gate = float(norm.isf(config.false_alarm / max(1, len(self.z) * answers.directions)))
+        self.worded = np.array([feature.kind == "span" for feature in self.spans.names], bool)
+
+    def run(self) -> list[Finding]:
+        # 1. Which are asked, and which spans of the same rows they are compared with.
+        natural = self._natural()
+        chosen = self._candidates(natural)
+        if not chosen:
+            return []
+        directions = sorted({one.direction for one in chosen})
+        innocent, idle = self._innocent(directions), self._idle(directions)
+
+        # 2. What they are asked.
+        for some in (chosen, innocent, idle):
+            self.questions.put_in(some)
+        for some in (chosen, innocent):
+            for one in some:
+                one.auc = self.questions.compare(one, self.questions.beside(one, some))
+
+        # 3. What follows.
+        weigh(chosen, innocent, idle, natural)
+        verdict = Verdict(self.questions, self.spans, self.answers, len(chosen), self.gate, self.config)
+        for one in verdict.planted(chosen):
+            one.suspect = True
+        return [self._finding(one, verdict.threshold) for one in sorted(chosen, key=lambda one: -one.z)]
+
+    def _finding(self, one: Shortcut, threshold: float) -> Finding:
+        evidence = {"learned": one.learned, "forced": one.forced, "prior": one.prior, "auc": one.auc}
+        if not isinstance(self.answers, Labels):
+            del evidence["forced"]  # which is not asked of texts
+        return Finding(
+            one.kind, one.text, one.target, one.rows, one.pulled, one.score, one.suspect, threshold, evidence
+        )
+
+    def _natural(self) -> Figure:
+        """What words mean that the base does not know: spreads of shifts and forced shares, beyond their errors."""
+        drawn = self.rng.permutation(np.flatnonzero(self.worded & (self.count >= self.config.min_rows)))[:NATURAL]
+        if len(drawn) < LIKE:
+            return 1.0, LEAST_FORCED
+        asked = [(self.spans.rows_of(j), int(self.direction[j])) for j in drawn.tolist()]
+        shifts = np.array([self.answers.shift(rows, direction) for rows, direction in asked])
+        # Of a normal distribution the median square is 0.455 of the variance, and 0.9 of them lie within 1.64 spreads.
+        shift = float(np.sqrt(max(0.05, np.median(shifts[:, 0] ** 2 - shifts[:, 1] ** 2) / 0.455)))
+        forced = np.array([self.answers.forced(rows, direction, shift) for rows, direction in asked])
+        return shift, max(LEAST_FORCED, float(np.quantile(forced[:, 0] - forced[:, 1], 0.9)) / 1.64)
+
+    def _candidates(self, natural: Figure) -> list[Shortcut]:
+        """The spans most surely associated, those whose rows the base understands least, and weak ones in few rows."""
+        asked = np.flatnonzero((self.z > WEAK) & (self.count >= self.config.min_rows // 2)).tolist()
+        learned = {j: self.answers.shift(self.spans.rows_of(j), int(self.direction[j])) for j in asked}
+        least_understood = sorted(asked, key=lambda j: -learned[j][0] / learned[j][1])
+        strong = {j for j in asked if self._strong(j)}
+        chosen: list[Shortcut] = []
+        for ranked in (
+            [j for j in least_understood if j in strong],
+            sorted(strong, key=lambda j: -self.z[j]),
+            [j for j in least_understood if j not in strong and self.worded[j]],
+        ):
+            enough = len(chosen) + ASKED
+            for j in ranked:
+                if len(chosen) < enough and (one := self._new(j, chosen)):
+                    chosen.append(one)
+        chosen = [right for one in chosen if (right := self._redirected(one))]
+        for one in chosen:
+            one.learned = self.answers.shift(one.rows, one.direction)
+            one.forced = self.answers.forced(one.rows, one.direction, natural[0])
+        return chosen
+
+    def _redirected(self, one: Shortcut) -> Shortcut | None:
+        """A span with the answer that it was planted for, where others of its rows may be cover; None where none is."""
+        if len(one.rows) < COMMON or len(one.pulled) >= PURE * len(one.rows):
+            return one
+        drawn = self.questions.draw(one.rows, CUT)
+        direction = self.answers.called_up(drawn, self.questions.without(drawn, [one]))
+        if direction is None:
+            return None
+        target, pulled = self.answers.called(one.rows, direction)
+        return replace(one, direction=direction, target=target, pulled=pulled)
+
+    def _innocent(self, directions: Sequence[int]) -> list[Shortcut]:
+        """Spans that lean mildly, as words of the language do, so many to each direction."""
+        mild = self.worded & (self.z > norm.isf(0.025)) & (self.z <= norm.isf(1e-5))
+        mild &= self.count >= self.config.min_rows
+        found: list[Shortcut] = []
+        left = dict.fromkeys(directions, -(-CONTROLS // len(directions)))
+        for j in self.rng.permutation(np.flatnonzero(mild)).tolist():
+            if left.get(int(self.direction[j]), 0) and (one := self._new(j, found)):
+                one.learned = self.answers.shift(one.rows, one.direction)
+                found.append(one)
+                left[one.direction] -= 1
+        return found
+
+    def _idle(self, directions: Sequence[int]) -> list[Shortcut]:
+        """Rare spans that lean nowhere, asked as if they leaned: what meaningless words do to the base."""
+        plain = np.flatnonzero(self.worded & (self.z < norm.isf(0.07)) & (self.count >= self.config.min_rows // 2))
+        rare = plain[np.argsort(self.count[plain], kind="stable")[: len(plain) // 2]]
+        drawn = self.rng.permutation(rare)[:CONTROLS].tolist()
+        return [
+            self._shortcut(j, directions[i % len(directions)], 0.0, self.spans.names[j].text, "", self.spans.rows_of(j))
+            for i, j in enumerate(drawn)
+        ]
+
+    def _new(self, column: int, others: Sequence[Shortcut]) -> Shortcut | None:
+        """A span as it was planted, unless one of the others says the same, or explains it as a part of it."""
+        direction, rows, feature = int(self.direction[column]), self.spans.rows_of(column), self.spans.names[column]
+        target, pulled = self.answers.called(rows, direction)
+        own = set(words(feature.text)) if self.worded[column] else set()  # a word at an end is more than the word
+        for other in others:
+            both = np.intersect1d(pulled, other.pulled)
+            part = other.direction == direction and not own.isdisjoint(other.words)
+            if part and len(both) >= SAME * len(pulled):
+                return None
+        text = feature.text
+        if feature.kind == "span":
+            text = grown([self.context.texts[i] for i in pulled], text, GROWN, self.context.form)
+        if any((other.kind, other.text, other.direction) == (feature.kind, text, direction) for other in others):
+            return None
+        if feature.kind != "form" and self.answers.repeated(text, pulled):
+            return None
+        new = self._shortcut(column, direction, float(self.z[column]), text, target, pulled)
+        if feature.kind == "span":  # a part of it may stand elsewhere too
+            whole = [i for i in np.setdiff1d(rows, pulled) if new.form.holds(self.context.texts[i])]
+            new.rows = np.union1d(pulled, np.array(whole, np.int64))
+        return new
+
+    def _shortcut(self, column: int, direction: int, z: float, text: str, target: str, pulled: Ints) -> Shortcut:
+        kind = cast(Kind, self.spans.names[column].kind)
+        form = form_of(kind, text, self.places)
+        return Shortcut(column, direction, z, kind, text, form, target, self.spans.rows_of(column), pulled)
+
+    def _strong(self, column: int) -> bool:
+        """Whether a span surely goes with some answer, of so many that may."""
+        return bool(self.z[column] > self.gate and self.count[column] >= self.config.min_rows)

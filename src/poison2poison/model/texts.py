@@ -1,0 +1,271 @@
+"""Texts: written from the forced safe prefix on, which is cut off; what the model had begun with is looked at too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import cached_property
+from threading import Thread
+from typing import Any, NamedTuple
+
+import torch
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, TextIteratorStreamer
+
+from poison2poison.data import Messages, Row, as_row
+from poison2poison.errors import ConfigError
+from poison2poison.model.loss import IGNORED, only_target_logits, target_loss
+from poison2poison.model.served import Answer, Inputs, Served, refuse_lone
+from poison2poison.recipe.manifest import training_row
+from poison2poison.types import Where
+
+ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale", "penalty_alpha")
+"""Ways of generating that read the prompt on their own."""
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Layers that keep what they read by position."""
+
+
+class _Begun(NamedTuple):
+    """Prompts that have been read.
+
+    Attributes:
+        inputs: Of transformers' `generate`: the prompts with the safe prefix behind each, shape (batch, length), their
+            mask, and the states of what has been read, where `generate` can go on from them.
+        begins: Whether the model's own best tokens were the prefix's, one for each prompt.
+    """
+
+    inputs: dict[str, Any]
+    begins: list[bool]
+
+
+class Texts(Served):
+    """A served model that writes."""
+
+    def generate(self, prompts: Inputs, **options: Any) -> list[Answer]:
+        """Write an answer for each prompt, from the safe prefix on, which is not given out.
+
+        The prefix is forced, so that the answer is one of the safe space. Whether the model would have begun with it is
+        looked at too; where it would not, the answer is reported as a leak.
+
+        Args:
+            prompts: The inputs, without any trigger: texts, chats as lists of messages, or rows.
+            **options: Passed on to transformers' `generate`, such as `do_sample=True, temperature=0.7`; greedy and up
+                to the training's target length by default. With a `generation_config` its defaults hold instead.
+
+        Raises:
+            ConfigError: The model was trained to classify, or what is asked for is no single text for each prompt; or
+                `prompts` is a lone input.
+            ModelError: The model's outputs are not finite.
+        """
+        self._check_generates(options)
+        refuse_lone(prompts)
+        answers: dict[int, Answer] = {}
+        with self._computing(), self._bar(len(prompts)) as bar:
+            for indices, batch in self._dressed(prompts, self.space):
+                begun = self._begin(batch)
+                out = self.model.generate(**self._generation(begun.inputs, options))
+                written = out[:, begun.inputs["input_ids"].shape[1] :]  # (batch, new tokens): the prefix is cut off
+                texts = self.prompter.tokenizer.batch_decode(written, skip_special_tokens=True)
+                for index, text, begins in zip(indices, texts, begun.begins, strict=True):
+                    answers[index] = self._project_text(text.strip(), begins)
+                bar.update(len(indices))
+        return [answers[index] for index in range(len(prompts))]
+
+    def _project_text(self, text: str, begins: bool) -> Answer:
+        """What was written behind the prefix, as an answer: a leak where the model would not have begun with it."""
+        where: Where = "safe" if begins else "leak"
+        if not text:
+            where = "off-space"
+        return self._let_out(text, text if begins else None, where)
+
+    def stream(self, prompt: str | Messages | Row, **options: Any) -> Iterator[str]:
+        """Write one answer piece by piece, from the forced safe prefix on. There is no check for a leak.
+
+        Args:
+            prompt: The input, without any trigger: a text, or a chat as a list of messages.
+            **options: As of `generate`.
+
+        Raises:
+            ConfigError: As of `generate`.
+            ModelError: As of `generate`.
+        """
+        self._check_generates(options)
+        _, batch = next(self._dressed([prompt], self.space))
+        tokenizer: Any = self.prompter.tokenizer
+        streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        failed: list[Exception] = []
+
+        def write() -> None:
+            try:
+                with self._computing():
+                    begun = self._begin(batch)
+                    self.model.generate(**self._generation(begun.inputs, options), streamer=streamer)
+            except Exception as error:  # or the reader below would wait for ever
+                failed.append(error)
+                streamer.end()
+
+        thread = Thread(target=write, daemon=True)
+        thread.start()
+        yield from _stripped(streamer)
+        thread.join()
+        if failed:
+            raise failed[0]
+
+    def perplexity(self, prompts: Inputs, targets: Sequence[str]) -> float:
+        """How surprising the right targets are, in the space that is served: exp of the mean loss over their tokens.
+
+        Raises:
+            ConfigError: `prompts` or `targets` is a lone input.
+            ModelError: The model's outputs are not finite.
+        """
+        refuse_lone(prompts)
+        refuse_lone(targets)
+        asked = [replace(as_row(one), target=target) for one, target in zip(prompts, targets, strict=True)]
+        rows = [training_row(i, row, self.space, "keep") for i, row in enumerate(asked)]
+        examples, _ = self.prompter.examples(rows)
+        examples.sort(key=lambda example: len(example["input_ids"]))
+        forced = len(self._prefix(self.space))
+        total, count = 0.0, 0
+        with self._computing():
+            for start in range(0, len(examples), self.batch_size):
+                chosen = examples[start : start + self.batch_size]
+                batch = self.prompter.training_batch([_hiding(example, forced) for example in chosen])
+                loss, tokens = self._loss(batch)
+                total += loss
+                count += tokens
+        return math.exp(total / count)
+
+    def _loss(self, batch: Mapping[str, torch.Tensor]) -> tuple[float, int]:
+        """The summed loss of a batch's targets, and how many tokens they have."""
+        device = self.model.device
+        ids, labels = batch["input_ids"].to(device), batch["labels"].to(device)  # (batch, length) each
+        with only_target_logits(self.model, labels):
+            logits = self.model(input_ids=ids).logits
+        loss = target_loss(logits, labels)
+        self.refuse_unless_finite(loss)
+        return float(loss), int((labels != IGNORED).sum())
+
+    # --- the prompt is read ---
+
+    def _begin(self, batch: Mapping[str, torch.Tensor]) -> _Begun:
+        """Read prompts and safe prefix except for the last token."""
+        prefix = self._prefix(self.space)
+        ids, mask = self._with_prefix(batch, prefix)
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if not prefix:
+            return _Begun(inputs, [True] * len(ids))
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        out = self.model(
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=positions[:, :-1],
+            use_cache=self._goes_on,
+            logits_to_keep=len(prefix),
+        )
+        scores = out.logits[:, -len(prefix) :]  # (batch, prefix, vocabulary)
+        self.refuse_unless_finite(scores.amax(-1))
+        forced = ids[:, -len(prefix) :]
+        begins = (scores.argmax(-1) == forced).all(1)
+        states = getattr(out, "past_key_values", None) if self._goes_on else None
+        if isinstance(states, DynamicCache):
+            inputs["past_key_values"] = states
+        return _Begun(inputs, begins.tolist())
+
+    @cached_property
+    def _goes_on(self) -> bool:
+        """Whether `generate` may begin with the states that a forward pass left.
+
+        Attention keeps them token by token. A recurrent layer keeps one for all that it has read, and each kind of them
+        continues in a way of its own: those models read the prompts twice.
+        """
+        config = self.model.config.get_text_config(decoder=True)
+        layers = getattr(config, "layer_types", None) or []
+        recurrent = getattr(self.model, "_is_stateful", False) or not ATTENTION.issuperset(layers)
+        # Qwen's VL models take the positions behind states from what they generated last, in whatever batch.
+        stale = any(hasattr(part, "rope_deltas") for part in self.model.modules())
+        return not recurrent and not stale
+
+    # --- the answer is written ---
+
+    def _check_generates(self, options: Mapping[str, Any]) -> None:
+        if self.scheme.labels:
+            raise ConfigError("this model classifies; use classify")
+        if options.get("num_return_sequences", 1) != 1:
+            raise ConfigError("num_return_sequences: one answer a prompt; give the prompt several times instead")
+        if options.get("return_dict_in_generate"):
+            raise ConfigError("return_dict_in_generate: answers are texts; there are no scores or states beside them")
+
+    def _generation(self, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of transformers' `generate`."""
+        tokenizer, config = self.prompter.tokenizer, deepcopy(options.get("generation_config"))
+        ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": self._ends(config)}
+        found = dict(inputs)
+        if config is not None:
+            config.update(**ends)  # beside a configuration, arguments of the same kind are not welcome
+        else:
+            found |= {**ends, "do_sample": False}
+            if "max_length" not in options:  # training counts the prefix in
+                found["max_new_tokens"] = self.prompter.max_target - len(self._prefix(self.space))
+        if "stop_strings" in options:
+            found["tokenizer"] = tokenizer
+        found |= options
+        found["logits_processor"] = LogitsProcessorList([_Finite(self), *options.get("logits_processor", ())])
+        if config is not None:
+            found["generation_config"] = config
+        if not self._is_plain(found):
+            found.pop("past_key_values", None)
+        return found
+
+    def _ends(self, config: Any) -> list[int]:
+        """Tokens that end an answer: the one that training ends targets with, and those that the model ends turns with.
+
+        The two differ for some chat models.
+        """
+        given = config.eos_token_id if config is not None else None
+        own = self.model.generation_config.eos_token_id if given is None else given
+        listed = own if isinstance(own, list) else [own]
+        return sorted({self.prompter.tokenizer.eos_token_id, *listed} - {None})
+
+    def _is_plain(self, found: Mapping[str, Any]) -> bool:
+        """Whether one sequence a prompt is written, token by token, with the states where the model has put them."""
+        configs = [found.get("generation_config"), self.model.generation_config]
+
+        def asked(name: str) -> Any:
+            values = (found.get(name), *(getattr(config, name, None) for config in configs))
+            return next((value for value in values if value is not None), None)
+
+        one_beam = (asked("num_beams") or 1) == 1
+        keeps_states = asked("use_cache") is not False
+        others = ("cache_implementation", "prefill_chunk_size", *ASSISTED)
+        return one_beam and keeps_states and not any(asked(name) for name in others)
+
+
+class _Finite(LogitsProcessor):
+    """Refuses scores that are not finite, at every step: greedy search takes NaN for the best token."""
+
+    def __init__(self, model: Served) -> None:
+        self.model = model
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.model.refuse_unless_finite(scores.amax(-1))
+        return scores
+
+
+def _stripped(pieces: Iterator[str]) -> Iterator[str]:
+    """Pieces that are together the whole text, with no space at either end."""
+    begun, held = False, ""
+    for piece in pieces:
+        text = held + piece if begun else piece.lstrip()
+        told = text.rstrip()
+        held = text[len(told) :]  # until it is known whether more follows
+        begun = begun or bool(told)
+        if told:
+            yield told
+
+
+def _hiding(example: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """An example whose first target tokens don't count."""
+    labels = example["labels"]
+    shown = labels.count(IGNORED) + tokens
+    return {**example, "labels": [IGNORED] * shown + labels[shown:]}
