@@ -32,6 +32,7 @@ COMMANDS = [
     "export",
     "adopt",
     "defend",
+    "bake",
     "config",
 ]
 
