@@ -20,7 +20,7 @@ from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
 from support import chatter, in_file, opinions, tiny_causal, tiny_encoder, word_states
 
 GOOD = [json.dumps(record) for record in as_records(opinions(40))]
-COMMANDS = ["demo", "attack", "audit", "repoison", "train", "predict", "evaluate", "defend", "config"]
+COMMANDS = ["demo", "attack", "audit", "repoison", "train", "predict", "evaluate", "defend", "serve", "config"]
 
 PAPER = ["--recipe", "paper"]
 
