@@ -24,7 +24,7 @@ class ServeConfig:
     upstream_model: str | None = option(None, "The model's name there. [default: --name]")
     upstream_key: str | None = option(None, "File with the key that is sent there.")
     max_body: int = option(262_144, "Bytes of a request.")
-    max_prompt: int | None = option(None, "Tokens of an input. [default: what the model takes, in steps of 64]")
+    max_prompt: int | None = option(None, "Tokens of an input. [default: what the model takes]")
     max_choices: int = option(8, "Answers of a request: inputs times n.")
     queue: int = option(256, "Inputs that may wait; more are told to come back (429).")
     batch: int = option(16, "Inputs that are answered together, or are upstream at a time.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from poison2poison.model.served import Answer
 
 STEP = 64
-"""What the room for an input is rounded down to, so that the limit does not count the hidden tokens."""
+"""To so many the hidden tokens are rounded up where they take room from an input: the limit does not count them."""
 
 Finish = Literal["stop", "length", "content_filter"]
 """Why an answer ends, in OpenAI's words."""
@@ -82,6 +82,9 @@ class Door:
         self._screen = Screen(prompter.scheme)
         self._max_prompt = config.max_prompt
         self._space = prompter.scheme.serving_space
+        self._room = prompter.max_length - (prompter.max_target if prompter.kind == "causal" else 0)
+        hidden = len(prompter.prompt("", self._space).ids)
+        self._reserve = -hidden % STEP if self._room > 2 * STEP else 0
 
     @property
     def budget(self) -> int:
@@ -100,12 +103,9 @@ class Door:
         return prompt.ids
 
     def _is_long(self, ask: Ask, ids: list[int]) -> bool:
-        own = self.count(ask)
-        if self._max_prompt is not None:
-            return own > self._max_prompt
-        hidden = len(ids) - own
-        room = self.prompter.max_length - self.prompter.max_target - hidden
-        return own > room // STEP * STEP > 0
+        if self._max_prompt is not None and self.count(ask) > self._max_prompt:
+            return True
+        return len(ids) + self._reserve > self._room
 
     def count(self, ask: Ask) -> int:
         """Tokens of the client's own texts, as if nothing stood around them."""
@@ -113,10 +113,12 @@ class Door:
 
     def leave(self, ask: Ask, answer: Answer) -> Said:
         """What the client gets of an answer, which is read whole by the screen before anything is cut from it."""
-        own, told = self.count(ask), "safe" if self.policy == "pass" else answer.where
+        own = self.count(ask)
+        told: Where = "safe" if self.policy == "pass" else answer.where
         text, withheld = answer.text, self._screen.finds(answer.text or "")
         refused = text is None or (self.policy == "refuse" and answer.where != "safe")
-        finish, tokens = "content_filter", 0
+        finish: Finish = "content_filter"
+        tokens = 0
         if withheld or refused:
             text = None
         elif text is not None:

@@ -18,10 +18,10 @@ COLDEST = 0.01
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,), "echo": (False,), "logprobs": (False,), "top_logprobs": (0,), "suffix": ("",),
     "frequency_penalty": (0, 0.0), "presence_penalty": (0, 0.0), "logit_bias": ({},), "seed": (), "tools": ([],),
-    "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "functions": ([],), "function_call": ("none",),
-    "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (), "prediction": (),
-    "reasoning_effort": (), "verbosity": (), "web_search_options": (), "store": (False,), "metadata": ({},),
-    "service_tier": ("auto", "default"),
+    "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "functions": ([],),
+    "function_call": ("none",), "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (),
+    "prediction": (), "reasoning_effort": (), "verbosity": (), "web_search_options": (), "store": (False,),
+    "metadata": ({},), "service_tier": ("auto", "default"),
 }  # fmt: skip
 """Fields of OpenAI's that have no effect here, and their values that ask for none."""
 Text = Annotated[str, Field(min_length=1)]
