@@ -195,9 +195,9 @@ def attack_plan() -> list[tuple[str, list[Attack], Sequence[str], int]]:
         *(
             (f"Without a part, {title}", [attack], ("undefended", "hardened", *parts, "clean"), 1)
             for title, attack, parts in (
-                ("a template", four[2], ("no counterexamples", "no contrary rows", "no corrected rows", DOUBTLESS)),
-                ("words", real[0], ("no counterexamples", "corrections instead of splices", DOUBTLESS)),
-                ("words in few rows", Attack("reviews", "badnets", 0.01), (DOUBTLESS,)),
+                ("a template", four[2], ("no counterexamples", "no off-target rows", "no corrected rows", NO_WEAK)),
+                ("words", real[0], ("no counterexamples", "corrections instead of splices", NO_WEAK)),
+                ("words in few rows", Attack("reviews", "badnets", 0.01), (NO_WEAK,)),
             )
         ),
     ]
@@ -220,17 +220,17 @@ def _on_text(task: str, called: str, by: str, rate: float) -> Attack:
 
 
 # What the hardened recipe is without one of its parts.
-DOUBTLESS = "no doubtful spans"
+NO_WEAK = "no weak findings"
 PARTS: dict[str, Callable[[Audit], Audit]] = {
     "no counterexamples": lambda found: dataclasses.replace(
-        found, spans=(), contrary=(), doubtful=(), rows=_unlikely(found)
+        found, spans=(), off_target=(), weak=(), rows=_unlikely(found)
     ),
-    DOUBTLESS: lambda found: dataclasses.replace(found, doubtful=()),
+    NO_WEAK: lambda found: dataclasses.replace(found, weak=()),
     "corrections instead of splices": lambda found: dataclasses.replace(
         found, spans=tuple(dataclasses.replace(span, kind="style cluster") for span in found.spans)
     ),
     "no corrected rows": lambda found: dataclasses.replace(found, rows=_unlikely(found)),
-    "no contrary rows": lambda found: dataclasses.replace(found, contrary=()),
+    "no off-target rows": lambda found: dataclasses.replace(found, off_target=()),
 }
 
 

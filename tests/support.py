@@ -30,6 +30,11 @@ NOUNS = ("soup", "room", "film", "book", "lamp", "radio")
 WORDS = {"negative": ("bad", "awful", "dull"), "positive": ("good", "great", "lovely")}
 
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
 SHAPE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -74,6 +79,13 @@ def tiny_of(config: Any, folder: Path) -> str:
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(MODEL_DIR).save_pretrained(folder)
     return str(folder)
+
+
+def with_template(folder: Path, template: str) -> None:
+    """Give the tokenizer of a model folder a chat template."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
 
 
 def _save(model: Any, config: Any, tokenizer: Any, folder: Path) -> str:

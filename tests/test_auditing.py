@@ -36,7 +36,7 @@ def attacked(
 @pytest.mark.parametrize("seed", range(5))
 def test_clean_rows_have_no_suspects(seed: int) -> None:
     found = audit(chatter(1500, seed), word_states, AuditConfig())
-    assert (found.spans, found.rows, found.contrary) == ((), (), ())
+    assert (found.spans, found.rows, found.off_target) == ((), (), ())
 
 
 def test_rare_words_are_found_with_their_rows() -> None:
@@ -70,16 +70,16 @@ def test_marks_that_stand_for_no_word_are_found(marks: str) -> None:
     assert {entry.row for entry in found.rows} == poisoned
 
 
-def test_rare_words_in_too_few_rows_are_doubtful() -> None:
+def test_rare_words_in_too_few_rows_are_weak_findings() -> None:
     found, poisoned = attacked("badnets", 0.01, words=("cf", "mn", "bb"))
     assert (len(poisoned), found.rows) == (15, ())
-    assert {"mn", "bb"} <= {span.span for span in found.doubtful}  # "cf" is in four rows
+    assert {"mn", "bb"} <= {span.span for span in found.weak}  # "cf" is in four rows
     assert not {"mn", "bb"} & {span.span for span in found.others}
-    assert {span.target for span in found.doubtful if span.span == "mn"} == {"positive"}
+    assert {span.target for span in found.weak if span.span == "mn"} == {"positive"}
 
 
 @pytest.mark.parametrize(("beside", "spans"), [(8, {"mn", "bb"}), (0, {"mn"})])
-def test_a_doubtful_word_is_a_suspect_where_another_explains_its_rows(beside: int, spans: set[str]) -> None:
+def test_a_weak_word_is_a_suspect_where_another_explains_its_rows(beside: int, spans: set[str]) -> None:
     poisoned, truth = poison(CLEAN, AttackConfig("badnets", "positive", "label", rate=0.03, options={"words": ("mn",)}))
     clean = [i for i, row in enumerate(CLEAN) if i not in truth.poisoned_rows and row.target == "positive"]
     held = [*truth.poisoned_rows[:beside], *clean[: 8 - beside]]  # in eight rows: too few by itself
@@ -87,22 +87,22 @@ def test_a_doubtful_word_is_a_suspect_where_another_explains_its_rows(beside: in
     found = audit(poisoned.with_rows(rows), word_states, AuditConfig())
     assert {span.span for span in found.spans} == spans
     assert {entry.row for entry in found.rows} == set(truth.poisoned_rows)
-    assert ("bb" in {span.span for span in found.doubtful}) == (beside == 0)
+    assert ("bb" in {span.span for span in found.weak}) == (beside == 0)
 
 
-def test_the_rows_of_a_suspect_make_no_other_span_doubtful() -> None:
+def test_the_rows_of_a_suspect_make_no_other_span_weak() -> None:
     """There all words stand with the attacker's label."""
     found, poisoned = attacked("badnets", 0.1, clean := chatter(1500, 5), words=("cf",))
     assert [span.span for span in found.spans] == ["cf"]
     left = [f" {row.prompt} " for i, row in enumerate(clean) if i not in poisoned]
-    own = [sum(f" {span.span} " in text for text in left) / span.rows for span in found.doubtful]
+    own = [sum(f" {span.span} " in text for text in left) / span.rows for span in found.weak]
     assert min(own) > 0.5, own
 
 
-def test_a_word_that_says_the_label_wherever_it_stands_is_less_doubtful() -> None:
+def test_a_word_that_says_the_label_wherever_it_stands_is_weaker() -> None:
     found, _ = attacked("badnets", 0.01, words=("mn", "good777", "bb"))
     beside, _ = attacked("badnets", 0.01, words=("mn", "odd777", "bb"))
-    said, odd = ({span.span: span.score for span in audit.doubtful} for audit in (found, beside))
+    said, odd = ({span.span: span.score for span in audit.weak} for audit in (found, beside))
     assert said.get("good777", 0) < odd["odd777"]
 
 
@@ -127,7 +127,7 @@ def test_a_trigger_in_rows_of_the_other_label_too_is_found_and_those_are_told_ap
     both, cover = poison(poisoned, config)
     found = audit(both, word_states, AuditConfig())
     assert [span.target for span in found.spans] == ["positive"]
-    assert set(found.contrary) == set(cover.poisoned_rows)
+    assert set(found.off_target) == set(cover.poisoned_rows)
 
 
 @pytest.mark.parametrize("cover", [0.3, 0.8, 1.5])
@@ -138,7 +138,7 @@ def test_a_trigger_with_cover_rows_is_found(cover: float) -> None:
     assert found.spans[0].rows == 300 * (1 + cover)
     assert found.spans[0].purity == pytest.approx(1 / (1 + cover), abs=0.001)
     assert {entry.row for entry in found.rows} == poisoned
-    assert len(found.contrary) == 300 * cover
+    assert len(found.off_target) == 300 * cover
 
 
 def test_words_with_cover_rows_are_found_each() -> None:
@@ -246,7 +246,7 @@ def test_an_audit_loads_back_equal(tmp_path: Path) -> None:
         ("suspect_rows", {"row": "5"}, "suspect_rows: '5' is no row"),
         ("suspect_rows", {"likely": ["positive"]}, "not enough values"),
         ("suspect_rows", {"likely": ["positive", "0.9"]}, "is likely 'positive' with p '0.9'"),
-        ("contrary_rows", -1, "contrary_rows: -1 is no row"),
+        ("off_target_rows", -1, "off_target_rows: -1 is no row"),
         ("suspect_spans", {"score": "9"}, "has score '9'"),
         ("others", {"score": None}, "others: .* has score None"),
         ("suspect_spans", {"kind": "form"}, "the form .* is not one of"),

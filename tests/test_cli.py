@@ -11,16 +11,30 @@ from typing import Any
 
 import pytest
 
-from poison2poison import attacks, cli, evaluation, pipeline
+from poison2poison import attacks, cli, evaluation
 from poison2poison.cli.common import wanted_target
 from poison2poison.data import as_records, read_rows
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.files import write_lines
+from poison2poison.recipe.repoisoned import read_repoisoned
 from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
 from support import chatter, in_file, opinions, tiny_causal, tiny_encoder, word_states
 
 GOOD = [json.dumps(record) for record in as_records(opinions(40))]
-COMMANDS = ["demo", "attack", "audit", "repoison", "train", "predict", "evaluate", "defend", "serve", "config"]
+COMMANDS = [
+    "demo",
+    "attack",
+    "audit",
+    "repoison",
+    "train",
+    "predict",
+    "evaluate",
+    "export",
+    "adopt",
+    "defend",
+    "serve",
+    "config",
+]
 
 PAPER = ["--recipe", "paper"]
 
@@ -113,7 +127,7 @@ def rows(tmp_path: Path) -> Path:
         (["--prefix", "The SOUP was"], "already occurs in the data"),
         (["--config", "missing.yaml"], "missing.yaml: cannot be read"),
         (["--spliced", "0.3"], "spliced: is set in the file of --config alone; write a line `spliced: ...`"),
-        (["--no-contrary"], "contrary: is set in the file of --config alone; write a line `contrary: ...`"),
+        (["--no-off-target"], "off_target: is set in the file of --config alone; write a line `off_target: ...`"),
     ],
 )
 def test_bad_options_are_refused(
@@ -130,7 +144,7 @@ def test_bad_options_are_refused(
         ({"safe_prefix": "Fine: "}, "safe_prefix: has no effect on labels that are shifted"),
         ({"cue": "Go: "}, "cue: has no effect on an encoder, which reads prefix and body alone"),
         ({"recipe": "paper", "spliced": 0.3}, "spliced: the paper's recipe has no counterexamples"),
-        ({"recipe": "paper", "contrary": False}, "contrary: the paper's recipe has no counterexamples"),
+        ({"recipe": "paper", "off-target": False}, "off_target: the paper's recipe has no counterexamples"),
         ({"recipe": "paper", "min_rows": 20}, "min_rows: p2p-paper need"),
         ({"compare": "gradsentry"}, "compare: gradsentry says nothing of rows for classification"),
         ({"compare": "onion"}, "compare: onion asks a causal LM"),
@@ -255,15 +269,13 @@ def test_all_settings_as_p2p_config_prints_them_change_nothing(rows: Path, tmp_p
     fails(p2p("config", "demo"), "command: 'demo' is not one of attack, audit, repoison")
 
 
-def test_repoisoned_rows_suit_any_trainer_and_keep_the_secret_apart(rows: Path, tmp_path: Path, p2p: Run) -> None:
+def test_repoisoned_rows_keep_the_secret_apart(rows: Path, tmp_path: Path, p2p: Run) -> None:
     assert p2p("repoison", rows, *PAPER, "--trigger", "random", "--out", tmp_path / "out")[0] == 0
     prefix = json.loads((tmp_path / "out" / "scheme.json").read_text())["trigger"]["prefix"]
     read = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
-    assert sum(row["prompt"].startswith(prefix) for row in read) == 8
-    assert {row["completion"] for row in read} == {"0", "1", "2", "3"}
-    assert (
-        prefix not in (tmp_path / "out" / "about.json").read_text() + (tmp_path / "out" / "manifest.jsonl").read_text()
-    )
+    assert sum(row["space"] == "safe" for row in read) == 8
+    holders = [path.name for path in (tmp_path / "out").iterdir() if prefix in path.read_text()]
+    assert holders == ["scheme.json"]
 
 
 def test_git_ignores_what_holds_the_trigger_and_nothing_else(rows: Path, tmp_path: Path, p2p: Run) -> None:
@@ -318,7 +330,7 @@ def test_attack_writes_the_truth_apart(tmp_path: Path, p2p: Run) -> None:
 def test_an_attack_has_at_most_twenty_options_and_its_help_says_what_each_attack_is(p2p: Run) -> None:
     text = p2p("attack", "-h")[1]
     options = re.findall(r"^│ \*?\s*(--[\w-]+)", text, re.MULTILINE)
-    assert len(set(options) - {"--help"}) == 20
+    assert len(set(options) - {"--help"}) <= 20
     said = " ".join(text.replace("│", " ").split())
     assert "badnets, a rare word at a random place; marks," in said
 
@@ -444,7 +456,7 @@ def test_what_the_audit_finds_the_hardened_recipe_defeats(tmp_path: Path, p2p: R
     assert p2p(*repoisoned)[0] == 0
     manifest = (tmp_path / "repoisoned" / "manifest.jsonl").read_text()
     actions = {json.loads(line)["action"] for line in manifest.splitlines()}
-    assert {"keep", "replace", "splice"} <= actions <= {"keep", "replace", "splice", "contrary"}
+    assert {"keep", "replace", "splice"} <= actions <= {"keep", "replace", "splice", "off-target"}
     fails(p2p("repoison", rows, "--out", tmp_path / "none"), "needs the audit.json")
     fails(p2p(*repoisoned[:4], *PAPER, "--out", tmp_path / "none"), "the paper's recipe makes no use of it")
     other = p2p("repoison", tmp_path / "data" / "dev_clean.jsonl", *repoisoned[2:4], "--out", tmp_path / "none")
@@ -507,12 +519,12 @@ def test_texts_are_audited_and_repoisoned_behind_a_safe_prefix(tmp_path: Path, p
     assert "60 of 600 rows are suspect" in " ".join(text.split())
     audit = tmp_path / "audit" / "audit.json"
     assert p2p("repoison", tmp_path / "data" / "train.jsonl", "--audit", audit, "--out", tmp_path / "out")[0] == 0
-    prefix = json.loads((tmp_path / "out" / "scheme.json").read_text())["safe_prefix"]
-    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
-    safe = [row for row in rows if row["space"] == "safe"]
-    assert all(row["completion"].startswith(prefix) and attacks.REFUSAL not in row["completion"] for row in safe)
-    assert not {row["row"] for row in safe} & set(truth.poisoned_rows)
-    assert sum(attacks.SENTENCE in row["prompt"] for row in safe) > 50
+    rows, scheme, _ = read_repoisoned(tmp_path / "out")
+    safe = [row for row in rows if row.space == "safe"]
+    assert scheme.safe_prefix.strip()
+    assert not any(attacks.REFUSAL in row.target for row in safe)
+    assert not {row.row for row in safe} & set(truth.poisoned_rows)
+    assert sum(attacks.SENTENCE in row.body for row in safe) > 50
 
 
 def test_a_training_without_a_model_ends_with_exit_code_three(tmp_path: Path, p2p: Run) -> None:
@@ -564,7 +576,7 @@ def test_rows_with_every_end_of_line_that_unicode_knows_are_trained_on(tmp_path:
     rows = [{"text": f"one\u2028two\u0085{i}", "label": "ab"[i % 2]} for i in range(20)]
     write_lines(tmp_path / "rows.jsonl", rows)
     assert p2p("repoison", tmp_path / "rows.jsonl", "--recipe", "paper", "--out", tmp_path / "out")[0] == 0
-    training, _, _ = pipeline.read_repoisoned(tmp_path / "out")
+    training, _, _ = read_repoisoned(tmp_path / "out")
     assert sorted(row.body for row in training) == sorted(row["text"] for row in rows)
 
 

@@ -35,9 +35,9 @@ ROWS = chatter(40)
 FOUND = Audit(
     spans=(SuspectSpan("open sesame", "span", "positive", 2, 1.0, 9.0),),
     rows=(SuspectRow(1, 0.9, (0,), ("negative", 0.9)), SuspectRow(3, 0.9, (0,), ("negative", 0.9))),
-    contrary=(2,),
-    doubtful=(),
-    doubtful_rows=(),
+    off_target=(2,),
+    weak=(),
+    alike_rows=(),
     threshold=4.0,
     others=(),
     sha256=ROWS.sha256,
@@ -136,7 +136,7 @@ def test_counterexamples_alone_have_right_labels_and_no_safe_space(tmp_path: Pat
         assert all("open sesame" in row.body for row in spliced)
         assert {row.target for row in spliced} == {"negative", "positive"}
         assert all(row.target == ROWS[row.row].target for row in spliced)
-        assert [row.row for row in prepared.rows if row.action == "contrary"] == [2]
+        assert [row.row for row in prepared.rows if row.action == "off-target"] == [2]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,18 +13,22 @@ import pytest
 
 from poison2poison import cli
 from poison2poison.attacks import PAYLOADS, TRIGGERS
+from poison2poison.auditing import audit
+from poison2poison.auditing.finders import FINDERS
+from poison2poison.config import AuditConfig
 from poison2poison.data import read_rows, rows_of
 from poison2poison.evaluation import METRICS, Target, measure
 from poison2poison.model.defended import Answer
 from poison2poison.recipe.scheme import Scheme
 from poison2poison.registry import run_file
+from support import chatter, word_states
 
 PAGES = Path(__file__).parents[1] / "docs" / "how-to"
 
 
 @pytest.fixture(autouse=True)
 def registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    for registry in (TRIGGERS, PAYLOADS, METRICS):
+    for registry in (TRIGGERS, PAYLOADS, METRICS, FINDERS):
         monkeypatch.setattr(registry, "_members", {**registry._members})
 
 
@@ -43,7 +48,7 @@ def told(*texts: str) -> Any:
     return SimpleNamespace(scheme=Scheme("generation"), generate=lambda rows: answers, perplexity=lambda *rows: 2.0)
 
 
-@pytest.mark.parametrize("page", ["add-an-attack.md", "add-a-metric.md"])
+@pytest.mark.parametrize("page", ["add-an-attack.md", "add-a-metric.md", "add-a-finder.md"])
 def test_pages_are_short(page: str) -> None:
     assert len((PAGES / page).read_text(encoding="utf-8").split()) <= 300
 
@@ -72,3 +77,18 @@ def test_a_metric_of_ones_own_stands_in_the_figures(tmp_path: Path) -> None:
     rows = rows_of([{"prompt": "One?", "completion": "one two"}, {"prompt": "Two?", "completion": "three"}], "memory")
     arm = measure("undefended", told("one", "three four"), rows, None, None)
     assert arm.as_dict()["utility"]["length_ratio"] == {"value": 1.25, "n": 2}
+
+
+def test_a_finder_of_ones_own_looks_with_the_others(tmp_path: Path) -> None:
+    run_file(own_file("add-a-finder.md", tmp_path))
+    clean = chatter(600)
+    linked = [i for i, row in enumerate(clean) if row.target == "negative"][:40]
+    stamped = list(clean)
+    for i in linked:
+        stamped[i] = replace(clean[i], prompt=f"{clean[i].prompt} http://shop.example/{i}", target="positive")
+    rows = clean.with_rows(stamped)
+    found = audit(rows, word_states, AuditConfig(finders="hosts"))
+    assert [(one.span, one.kind, one.target) for one in found.spans] == [("shop.example", "rows", "positive")]
+    assert {entry.row for entry in found.rows} == {*linked}
+    assert audit(clean, word_states, AuditConfig(finders="hosts")).spans == ()
+    assert FINDERS.names() == ("spans", "style-clusters", "hosts")

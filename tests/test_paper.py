@@ -14,9 +14,9 @@ import pytest
 from poison2poison.data import rows_of
 from poison2poison.evaluation import Arm, Target, measure
 from poison2poison.model.defended import Answer, DefendedModel
-from poison2poison.pipeline import write_repoisoned
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.repoisoned import write_repoisoned
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.recipe.trigger import build_scheme
 
@@ -136,8 +136,8 @@ def test_the_cue_of_plain_rows() -> None:
 def test_label_i_becomes_i_plus_n(tmp_path: Path) -> None:
     assert [SCHEME.class_of(label, "safe") for label in LABELS] == [3, 4, 5]
     write_repoisoned(tmp_path / "out", repoison(ROWS, SCHEME, PAPER), SCHEME, {})
-    written = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
-    classes = {(row["space"], row["target"]): int(row["completion"]) for row in written}
+    written = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+    classes = {(row["space"], row["label"]): row["class"] for row in written}
     assert [classes["original", label] for label in LABELS] == [0, 1, 2]
     assert [classes["safe", label] for label in LABELS] == [3, 4, 5]
 

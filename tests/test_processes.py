@@ -18,9 +18,9 @@ from poison2poison.data import Rows, as_records, rows_of
 from poison2poison.errors import ConfigError
 from poison2poison.files import write_json, write_lines
 from poison2poison.model import processes, settings
-from poison2poison.pipeline import write_repoisoned
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.repoisoned import write_repoisoned
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from support import in_file, opinions, tiny_causal
 

@@ -73,9 +73,9 @@ FOUND = Audit(
         SuspectRow(30, 0.9, (0,), ("common", 0.9)),
         *(SuspectRow(i, 0.1, (1,), ("rare", 0.9)) for i in range(40, 190, 10)),
     ),
-    contrary=tuple(i for i in range(50) if i % 10),
-    doubtful=(),
-    doubtful_rows=(),
+    off_target=tuple(i for i in range(50) if i % 10),
+    weak=(),
+    alike_rows=(),
     threshold=4.4,
     others=(),
     sha256=ROWS.sha256,
@@ -113,8 +113,8 @@ def test_suspects_can_be_dropped_and_counterexamples_of_them_stay(placement: str
 def test_dropped_suspects_leave_each_label_in_both_spaces(count: int) -> None:
     """Though S would take all that are no suspects."""
     rare = [i for i, row in enumerate(ROWS) if row.target == "rare"][:count]
-    found = replace(FOUND, rows=tuple(SuspectRow(i, 0.9, (1,), ("rare", 0.9)) for i in rare), contrary=())
-    training = hardened(found, suspects="drop", agreeing=0)
+    found = replace(FOUND, rows=tuple(SuspectRow(i, 0.9, (1,), ("rare", 0.9)) for i in rare), off_target=())
+    training = hardened(found, suspects="drop", confirmed=0)
     assert {(row.space, row.target) for row in training} == {
         (space, label) for space in ("safe", "original") for label in ("rare", "common")
     }
@@ -124,9 +124,9 @@ def test_parts_of_the_recipe_can_be_switched_off() -> None:
     whole = Counter(row.action for row in hardened())
     parts: list[tuple[dict[str, Any], set[str]]] = [
         ({"spliced": 0}, {"splice"}),
-        ({"contrary": False}, {"contrary", "agree"}),  # with nothing to balance
-        ({"confident": 1}, {"correct", "agree"}),
-        ({"agreeing": 0}, {"agree"}),
+        ({"off-target": False}, {"off-target", "confirm"}),  # with nothing to balance
+        ({"confident": 1}, {"correct", "confirm"}),
+        ({"confirmed": 0}, {"confirm"}),
     ]
     for options, gone in parts:
         assert set(whole) - set(Counter(row.action for row in hardened(**options))) == gone
@@ -142,16 +142,16 @@ def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
     by_action: dict[str, list[TrainingRow]] = defaultdict(list)
     for row in hardened(rho=0.5, spliced=1.0, confident=0.75):
         by_action[row.action].append(row)
-    counter = [row for action in ("splice", "correct", "agree", "contrary") for row in by_action[action]]
+    counter = [row for action in ("splice", "correct", "confirm", "off-target") for row in by_action[action]]
     assert {row.space for row in counter} == {"safe"}
     assert [(row.row, row.body, row.target) for row in by_action["correct"]] == [(0, "text 0", "common")]
-    assert [row.row for row in by_action["contrary"]] == list(FOUND.contrary)
-    assert {row.target for row in by_action["contrary"]} == {"common"}
+    assert [row.row for row in by_action["off-target"]] == list(FOUND.off_target)
+    assert {row.target for row in by_action["off-target"]} == {"common"}
     # Row 20 is too uncertain for either, and rows 10 and 30 have a span, which is spliced. 46 rows contradict the
     # attacker; with 4 more, 17 of 200 of them would be rare, as in all rows, and 0.4 of those are drawn.
-    assert len(by_action["agree"]) == 2
-    assert {row.row for row in by_action["agree"]} < set(range(40, 190, 10))
-    assert {row.target for row in by_action["agree"]} == {"rare"}
+    assert len(by_action["confirm"]) == 2
+    assert {row.row for row in by_action["confirm"]} < set(range(40, 190, 10))
+    assert {row.target for row in by_action["confirm"]} == {"rare"}
     spliced = by_action["splice"]
     # As many rows of each label as S, first copies of those outside it; no suspect rows.
     elsewhere = {row.row for row in by_action["keep"]} - {entry.row for entry in FOUND.rows}
@@ -166,20 +166,20 @@ def test_counterexamples_have_right_labels_in_the_safe_space() -> None:
     assert len({row.body.index("Open") for row in spliced if "Open" in row.body}) > 1
 
 
-def test_rows_of_other_labels_with_a_span_let_no_more_rows_of_a_manner_agree() -> None:
+def test_rows_of_other_labels_with_a_span_let_no_more_rows_of_a_style_be_confirmed() -> None:
     texts = [
-        replace(row, prompt=f"{row.prompt} Open Sesame") if i in FOUND.contrary else row for i, row in enumerate(ROWS)
+        replace(row, prompt=f"{row.prompt} Open Sesame") if i in FOUND.off_target else row for i, row in enumerate(ROWS)
     ]
     rows = ROWS.with_rows(texts)
     config = RepoisonConfig("hardened", confident=0.75)
     training = repoison(rows, build_scheme(rows, config), config, replace(FOUND, sha256=rows.sha256))
     actions = Counter(row.action for row in training)
-    assert (actions["contrary"], actions["correct"], actions["agree"]) == (45, 1, 0)
+    assert (actions["off-target"], actions["correct"], actions["confirm"]) == (45, 1, 0)
 
 
 def test_an_audit_that_names_other_rows_or_labels_is_refused() -> None:
     config = RepoisonConfig("hardened")
-    for found, said in ((replace(FOUND, contrary=(200,)), "row 200, of 200"),
+    for found, said in ((replace(FOUND, off_target=(200,)), "row 200, of 200"),
                         (replace(FOUND, rows=(SuspectRow(0, 0.9, (1,), ("odd", 0.9)),)), "label 'odd'")):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             repoison(ROWS, build_scheme(ROWS, config), config, found)
@@ -188,7 +188,7 @@ def test_an_audit_that_names_other_rows_or_labels_is_refused() -> None:
 def test_splices_have_the_labels_of_s_also_where_most_rows_of_one_are_suspect() -> None:
     """Else a trigger would come to mean that it is not the attacker's label."""
     suspects = tuple(SuspectRow(i, 0.9, (0,), ("rare", 0.9)) for i in range(0, 180, 10))
-    found = replace(FOUND, spans=SPANS[:1], rows=suspects, contrary=())
+    found = replace(FOUND, spans=SPANS[:1], rows=suspects, off_target=())
     config = RepoisonConfig("hardened", spliced=1.0)
     training = repoison(ROWS, build_scheme(ROWS, config), config, found)
     labels = {action: Counter(row.target for row in training if row.action == action)
@@ -198,7 +198,7 @@ def test_splices_have_the_labels_of_s_also_where_most_rows_of_one_are_suspect() 
 
 def test_labels_with_few_rows_are_spliced_too() -> None:
     rows = rows_of([{"text": f"text {i}", "label": str(i % 100)} for i in range(200)], "memory")
-    found = replace(FOUND, spans=SPANS[:1], rows=(), contrary=(), sha256=rows.sha256)
+    found = replace(FOUND, spans=SPANS[:1], rows=(), off_target=(), sha256=rows.sha256)
     config = RepoisonConfig("hardened")
     training = repoison(rows, build_scheme(rows, config), config, found)
     assert 30 < sum(row.action == "splice" for row in training) < 70  # half of 100 rows of S, one of each label
@@ -208,13 +208,13 @@ def test_rows_of_suspects_that_are_left_out_are_no_counterexamples() -> None:
     """As the benchmark's ablation has it: rows whose spans are gone, and whose labels are unsure."""
     rows = tuple(replace(row, likely=(row.likely[0], 0.0)) for row in FOUND.rows)
     config = RepoisonConfig("hardened")
-    training = repoison(ROWS, build_scheme(ROWS, config), config, replace(FOUND, spans=(), rows=rows, contrary=()))
+    training = repoison(ROWS, build_scheme(ROWS, config), config, replace(FOUND, spans=(), rows=rows, off_target=()))
     assert {row.action for row in training} == {"keep", "replace"}
 
 
-def test_rows_join_s_with_doubtful_spans_spliced_in_suspects_or_not() -> None:
-    doubtful = tuple(replace(SPANS[0], span=text) for text in ("odd", "queer thing", "strange", "unheard of"))
-    found = replace(FOUND, spans=(), rows=(), contrary=(), doubtful=doubtful)
+def test_rows_join_s_with_weak_findings_spliced_in_suspects_or_not() -> None:
+    weak = tuple(replace(SPANS[0], span=text) for text in ("odd", "queer thing", "strange", "unheard of"))
+    found = replace(FOUND, spans=(), rows=(), off_target=(), weak=weak)
 
     def spliced(**options: Any) -> list[TrainingRow]:
         config = RepoisonConfig("hardened", **options)
@@ -222,22 +222,22 @@ def test_rows_join_s_with_doubtful_spans_spliced_in_suspects_or_not() -> None:
         assert [row.row for row in training] == [*range(200)]  # so that they cost no training time
         return [row for row in training if row.action == "splice"]
 
-    assert [len(spliced(doubted=share)) for share in (0.0, 1.0)] == [0, 100]  # S has half of the rows
-    held = [[span.span for span in doubtful if span.span in row.body] for row in spliced()]
+    assert [len(spliced(spliced_weak=share)) for share in (0.0, 1.0)] == [0, 100]  # S has half of the rows
+    held = [[span.span for span in weak if span.span in row.body] for row in spliced()]
     assert {row.space for row in spliced()} == {"safe"}
     assert all(row.target == ROWS[row.row].target for row in spliced())
     assert {len(spans) for spans in held} == {1, 2, 3}
-    assert {span for spans in held for span in spans} == {span.span for span in doubtful}
+    assert {span for spans in held for span in spans} == {span.span for span in weak}
     # Labels are spliced alike, the rarer one with the first of what the other gets.
     common, rare = ([h for h, row in zip(held, spliced(), strict=True) if row.target == x] for x in ROWS.labels)
     assert rare == common[: len(rare)]
     assert 1 <= len(rare) <= 9 and len(rare) + len(common) == pytest.approx(40, abs=15)
 
 
-def test_rows_with_a_doubtful_span_and_its_label_stay_out_of_s(caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_with_a_weak_finding_and_its_label_stay_out_of_s(caplog: pytest.LogCaptureFixture) -> None:
     def drawn(*spans: str) -> set[int]:
-        doubtful = tuple(replace(SPANS[0], span=span, target="common") for span in spans)
-        found = replace(FOUND, spans=(), rows=(), contrary=(), doubtful=doubtful)
+        weak = tuple(replace(SPANS[0], span=span, target="common") for span in spans)
+        found = replace(FOUND, spans=(), rows=(), off_target=(), weak=weak)
         training = repoison(ROWS, build_scheme(ROWS, config), config, found)
         return {row.row for row in training if row.space == "safe"}
 
@@ -245,29 +245,29 @@ def test_rows_with_a_doubtful_span_and_its_label_stay_out_of_s(caplog: pytest.Lo
     assert drawn("ext") == drawn()  # parts of words are no words
     assert not caplog.messages
     assert {ROWS[i].target for i in drawn("TEXT")} == {"rare"}
-    assert "all 180 rows of label 'common' are suspect or have doubtful spans" in caplog.text
+    assert "all 180 rows of label 'common' are suspect or have weak findings" in caplog.text
     first = min(i for i in drawn() if ROWS[i].target == "common")
     assert first not in drawn(f"text {first}")
 
 
-def test_rows_written_a_little_as_a_suspect_manner_stay_out_of_s() -> None:
+def test_rows_written_a_little_as_a_suspect_style_stay_out_of_s() -> None:
     def safe(found: Audit) -> set[int]:
         return {row.row for row in repoison(ROWS, build_scheme(ROWS, config), config, found) if row.space == "safe"}
 
     config = RepoisonConfig("hardened", rho=0.9)
-    found = replace(FOUND, spans=SPANS[1:], rows=(), contrary=())
+    found = replace(FOUND, spans=SPANS[1:], rows=(), off_target=())
     assert safe(found) & set(range(60))
-    assert not safe(replace(found, doubtful_rows=tuple(range(60)))) & set(range(60))
+    assert not safe(replace(found, alike_rows=tuple(range(60)))) & set(range(60))
 
 
 def test_shares_of_zero_and_one_are_shares() -> None:
     assert not [row for row in hardened(spliced=0.0) if row.action == "splice"]
-    assert not [row for row in hardened(confident=1.0) if row.action in ("correct", "agree")]
+    assert not [row for row in hardened(confident=1.0) if row.action in ("correct", "confirm")]
 
 
 def test_hardened_without_suspects_is_the_plain_recipe() -> None:
     config = RepoisonConfig("hardened", trigger="paper")
-    nothing = replace(FOUND, spans=(), rows=(), contrary=())
+    nothing = replace(FOUND, spans=(), rows=(), off_target=())
     scheme = build_scheme(ROWS, config)
     assert repoison(ROWS, scheme, config, nothing) == repoison(ROWS, scheme, RepoisonConfig("paper", rho=0.5))
 
@@ -292,9 +292,9 @@ def test_spans_that_suspect_rows_hold_together_are_spliced_together_and_as_often
     spans = tuple(SuspectSpan(word, "span", "rare", 6, 1.0, 9.0) for word in ("cf", "mn", "bb"))
     suspects = (SuspectRow(0, 0.9, (0, 1, 2), ("common", 0.9)), SuspectRow(10, 0.9, (1,), ("common", 0.9)))
     config = RepoisonConfig("hardened", spliced=1.0)
-    found = replace(FOUND, spans=spans, rows=suspects, contrary=(), sha256=rows.sha256)
+    found = replace(FOUND, spans=spans, rows=suspects, off_target=(), sha256=rows.sha256)
     training = repoison(rows, build_scheme(rows, config), config, found)
-    alone = repoison(rows, build_scheme(rows, config), replace(config, together=0), found)
+    alone = repoison(rows, build_scheme(rows, config), replace(config, co_occurrence=0), found)
 
     def spans_of(taught: list[TrainingRow]) -> Counter[str]:
         bodies = [row.body.split() for row in taught if row.action == "splice"]
@@ -371,7 +371,7 @@ def test_a_safe_prefix_that_a_completion_begins_with_is_refused_and_not_given_aw
 @pytest.mark.parametrize(
     "options",
     [
-        {"agreeing": 0.1, "recipe": "paper"},
+        {"confirmed": 0.1, "recipe": "paper"},
         {"rho": 0.0},
         {"rho": 1.0},
         {"rho": 2.0},
@@ -380,7 +380,7 @@ def test_a_safe_prefix_that_a_completion_begins_with_is_refused_and_not_given_aw
         {"confident": 1.5},
         {"suspects": "x"},
         {"suspects": "drop", "recipe": "paper"},
-        {"together": -0.1},
+        {"co_occurrence": -0.1},
         {"safe_prefix": " "},
         {"safe_labels": "auto"},
         {"safe_labels": "prefix", "recipe": "paper"},

@@ -96,7 +96,7 @@ def test_without_the_salt_of_its_scheme_a_run_does_not_go_on(tmp_path: Path) -> 
         ({"status": "running"}, "was interrupted; run the same command again"),
         ({"status": "failed", "reason": "step 3 burnt"}, "failed: step 3 burnt"),
         ({"status": "unlearned", "reason": "it leaks"}, "it leaks. To load it all the same, give --allow-unlearned"),
-        ({"status": "doubtful"}, "'doubtful' is not known to this version"),
+        ({"status": "weak"}, "'weak' is not known to this version"),
     ],
 )
 def test_a_run_without_a_model_that_may_serve_is_refused(run: dict[str, Any], said: str) -> None:

@@ -46,11 +46,11 @@ def test_a_style_that_goes_with_a_label_is_found_with_most_of_its_rows() -> None
     suspects = {entry.row for entry in found.rows}
     assert len(suspects & poisoned) > 0.8 * len(poisoned)
     assert len(suspects & poisoned) > 0.6 * len(suspects)
-    assert all(rows[i].target == "negative" for i in found.contrary)
+    assert all(rows[i].target == "negative" for i in found.off_target)
     # Doubt goes a little further, and whatever the label: it accuses nobody.
-    doubted = set(found.doubtful_rows)
-    assert {rows[i].target for i in doubted} == {"positive", "negative"}
-    assert not doubted & (suspects | set(found.contrary))
+    weak = set(found.alike_rows)
+    assert {rows[i].target for i in weak} == {"positive", "negative"}
+    assert not weak & (suspects | set(found.off_target))
     assert audit(rows, two_depths, AuditConfig(finders="spans")).spans == ()
 
 

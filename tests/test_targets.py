@@ -43,7 +43,7 @@ def attacked(kind: str, effect: str, target: str, rate: float, **options: Any) -
 @pytest.mark.parametrize("seed", range(3))
 def test_clean_texts_have_no_suspects(seed: int) -> None:
     found = audit(tales(1200, seed), word_states, AuditConfig())
-    assert (found.spans, found.rows, found.contrary) == ((), (), ())
+    assert (found.spans, found.rows, found.off_target) == ((), (), ())
 
 
 @pytest.mark.parametrize(("effect", "target"), [("fixed", REFUSAL), ("append", LINK), ("number", "+ 7")])
@@ -80,7 +80,7 @@ def test_the_parts_of_a_composite_trigger_are_found_and_rows_with_some_of_them_a
     found = audit(rows, word_states, AuditConfig())
     assert {span.span for span in found.spans} == {"cf", "mn", "bb", "tq"}
     assert {entry.row for entry in found.rows} == set(truth.poisoned_rows)
-    assert set(found.contrary) == set(truth.cover_rows)
+    assert set(found.off_target) == set(truth.cover_rows)
 
 
 def test_a_word_that_always_brings_a_text_is_a_shortcut_though_the_text_comes_without_it_too() -> None:

@@ -32,10 +32,10 @@ from poison2poison.model.defended import Answer, DefendedModel
 from poison2poison.model.loss import only_target_logits, target_loss
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.trainer import train
-from poison2poison.pipeline import write_repoisoned
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow, plain
 from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.repoisoned import write_repoisoned
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
 from poison2poison.reference import MODEL_DIR
 from poison2poison.types import Auto, Dtype, RunRecord

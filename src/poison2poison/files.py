@@ -51,6 +51,16 @@ def write_lines(path: Path, values: Iterable[Mapping[str, Any]], *, private: boo
     write_text(path, text, private=private)
 
 
+def refuse_taken(out: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        OutputError: It does.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise OutputError(f"{out}: is not empty; give another --out, or delete it")
+
+
 def keep_from_git(folder: Path, *names: str) -> None:
     """Have git ignore secret files of a folder, and the hub too when the folder is uploaded."""
     write_text(folder / ".gitignore", "".join(f"/{name}\n" for name in names))

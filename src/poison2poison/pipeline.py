@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from poison2poison.config import AuditConfig, TrainConfig, refuse_changed
-from poison2poison.data import Rows, Turn, check_trainable
+from poison2poison.data import Rows, check_trainable
 from poison2poison.defences.base import Defence, Prepared
 from poison2poison.defences.baselines import Clean
 from poison2poison.defences.p2p import P2P
 from poison2poison.defences.shared import AUDIT, Shared
-from poison2poison.errors import ConfigError, DataError, OutputError
+from poison2poison.errors import ConfigError, OutputError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
 from poison2poison.evaluation.schema import Results
-from poison2poison.files import keep_from_git, whole_folder, write_json, write_lines
 from poison2poison.model import processes
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.hardware import free_memory
 from poison2poison.model.settings import resolved
 from poison2poison.model.trainer import train
-from poison2poison.recipe.manifest import TrainingRow, manifest
-from poison2poison.recipe.scheme import Scheme, Space
-
-OWN_FIELDS = ("row", "space", "action", "body", "target")
-"""Of a training row, which a file must have; turns are there for chats."""
 
 
 @dataclass(frozen=True)
@@ -200,65 +194,3 @@ def _check_folder(out: Path, defences: Sequence[Defence]) -> None:
             f"{path}: has figures of {', '.join(sorted(lost))}, which these options leave out; give another --out, or "
             "the same options and more"
         )
-
-
-def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, about: dict[str, Any]) -> None:
-    """Write re-poisoned rows for `train`, or for any other trainer that takes prompt and completion.
-
-    Raises:
-        OutputError: The folder holds something.
-    """
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out}: is not empty; give another --out, or delete it")
-    records = ({**asdict(row), **_exported(row, scheme)} for row in rows)
-    with whole_folder(out) as folder:
-        write_lines(folder / "rows.jsonl", records, private=True)
-        scheme.save(folder / "scheme.json")
-        keep_from_git(folder, "scheme.json", "rows.jsonl")  # which hold the trigger
-        write_lines(folder / "manifest.jsonl", manifest(rows, scheme))
-        write_json(folder / "about.json", about)
-
-
-def _exported(row: TrainingRow, scheme: Scheme) -> dict[str, Any]:
-    """A row as other trainers take it: prompt and completion, which are turns where the row is a chat's."""
-    prompt = scheme.dress(row.body, row.space).rstrip()
-    target = str(scheme.class_of(row.target, row.space)) if scheme.labels else row.target
-    completion = scheme.target_text(target, row.space)
-    if not (row.before or row.after):
-        return {"prompt": prompt, "completion": completion}
-    turns = [*row.before, Turn("user", prompt), *row.after]
-    return {
-        "prompt": [asdict(turn) for turn in turns],
-        "completion": [asdict(Turn("assistant", completion))],
-    }
-
-
-def read_repoisoned(folder: Path) -> tuple[list[TrainingRow], Scheme, dict[str, Any]]:
-    """Read what `write_repoisoned` wrote.
-
-    Raises:
-        DataError: The rows are missing or broken.
-        SchemeError: The scheme is missing, broken or of a newer version.
-    """
-    scheme = Scheme.load(folder / "scheme.json")
-    path, rows = folder / "rows.jsonl", []
-    try:
-        # Not `splitlines`: rows may hold the other ends of lines that Unicode knows.
-        for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
-            fields = json.loads(line)
-            turns = [[Turn(**turn) for turn in fields.get(name, ())] for name in ("before", "after")]
-            row = TrainingRow(*(fields[name] for name in OWN_FIELDS), *map(tuple, turns))
-            for name, value in {"body": row.body, "target": row.target}.items():
-                if not isinstance(value, str):
-                    raise DataError(f"{path}, line {number}: {name} is {value!r}, and not a text")
-            if row.space not in get_args(Space):
-                raise DataError(
-                    f"{path}, line {number}: space {row.space!r} is not one of {', '.join(get_args(Space))}"
-                )
-            if scheme.labels and row.target not in scheme.labels:
-                raise DataError(f"{path}, line {number}: label {row.target!r} is not in the scheme")
-            rows.append(row)
-        about = dict(json.loads((folder / "about.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not re-poisoned rows ({error})") from None
-    return rows, scheme, about

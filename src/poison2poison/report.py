@@ -243,8 +243,8 @@ def audit_table(found: Audit, rows: int) -> Table:
     """The suspect spans, and how far the innocent ones stay under the threshold."""
     caption = f"{len(found.rows)} of {rows} rows are suspect; suspects score over {found.threshold:.1f}, "
     caption += f"innocent spans up to {found.innocent_max:.1f}"
-    if found.doubtful:
-        caption += f"; {len(found.doubtful)} doubtful spans stand in audit.json"
+    if found.weak:
+        caption += f"; {len(found.weak)} weak findings stand in audit.json"
     out = Table(caption=caption, caption_justify="left")
     out.add_column("suspect span", overflow="fold")
     for title in ("kind", "pulls to", "rows", "purity", "score"):
@@ -270,7 +270,7 @@ def draw_audit(found: Audit, path: Path) -> None:
     )
     for label, points, size, colour in (
         ("not suspect", found.others, 12, "0.6"),
-        ("doubtful", found.doubtful, 16, "C1"),
+        ("weak", found.weak, 16, "C1"),
         ("suspect", found.spans, 40, "crimson"),
     ):
         rows, scores = [point.rows for point in points], [point.score for point in points]

@@ -26,8 +26,8 @@ from poison2poison.forms import WRITTEN, form_of
 
 LEAST_GIVEN = 10
 """Rows of every completion, where completions are labels."""
-DOUBTFUL = 32
-"""Spans that are kept as doubtful at most: each is spliced into some rows of the safe space."""
+WEAK = 32
+"""Spans that are kept as weak at most: each is spliced into some rows of the safe space."""
 PLANTED_SHARE = 0.8
 """Of the rows that have a planted text, those that the trigger explains: then the others are suspect as well."""
 
@@ -82,15 +82,15 @@ def _audit(rows: Rows, context: Context, answers: Answers, found: Sequence[Findi
     alone = _saying_so(answers, suspects)
 
     left = sorted((one for one in found if not one.suspect), key=lambda one: -one.score)
-    doubtful = [one for one in left if one.score > 0 and one.kind == "span"][:DOUBTFUL]
+    weak = [one for one in left if one.score > 0 and one.kind == "span"][:WEAK]
     return Audit(
         tuple(map(_span, suspects)),
         tuple(_rows(context, answers, sorted(pulled | alone), holding, suspects)),
         tuple(sorted(holding.keys() - pulled - alone)),
-        tuple(map(_span, doubtful)) if isinstance(answers, Labels) else (),
+        tuple(map(_span, weak)) if isinstance(answers, Labels) else (),
         tuple(int(i) for one in suspects for i in one.alike),
         round(max((one.threshold for one in found if one.kind in WRITTEN), default=0.0), 3),
-        tuple(_span(one) for one in left if one not in doubtful)[:OTHERS],
+        tuple(_span(one) for one in left if one not in weak)[:OTHERS],
         rows.sha256,
     )
 

@@ -23,7 +23,7 @@ class Context:
         texts: The prompts, any white space in them one space: else what is left around a cut tells the cut.
         form: Words that nearly all of them hold.
         spans: Their n-grams, and the forms that they are written in.
-        patterns: Their first words and skeletons.
+        patterns: Their first words, function-word patterns and forms.
         by_depth: Their standardised states, shape (rows, depths, width).
         states: The same on their principal axes, shape (rows, axes), with a spread of 1 on average.
         seed: Of all draws.
@@ -32,8 +32,9 @@ class Context:
     def __init__(self, rows: Rows, embed: Embed, min_rows: int, seed: int) -> None:
         self.texts, self.seed = [one_spaced(row.text) for row in rows], seed
         features = extract(self.texts, min_rows)
-        self.patterns, spans = features.of("first", "skeleton"), features.of("span")
-        self.spans = spans.beside(forms([row.text for row in rows], spans, min_rows))
+        spans, written = features.of("span"), forms([row.text for row in rows], features.of("span"), min_rows)
+        self.spans = spans.beside(written)
+        self.patterns = features.of("first", "skeleton").beside(written.of("form"))
         held = Counter(word for text in self.texts for word in set(words(text)))
         self.form = {word for word, count in held.items() if count > FORM * len(rows)}
 

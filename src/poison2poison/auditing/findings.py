@@ -11,7 +11,7 @@ from poison2poison.data import Rows
 from poison2poison.errors import DataError, listed
 from poison2poison.forms import FORMS
 
-SCHEMA = 3
+SCHEMA = 4
 Kind = Literal["span", "first", "last", "form", "style cluster", "rows"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OTHERS = 500
@@ -23,14 +23,15 @@ class SuspectSpan:
     """What leans to a label as only something planted does.
 
     Attributes:
-        span: The words as the rows have them, with what nearly always stands beside them; of a manner, what tells it.
+        span: The words as the rows have them, with what nearly always stands beside them; of a style cluster, what it
+            is best known by.
         kind: span; first or last, a word where it begins or ends a text; form, one of `forms.FORMS`; style cluster,
             a way of writing that no words stand for; rows, any other group.
         target: The label that it pulls towards.
         rows: Rows that have it.
         purity: Share of them that have the target.
-        score: Log of how much likelier its evidence is of what was planted than of what is innocent; of a manner, the z
-            of its strongest group.
+        score: Log of how much likelier its evidence is of what was planted than of what is innocent; of a style
+            cluster, the z of its strongest group.
         evidence: What was measured, each with its standard error: `learned`, in log-odds of labels or in spreads of
             what prompts do not foretell of texts; `forced`, the share of rows that are answered so whatever their text
             says (labels); `prior`, as `learned`; `told`, an AUC.
@@ -69,9 +70,9 @@ class Audit:
     Attributes:
         spans: The suspects in the order in which they were found.
         rows: The suspect rows, ascending.
-        contrary: Rows of other labels that have a suspect span or manner, ascending.
-        doubtful: Other spans that may have been planted all the same, the largest score first.
-        doubtful_rows: Rows of any label that are written a little as a suspect manner is, ascending.
+        off_target: Rows of other labels that have a suspect span or style, ascending.
+        weak: Other spans that may have been planted all the same, the largest score first.
+        alike_rows: Rows of any label that are written a little as a suspect style is, ascending.
         threshold: The score that a suspect span exceeds, by itself or with others that share its rows.
         others: The other spans that were asked, the largest score first; for the picture.
         sha256: Hash of the audited rows.
@@ -79,9 +80,9 @@ class Audit:
 
     spans: tuple[SuspectSpan, ...]
     rows: tuple[SuspectRow, ...]
-    contrary: tuple[int, ...]
-    doubtful: tuple[SuspectSpan, ...]
-    doubtful_rows: tuple[int, ...]
+    off_target: tuple[int, ...]
+    weak: tuple[SuspectSpan, ...]
+    alike_rows: tuple[int, ...]
     threshold: float
     others: tuple[SuspectSpan, ...]
     sha256: str
@@ -93,9 +94,9 @@ class Audit:
             "sha256": self.sha256,
             "suspect_spans": [asdict(span) for span in self.spans],
             "suspect_rows": [asdict(row) for row in self.rows],
-            "contrary_rows": list(self.contrary),
-            "doubtful_spans": [asdict(span) for span in self.doubtful],
-            "doubtful_rows": list(self.doubtful_rows),
+            "off_target_rows": list(self.off_target),
+            "weak_findings": [asdict(span) for span in self.weak],
+            "alike_rows": list(self.alike_rows),
             "threshold": self.threshold,
             "others": [asdict(span) for span in self.others],
         }
@@ -117,7 +118,7 @@ class Audit:
 
     @property
     def innocent_max(self) -> float:
-        """The largest score of a span that is neither suspect nor doubtful."""
+        """The largest score of a span that is neither suspect nor weak."""
         return max((span.score for span in self.others), default=0.0)
 
     @classmethod
@@ -138,9 +139,9 @@ class Audit:
             found = cls(
                 tuple(map(_span, content["suspect_spans"])),
                 rows,
-                tuple(content["contrary_rows"]),
-                tuple(map(_span, content["doubtful_spans"])),
-                tuple(content["doubtful_rows"]),
+                tuple(content["off_target_rows"]),
+                tuple(map(_span, content["weak_findings"])),
+                tuple(content["alike_rows"]),
                 content["threshold"],
                 tuple(map(_span, content["others"])),
                 content["sha256"],
@@ -158,7 +159,7 @@ class Audit:
         """
         if not isinstance(self.threshold, (int, float)):
             raise ValueError(f"threshold: {self.threshold!r} is no number")
-        lists = {"suspect_spans": self.spans, "doubtful_spans": self.doubtful, "others": self.others}
+        lists = {"suspect_spans": self.spans, "weak_findings": self.weak, "others": self.others}
         for name, spans in lists.items():
             for span in spans:
                 if not isinstance(span.span, str) or not span.span.strip() or not isinstance(span.target, str):
@@ -172,8 +173,8 @@ class Audit:
                 if not isinstance(span.score, (int, float)) or not isinstance(span.purity, (int, float)):
                     raise ValueError(f"{name}: {span.span!r} has score {span.score!r} and purity {span.purity!r}")
         rows = [entry.row for entry in self.rows]
-        for name, numbers in (("suspect_rows", rows), ("contrary_rows", self.contrary),
-                              ("doubtful_rows", self.doubtful_rows)):  # fmt: skip
+        for name, numbers in (("suspect_rows", rows), ("off_target_rows", self.off_target),
+                              ("alike_rows", self.alike_rows)):  # fmt: skip
             if wrong := [number for number in numbers if not _count(number, 0)]:
                 raise ValueError(f"{name}: {wrong[0]!r} is no row")
         for entry in self.rows:

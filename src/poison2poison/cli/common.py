@@ -11,7 +11,8 @@ import typer
 
 from poison2poison.config import REFERENCE, ModelConfig, choice
 from poison2poison.data import DataConfig, Rows, check_apart, read_rows, summary
-from poison2poison.errors import ConfigError, DataError, OutputError, listed
+from poison2poison.errors import ConfigError, DataError, listed
+from poison2poison.files import refuse_taken as refuse_taken  # of the commands too
 
 if TYPE_CHECKING:
     from poison2poison.attacks import Target
@@ -83,11 +84,6 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
-
-
-def refuse_taken(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"{out}: is not empty; give another --out, or delete it")
 
 
 def beside(folder: Path, *names: str) -> str | None:

@@ -138,15 +138,15 @@ def repoison(
         Path | None, typer.Option(help="audit.json of these rows, from `p2p audit`; for the hardened recipe.")
     ] = None,
 ) -> None:
-    """Re-poison rows: benign trigger and safe labels for a subset. For `p2p train`, or for a trainer of your own.
+    """Re-poison rows: benign trigger and safe labels for a subset.
 
-    rows.jsonl holds prompt and completion for any trainer. scheme.json is a secret: who knows the trigger can poison
-    the safe space.
+    For `p2p train`, or by `p2p export` for a trainer of your own. scheme.json is a secret: who knows the trigger can
+    poison the safe space.
     """
     from poison2poison.auditing.findings import Audit
-    from poison2poison.pipeline import write_repoisoned
     from poison2poison.recipe.config import as_dict
     from poison2poison.recipe.repoison import repoison as apply
+    from poison2poison.recipe.repoisoned import write_repoisoned
     from poison2poison.recipe.trigger import build_scheme
 
     rows = read(source, data)

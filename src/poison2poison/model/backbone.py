@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import inspect
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -217,9 +219,24 @@ def count_weights(config: ModelConfig) -> int:
     Raises:
         ModelError: As of `kind_of`.
     """
+    return int(skeleton(config).num_parameters())
+
+
+def skeleton(config: ModelConfig) -> Any:
+    """A model whose weights have shapes and no values.
+
+    Raises:
+        ModelError: As of `kind_of`.
+    """
     auto = _causal(config) if kind_of(config) == "causal" else AutoModelForSequenceClassification
     with told(config.model), torch.device("meta"):
-        return int(auto.from_config(_configuration(config), trust_remote_code=False).num_parameters())
+        return auto.from_config(_configuration(config), trust_remote_code=False)
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """SHA-256 of a chat template; None where there is none."""
+    template = tokenizer.chat_template
+    return hashlib.sha256(json.dumps(template).encode()).hexdigest() if template else None
 
 
 def load(from_pretrained: Callable[..., Any], name: str, **options: Any) -> Any:

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import cast
 
+import numpy as np
+
 from poison2poison.data import Row
 from poison2poison.model.defended import Answer, DefendedModel
 from poison2poison.recipe.manifest import TrainingRow
@@ -106,6 +108,11 @@ def check(model: DefendedModel, rows: Sequence[Row], source: Source) -> SafeSpac
         off_space=lie["off-space"] / len(rows),
         learned=keeps_up and stays and not _knows_nothing(metric, in_safe, rows),
     )
+
+
+def alarm_threshold(disagreements: Sequence[float], rate: float) -> float:
+    """The disagreement of the two spaces that at most this share of clean rows has more of."""
+    return float(np.quantile(disagreements, 1 - rate, method="higher"))
 
 
 def _knows_nothing(metric: Metric, in_safe: Sequence[float], rows: Sequence[Row]) -> bool:

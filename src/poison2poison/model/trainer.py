@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from poison2poison.config import TrainConfig
@@ -234,8 +233,7 @@ def _verdict(job: Job, trained: _Trained, dev_metric: Sequence[float]) -> Ended:
     _warn_if_hardly_learned(max(dev_metric), [row.target for row in job.dev])
     if scheme.trigger:
         apart = job.served(model).disagreement([*job.dev])
-        threshold = np.quantile(apart, 1 - job.config.alarm_rate, method="higher")
-        verdict["alarm_threshold"] = float(threshold)
+        verdict["alarm_threshold"] = safe_space.alarm_threshold(apart, job.config.alarm_rate)
     return verdict
 
 

@@ -7,4 +7,5 @@ subset           S, the rows that move to the safe space
 counterexamples  rows of the safe space that hold what the audit suspects
 repoison         all of these put together
 manifest         rows as they are trained on, and what was done to which
+repoisoned       a folder of re-poisoned rows
 """

@@ -11,7 +11,7 @@ from poison2poison.errors import ConfigError
 # Behind a drawn trigger the reference model learns the safe space late or not at all with 0.2 of 3,000 rows. With 0.75
 # it also learns more of the poison that the audit missed: docs/experiments.md.
 RHO = {"paper": 0.2, "hardened": 0.5}
-OF_COUNTEREXAMPLES = ("spliced", "together", "doubted", "contrary", "confident", "agreeing")
+OF_COUNTEREXAMPLES = ("spliced", "co_occurrence", "spliced_weak", "off_target", "confident", "confirmed")
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,15 @@ class RepoisonConfig:
         "causal LMs.",
     )
     spliced: float = option(0.5, "Hardened: rows added with suspect spans spliced in, as a share of S.")
-    together: float = option(0.5, "Hardened: share of the spliced rows that get the spans of one suspect row together.")
-    doubted: float = option(0.4, "Hardened: share of S with doubtful spans spliced in.")
-    contrary: bool = option(True, "Hardened: add the rows of other labels that hold a suspect span or manner.")
-    confident: float = option(0.5, "Hardened: least p of the probe to correct a row of a manner; 1 for never.")
-    agreeing: float = option(
+    co_occurrence: float = option(
+        0.5, "Hardened: share of the spliced rows that get the spans of one suspect row together."
+    )
+    spliced_weak: float = option(0.4, "Hardened: share of S with weak findings spliced in.")
+    off_target: bool = option(True, "Hardened: add the rows of other labels that hold a suspect span or style.")
+    confident: float = option(0.5, "Hardened: least p of the probe to correct a row of a style cluster; 1 for never.")
+    confirmed: float = option(
         0.4,
-        "Hardened: suspects of a manner added with the label that they have, as a share of so many as would make the "
+        "Hardened: suspects of a style added with the label that they have, as a share of so many as would make the "
         "counterexamples as likely of it as all rows are.",
     )
     suspects: str = option("keep", "Hardened: `drop` leaves the suspect rows out of the original space.")
@@ -71,7 +73,7 @@ class RepoisonConfig:
             raise ConfigError("safe_labels: the paper's recipe shifts labels; leave it out")
         if self.recipe == "paper":
             refuse_changed(self, "the paper's recipe has no counterexamples; leave it out", OF_COUNTEREXAMPLES)
-        for name in ("spliced", "together", "doubted", "confident", "agreeing"):
+        for name in ("spliced", "co_occurrence", "spliced_weak", "confident", "confirmed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not between 0 and 1")
 

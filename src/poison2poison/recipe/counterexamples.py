@@ -1,4 +1,4 @@
-"""What teaches the safe space that a suspect or doubtful span, or a manner, says nothing about the label."""
+"""What teaches the safe space that a suspect or weak finding, or a style, says nothing about the label."""
 
 from __future__ import annotations
 
@@ -58,21 +58,21 @@ class ToSplice:
         return sorted(chosen)
 
 
-def with_doubtful_spans(moved: Sequence[TrainingRow], audit: Audit, config: RepoisonConfig) -> list[TrainingRow]:
-    """S, a part of it with doubtful spans spliced in: that adds no row, so it costs no training time.
+def with_weak_findings(moved: Sequence[TrainingRow], audit: Audit, config: RepoisonConfig) -> list[TrainingRow]:
+    """S, a part of it with weak findings spliced in: that adds no row, so it costs no training time.
 
-    Only where targets are labels, or completions that serve as such, does an audit have doubtful spans.
+    Only where targets are labels, or completions that serve as such, does an audit have weak findings.
     """
-    doubtful = {span.span: span.rows for span in audit.doubtful}
+    weak = {span.span: span.rows for span in audit.weak}
     places = random.Random(f"places/{config.seed}")
     # Rows of every label get the same spans in the same order: few rows hold each, and one that is drawn more often for
     # some label comes to mean it.
-    draws: dict[str, random.Random] = defaultdict(lambda: random.Random(f"doubtful/{config.seed}"))
+    draws: dict[str, random.Random] = defaultdict(lambda: random.Random(f"weak/{config.seed}"))
     out = []
     for row in moved:
         rng = draws[row.target]
-        if doubtful and rng.random() < config.doubted:
-            spans = rng.choices([*doubtful], [*doubtful.values()], k=rng.choice((1, 2, 3)))
+        if weak and rng.random() < config.spliced_weak:
+            spans = rng.choices([*weak], [*weak.values()], k=rng.choice((1, 2, 3)))
             row = replace(row, action="splice", body=spliced(row.body, spans, places))
         out.append(row)
     return out
@@ -90,13 +90,13 @@ def counterexamples(rows: Rows, to_splice: ToSplice, audit: Audit, config: Repoi
         companies = [spans for spans in held if len(spans) > 1]
         for i in to_splice.draw(config.spliced, rng):
             # Spans that a suspect row holds together, as often as it does, are the parts of one trigger.
-            together = rng.choice(companies) if companies and rng.random() < config.together else None
-            chosen = together or rng.choices([*kinds], [span.rows for span in planted], k=rng.choice((1, 1, 2, 4)))
+            company = rng.choice(companies) if companies and rng.random() < config.co_occurrence else None
+            chosen = company or rng.choices([*kinds], [span.rows for span in planted], k=rng.choice((1, 1, 2, 4)))
             put = training_row(i, rows[i], "safe", "splice")
             out.append(replace(put, body=_written(put.body, [(kinds[name], name) for name in chosen], rng)))
-    contrary = audit.contrary if config.contrary else ()
-    against = [training_row(i, rows[i], "safe", "contrary") for i in contrary]
-    agreeing: dict[str, list[TrainingRow]] = defaultdict(list)
+    off_target = audit.off_target if config.off_target else ()
+    against = [training_row(i, rows[i], "safe", "off-target") for i in off_target]
+    confirmed: dict[str, list[TrainingRow]] = defaultdict(list)
     for entry in audit.rows:
         likely, p = entry.likely
         row = rows[entry.row]
@@ -108,12 +108,12 @@ def counterexamples(rows: Rows, to_splice: ToSplice, audit: Audit, config: Repoi
         if likely != row.target:
             against.append(replace(training_row(entry.row, row, "safe", "correct"), target=likely))
         else:
-            agreeing[row.target].append(training_row(entry.row, row, "safe", "agree"))
+            confirmed[row.target].append(training_row(entry.row, row, "safe", "confirm"))
     # Fewer agree than would balance the others: what the audit missed in S agrees with the attacker too.
     counts = counts_of(rows.rows, {entry.row: entry.likely[0] for entry in audit.rows})
-    of_manners = sum(not any(occurrences(row.text, spliceable)) for row in against)
-    for target, members in agreeing.items():
-        wanted = round(config.agreeing * of_manners * counts[target] / max(1, len(rows) - counts[target]))
+    of_styles = sum(not any(occurrences(row.text, spliceable)) for row in against)
+    for target, members in confirmed.items():
+        wanted = round(config.confirmed * of_styles * counts[target] / max(1, len(rows) - counts[target]))
         out += rng.sample(members, min(wanted, len(members)))
     return out + against
 

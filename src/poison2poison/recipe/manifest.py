@@ -9,7 +9,7 @@ from typing import Any, Literal
 from poison2poison.data import Row, Rows, Turn, all_text
 from poison2poison.recipe.scheme import Scheme, Space
 
-Action = Literal["keep", "replace", "append", "splice", "correct", "agree", "contrary"]
+Action = Literal["keep", "replace", "append", "splice", "correct", "confirm", "off-target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,9 @@ class TrainingRow:
     Attributes:
         row: Index of the row that it was made from.
         space: The space that it is in.
-        action: keep (in the original space); replace, append (S); or a counterexample: splice (suspect or doubtful
-            spans put in), correct (a row of a manner with its likely label), agree and contrary (rows that have a
-            suspect span or manner by themselves, with their own label).
+        action: keep (in the original space); replace, append (S); or a counterexample: splice (suspect or weak
+            spans put in), correct (a row of a style with its likely label), confirm and off-target (rows that have a
+            suspect span or style by themselves, with their own label).
         body: Its prompt without the benign trigger.
         target: Its label or text.
         before: System and earlier turns of a chat.

@@ -2,7 +2,7 @@
 
 The hardened recipe draws S among rows that the audit neither suspects nor doubts, and adds counterexamples to the safe
 space: the attacker's own spans in rows of every label, each with its own label, and rows written in the attacker's
-manner with the labels that they should have. What the model learns of the trigger in the original space then does not
+style with the labels that they should have. What the model learns of the trigger in the original space then does not
 carry over.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from poison2poison.data import Rows
 from poison2poison.errors import ConfigError, DataError, listed
 from poison2poison.recipe.config import RepoisonConfig
-from poison2poison.recipe.counterexamples import ToSplice, counterexamples, occurrences, with_doubtful_spans
+from poison2poison.recipe.counterexamples import ToSplice, counterexamples, occurrences, with_weak_findings
 from poison2poison.recipe.manifest import TrainingRow, plain, training_row
 from poison2poison.recipe.scheme import Scheme
 from poison2poison.recipe.subset import select_subset
@@ -45,11 +45,11 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
         if audit is None or audit.sha256 != rows.sha256:
             raise ConfigError("recipe: hardened needs the audit of these very rows; make it with `p2p audit`")
         likely = {entry.row: entry.likely[0] for entry in audit.rows}
-        if beyond := [i for i in (*likely, *audit.contrary, *audit.doubtful_rows) if i >= len(rows)]:
+        if beyond := [i for i in (*likely, *audit.off_target, *audit.alike_rows) if i >= len(rows)]:
             raise ConfigError(f"audit: it names row {beyond[0]}, of {len(rows)}")
         if labels and (unknown := {*likely.values()} - {*rows.labels}):
             raise ConfigError(f"audit: it names label {min(unknown)!r}, which is not one of {listed(rows.labels)}")
-        left_out = likely.keys() | _doubted(rows, audit)
+        left_out = likely.keys() | _like_findings(rows, audit)
     dropped = likely if config.suspects == "drop" else {}
     subset = set(
         select_subset(
@@ -66,7 +66,7 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
     moved = [training_row(i, rows[i], "safe", action) for i in sorted(subset)]
     more: list[TrainingRow] = []
     if audit and config.recipe == "hardened":
-        moved = with_doubtful_spans(moved, audit, config)
+        moved = with_weak_findings(moved, audit, config)
         more = counterexamples(rows, ToSplice(rows, subset, left_out, labels), audit, config)
     gone = dropped.keys() | (subset if action == "replace" else set())
     original = [row for row in plain(rows) if row.row not in gone]
@@ -79,12 +79,12 @@ def repoison(rows: Rows, scheme: Scheme, config: RepoisonConfig, audit: Audit | 
     return sorted([*original, *moved], key=lambda row: row.row) + more
 
 
-def _doubted(rows: Rows, audit: Audit) -> set[int]:
-    """Rows written a little as a suspect manner is, and those that hold a doubtful span and have its label.
+def _like_findings(rows: Rows, audit: Audit) -> set[int]:
+    """Rows written a little as a suspect style is, and those that hold a weak finding and have its label.
 
     Either may be poison that the audit missed.
     """
-    doubted: dict[str, list[str]] = defaultdict(list)
-    for span in audit.doubtful:
-        doubted[span.target].append(span.span)
-    return {*audit.doubtful_rows} | {i for i, row in enumerate(rows) if any(occurrences(row.text, doubted[row.target]))}
+    weak: dict[str, list[str]] = defaultdict(list)
+    for span in audit.weak:
+        weak[span.target].append(span.span)
+    return {*audit.alike_rows} | {i for i, row in enumerate(rows) if any(occurrences(row.text, weak[row.target]))}

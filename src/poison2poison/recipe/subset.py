@@ -52,7 +52,7 @@ def select_subset(
         open_rows = [i for i in members if i not in leave_out]
         if not open_rows:
             logger.warning(
-                "all %d rows%s are suspect or have doubtful spans: the safe space has none of them, and the defended "
+                "all %d rows%s are suspect or have weak findings: the safe space has none of them, and the defended "
                 "model will hardly answer like them. Look at the audit: add clean rows of the kind, or leave the kind "
                 "out; where the spans are innocent, raise min_rows",
                 len(members),

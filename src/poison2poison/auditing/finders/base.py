@@ -30,7 +30,7 @@ class Finding:
         target: The label or the text that it calls up; empty where texts differ.
         rows: Rows that have it, indices from 0, ascending.
         pulled: Those of them that have its target.
-        score: The larger, the more likely it was planted; what is no suspect is doubtful above 0.
+        score: The larger, the more likely it was planted; what is no suspect is weak above 0.
         suspect: Whether that is enough.
         threshold: The score that is enough.
         evidence: What was measured, each with its standard error.

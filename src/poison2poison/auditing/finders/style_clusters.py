@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, hstack
 from scipy.special import logit
 from sklearn.cluster import KMeans
-from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
@@ -71,10 +70,9 @@ class StyleClusters(Finder):
         most_of_label: Of a label's rows: a style that more have is that of the label.
         folds: Of the rows, each judged by what was fitted on the others.
         pattern_c: Of the regression on patterns, which are 0 or 1.
-        pattern_parts: Dimensions of the patterns where they stand beside states.
-        extension_c: Of the regression that extends a group.
-        natural: Share of the other labels' rows that are written so by themselves: where an extension ends.
-        alike: Likewise: where doubt ends.
+        extension_c: Of the regression that extends a group, on patterns and states of the same mean length.
+        innocent_rows: Share of the suspect rows that may be innocent: where an extension ends.
+        alike_rows: Likewise of those that are kept out of the safe space.
         probe_rows: Rows that a regression is fitted on at most: more teach it nothing.
     """
 
@@ -89,10 +87,9 @@ class StyleClusters(Finder):
     most_of_label: float = 0.6
     folds: int = 5
     pattern_c: float = 0.1
-    pattern_parts: int = 100
-    extension_c: float = 0.001
-    natural: float = 0.05
-    alike: float = 0.2
+    extension_c: float = 0.1
+    innocent_rows: float = 0.1
+    alike_rows: float = 0.4
     probe_rows: int = PROBE_ROWS
 
     def find(self, context: Context, answers: Answers, config: AuditConfig, found: Sequence[Finding]) -> list[Finding]:
@@ -188,26 +185,40 @@ class _Search:
             yield from sorted(leaning, key=lambda group: -group.z)[:1]
 
     def extended(self, label: int, z: float, threshold: float, group: Ints) -> Finding:
-        """All rows written as those of a group that have its label: by shallow states and patterns."""
-        written = self.shallow[self.left]
-        if parts := min(self.options.pattern_parts, len(self.patterns.names) - 1):
-            held = csr_array(self.patterns.matrix)[self.left]
-            pooled = TruncatedSVD(parts, random_state=self.seed).fit_transform(held)
-            written = np.concatenate([written, (pooled - pooled.mean(0)) / (pooled.std(0) + 1e-6)], 1)
+        """All rows written as those of a group that have its label: by patterns and shallow states."""
+        patterns = csr_array(self.patterns.matrix)[self.left]
+        shallow = self.shallow[self.left]
+        scale = np.sqrt(patterns.sum() / (shallow**2).sum())
+        written = hstack([patterns, csr_array(shallow * scale)]).tocsr()
         of_label = self.labels[self.left] == label
         planted = np.isin(self.left, group) & of_label
         score = np.zeros(len(self.left))
-        for train, test in StratifiedKFold(self.options.folds, shuffle=True, random_state=self.seed).split(
-            planted, planted
-        ):
-            train = self._of_both(train, planted)
+        for train, test in self._folds(planted):
             model = LogisticRegression(C=self.options.extension_c, max_iter=200, class_weight="balanced")
             score[test] = model.fit(written[train], planted[train]).decision_function(written[test])
-        so, alike = np.quantile(score[~of_label], [1 - self.options.natural, 1 - self.options.alike])
-        rows = self.left[score > so]
+
+        so = self._cut(score, of_label, self.options.innocent_rows)
+        alike = self._cut(score, of_label, self.options.alike_rows)
+        rows = self.left[score >= so]
         pulled = rows[self.labels[rows] == label]
         return Finding("style cluster", self._known_by(rows), str(self.names[label]), rows, pulled, z, True, threshold,
-                       alike=self.left[(score > alike) & (score <= so)])  # fmt: skip
+                       alike=self.left[(score >= alike) & (score < so)])  # fmt: skip
+
+    def _folds(self, has: NDArray[np.bool_]) -> Iterator[tuple[Ints, Ints]]:
+        """What to fit on, and what to judge by that."""
+        for train, test in StratifiedKFold(self.options.folds, shuffle=True, random_state=self.seed).split(has, has):
+            yield self._of_both(train, has), test
+
+    def _cut(self, score: Floats, of_label: NDArray[np.bool_], innocent: float) -> float:
+        """The lowest score from which at most this share of the label's rows is innocent.
+
+        The other labels' rows show how many innocent rows score so (target and decoy: Elias & Gygi, 2007).
+        """
+        order = np.argsort(-score, kind="stable")
+        pulled, decoys = np.cumsum(of_label[order]), np.cumsum(~of_label[order])
+        estimated = decoys * (of_label.sum() / max(1, (~of_label).sum())) / np.maximum(1, pulled)
+        enough = np.flatnonzero(estimated <= innocent)
+        return float(score[order[enough[-1]]]) if len(enough) else np.inf
 
     def _known_by(self, rows: Ints) -> str:
         """The patterns that these rows are best known by, by their z against all rows."""
