@@ -30,6 +30,7 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
+URL = "http://127.0.0.1"
 Say = Callable[[Row], "Answer | Exception"]
 
 
@@ -87,7 +88,8 @@ def app_of(model: Any, hashes: dict[str, str] | None = None, **settings: Any) ->
 @contextmanager
 def gateway(model: Any, hashes: dict[str, str] | None = None, **settings: Any) -> Iterator[TestClient]:
     """A client of the app over a model; what the app raises is not raised in the test."""
-    with TestClient(app_of(model, hashes, **settings), raise_server_exceptions=False) as client:
+    app = app_of(model, hashes, **settings)
+    with TestClient(app, URL, raise_server_exceptions=False) as client:
         yield client
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import openai
 import pytest
 
-from gateway import HIDDEN, LABELS, TEXTS, TOKENIZER, FakeModel, chat, echo, gateway, safe
+from gateway import HIDDEN, LABELS, TEXTS, TOKENIZER, URL, FakeModel, chat, echo, gateway, safe
 from poison2poison.data import Row
 from poison2poison.model.served import Answer
 
 
 def client_of(client: Any) -> openai.OpenAI:
-    return openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=client, max_retries=0)
+    return openai.OpenAI(base_url=f"{URL}/v1", api_key="none", http_client=client, max_retries=0)
 
 
 def test_the_official_client_works_unchanged() -> None:

@@ -7,12 +7,14 @@ import hashlib
 import json
 import logging
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
 from gateway import (
     CHATML,
@@ -36,6 +38,7 @@ from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.serve.config import ServeConfig
 from poison2poison.serve.keys import read_keys
 from poison2poison.serve.logs import JsonLines
+from poison2poison.serve.schemas import NEUTRAL
 from poison2poison.serve.screen import Screen
 
 KEY = "a key of somebody's"
@@ -316,6 +319,84 @@ def test_with_a_key_it_is_answered_and_the_log_names_its_owner(caplog: pytest.Lo
     assert "secret of mine" not in json.dumps(line)
 
 
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::2]:80"])
+def test_without_keys_a_page_whose_name_leads_here_is_refused(host: str) -> None:
+    with gateway(FakeModel(TEXTS, echo)) as client:
+        assert client.post("/v1/chat/completions", json=chat("x"), headers={"host": host}).status_code == 400
+        for ours in ("localhost", "127.0.0.1:8000", "[::1]:8000"):
+            assert client.get("/v1/models", headers={"host": ours}).status_code == 200
+    with gateway(FakeModel(TEXTS, echo), HASHES) as client:
+        headers = {"host": host, "authorization": f"Bearer {KEY}"}
+        assert client.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_a_web_page_cannot_ask_in_a_form_that_browsers_let_through() -> None:
+    model = FakeModel(TEXTS, echo)
+    with gateway(model) as client:
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
+            got = client.post("/v1/chat/completions", content=json.dumps(chat("x")), headers={"content-type": kind})
+            assert got.status_code == 400
+    assert model.batches == []
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=8)
+    | st.sampled_from(["user", "mine", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["role", "content", "type", "text"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from(
+    [
+        "messages",
+        "prompt",
+        "input",
+        "n",
+        "stop",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "stream",
+        "stream_options",
+        "alarm",
+        "user",
+        *NEUTRAL,
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(
+        [
+            ("chat/completions", chat("x")),
+            ("completions", {"model": "mine", "prompt": "x"}),
+            ("classify", {"input": "x"}),
+        ]
+    ),
+    st.dictionaries(FIELDS, JSON, max_size=4),
+)
+def test_no_body_makes_the_server_fail(
+    fuzzed: TestClient, asked: tuple[str, dict[str, Any]], changes: dict[str, Any]
+) -> None:
+    path, body = asked
+    content = json.dumps(body | changes)
+    got = fuzzed.post(f"/v1/{path}", content=content, headers={"content-type": "application/json"})
+    assert got.status_code in (200, 400), got.text
+
+
+@pytest.fixture(scope="module", params=[TEXTS, LABELS], ids=["texts", "labels"])
+def fuzzed(request: pytest.FixtureRequest) -> Iterator[TestClient]:
+    with gateway(FakeModel(request.param, lambda _: safe("positive"))) as client:
+        yield client
+
+
 def test_a_request_id_of_the_client_is_not_taken() -> None:
     with gateway(FakeModel(TEXTS, echo)) as client:
         got = client.get("/healthz", headers={"x-request-id": "mine"})
@@ -353,7 +434,7 @@ def test_a_file_of_keys_that_is_none_is_refused_without_saying_a_key(
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("given_settings", "said"),
     [
         ({"policy": "ask"}, "policy"),
         ({"port": -1}, "port"),
@@ -364,9 +445,9 @@ def test_a_file_of_keys_that_is_none_is_refused_without_saying_a_key(
         ({"batch": 0}, "batch"),
     ],
 )
-def test_illegal_settings_are_refused_by_name(settings: dict[str, Any], said: str) -> None:
+def test_illegal_settings_are_refused_by_name(given_settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        ServeConfig(**settings)
+        ServeConfig(**given_settings)
 
 
 def test_websockets_are_not_answered() -> None:

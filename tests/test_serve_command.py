@@ -18,7 +18,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from gateway import LABELS, TEXTS, app_of, chat
+from gateway import LABELS, TEXTS, URL, app_of, chat
 from poison2poison.cli import main
 from poison2poison.files import write_json
 from poison2poison.model.defended import DefendedModel
@@ -90,7 +90,7 @@ def test_a_real_model_answers_as_it_does_without_the_gateway(scheme: Scheme, tmp
     model: Any = DefendedModel.load(artifact(tmp_path / "run", scheme))
     asked = ["The soup was good.", "A dull film", "x"]
     alone = model.answer(asked)
-    with TestClient(app_of(model)) as client:
+    with TestClient(app_of(model), URL) as client:
         for text, answer in zip(asked, alone, strict=True):
             for path, body in (
                 ("/v1/chat/completions", chat(text)),

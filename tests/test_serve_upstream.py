@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.testclient import TestClient
 
-from gateway import HIDDEN, TEXTS, TOKENIZER, TRIGGER, chat, prompter
+from gateway import HIDDEN, TEXTS, TOKENIZER, TRIGGER, URL, chat, prompter
 from poison2poison.errors import ConfigError
 from poison2poison.serve.app import Served, create_app
 from poison2poison.serve.config import ServeConfig
@@ -135,7 +135,7 @@ def before(upstream: FakeUpstream, **settings: Any) -> Iterator[TestClient]:
     config = ServeConfig(upstream=upstream.url, upstream_model="merged", **{"timeout": 0.5, **settings})
     made = prompter(TEXTS)
     backend = Upstream(made, Door(made, config), config, "mine")
-    with TestClient(create_app(backend, Served("mine"), config), raise_server_exceptions=False) as client:
+    with TestClient(create_app(backend, Served("mine"), config), URL, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -200,7 +200,9 @@ def test_what_goes_wrong_upstream_is_an_error_that_quotes_nothing(
 def test_an_upstream_that_is_not_there_is_502() -> None:
     config = ServeConfig(upstream="http://127.0.0.1:9", timeout=5)
     made = prompter(TEXTS)
-    with TestClient(create_app(Upstream(made, Door(made, config), config, "mine"), Served("mine"), config)) as client:
+    with TestClient(
+        create_app(Upstream(made, Door(made, config), config, "mine"), Served("mine"), config), URL
+    ) as client:
         assert client.post("/v1/chat/completions", json=chat("x")).status_code == 502
 
 

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from poison2poison.serve import keys
-from poison2poison.serve.config import ServeConfig
-from poison2poison.serve.errors import KeyRefusedError, ReplyError, SlowError, TooLargeError
+from poison2poison.serve.config import ServeConfig, is_loopback
+from poison2poison.serve.errors import BusyError, KeyRefusedError, RefusedError, ReplyError, SlowError, TooLargeError
 from poison2poison.serve.logs import LOG, place
 from poison2poison.serve.metrics import Metrics
 
@@ -45,6 +45,7 @@ class Gate:
         """
         self.app, self.config, self.metrics = app, config, metrics
         self.hashes, self.endpoints = dict(hashes), endpoints
+        self.at_work = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, come what may."""
@@ -53,8 +54,11 @@ class Gate:
                 await self.app(scope, receive, send)
             return  # websockets: the server closes them
         request = _Request(scope, send)
+        self.at_work += 1
         try:
+            self._check_host(scope)
             self._check_key(scope, request)
+            self._check_room(scope)
             body = await self._body(receive)
             if body is not None:
                 await self.app(scope, _replayed(body, receive), request.send)
@@ -64,7 +68,20 @@ class Gate:
             request.failed = place(error)
             await request.fail(ReplyError("the server failed; nothing of the answer was given out"))
         finally:
+            self.at_work -= 1
             self._count(scope, request)
+
+    def _check_host(self, scope: Scope) -> None:
+        """Without keys, refuse who came by another name: a web page can have its own name lead here."""
+        given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        name = given.rpartition(":")[0] if given.rpartition(":")[2].isdigit() else given
+        if not self.hashes and not is_loopback(name.strip("[]")):
+            raise RefusedError("without keys, this server is reached by 127.0.0.1 or localhost alone")
+
+    def _check_room(self, scope: Scope) -> None:
+        """Refuse more requests than could wait, whose bodies would fill the memory."""
+        if self.at_work > self.config.queue + self.config.batch and scope["path"] not in OPEN:
+            raise BusyError("too many requests at a time; come back later")
 
     def _check_key(self, scope: Scope, request: _Request) -> None:
         if not self.hashes or scope["path"] in OPEN:
