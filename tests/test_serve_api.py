@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from typing import Any
 
@@ -127,7 +128,9 @@ def test_what_is_not_supported_is_refused_by_name(fields: dict[str, Any], said: 
     assert not any(word in got.text for word in HIDDEN)
 
 
-@pytest.mark.parametrize("body", ["", "{", "[]", "null", '"x"', '{"model": 1}', "[" * 5000])
+@pytest.mark.parametrize(
+    "body", ["", "{", "[]", "null", '"x"', '{"model": 1}', "[" * 5000, '{"\\ud83d": 1}', '{"n": ' + "9" * 5000 + "}"]
+)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/classify"])
 def test_bodies_that_are_no_request_are_refused(path: str, body: str) -> None:
     with gateway(FakeModel(TEXTS, echo)) as client:
@@ -180,3 +183,4 @@ def test_health_and_readiness() -> None:
         assert page.headers["content-type"].startswith("text/html")
         assert "default-src 'none'" in page.headers["content-security-policy"]
         assert "://" not in page.text
+        assert {*re.findall(r'at\("(\w+)"\)', page.text)} <= {*re.findall(r'id="(\w+)"', page.text)}

@@ -31,11 +31,14 @@ from gateway import (
     prompter,
     safe,
 )
-from poison2poison.data import as_row
+from poison2poison.data import Row, as_row
 from poison2poison.errors import ConfigError
+from poison2poison.model.prompting import Prompter
 from poison2poison.model.served import Answer
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
 from poison2poison.serve.config import ServeConfig
+from poison2poison.serve.door import Ask, Door
+from poison2poison.serve.errors import RefusedError
 from poison2poison.serve.keys import read_keys
 from poison2poison.serve.logs import JsonLines
 from poison2poison.serve.schemas import NEUTRAL
@@ -135,6 +138,17 @@ def test_no_count_tells_how_many_tokens_are_hidden() -> None:
         longest[words] = max(n for n, got in asked.items() if got.status_code == 200)
         assert {got.json()["usage"]["prompt_tokens"] - n for n, got in asked.items() if got.status_code == 200} == {1}
     assert longest[2] == longest[8]
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder"])
+def test_labels_of_either_kind_of_model_pass_the_door_uncut(kind: Any) -> None:
+    made = Prompter(TOKENIZER, LABELS, kind, max_length=64, max_target=1)
+    door = Door(made, ServeConfig())
+    ask = Ask(Row("The lamp", ""), stop=("i",), max_tokens=1)
+    assert door.enter(ask) == made.prompt("The lamp", "safe").ids
+    assert (door.leave(ask, safe("positive")).text, door.leave(ask, safe("positive")).finish) == ("positive", "stop")
+    with pytest.raises(RefusedError, match="too long"):
+        door.enter(Ask(Row("The lamp " * 60, "")))
 
 
 HOSTILE = [

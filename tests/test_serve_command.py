@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -129,9 +130,15 @@ def test_a_server_that_is_told_to_end_answers_what_it_has_begun() -> None:
         def ask() -> None:
             got.append(httpx2.post(f"{url}/v1/chat/completions", json=chat("x"), timeout=60, trust_env=False))
 
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as gone:  # asks, and hangs up
+            body = json.dumps(chat("x")).encode()
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+            gone.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            assert process.stdout and process.stdout.readline() == "asked\n"
         asking = threading.Thread(target=ask)
         asking.start()
-        assert process.stdout and process.stdout.readline() == "asked\n"
+        assert process.stdout.readline() == "asked\n"
         process.send_signal(signal.SIGTERM)
         asking.join()
         process.wait(30)
