@@ -83,7 +83,7 @@ class Arm:
 
         begun = time.perf_counter()
         transport = httpx2.ASGITransport(app=self.app)  # type: ignore[arg-type]
-        async with httpx2.AsyncClient(transport=transport, base_url="http://arm") as http:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             await asyncio.gather(*(client(http) for _ in range(clients)))
         seconds = time.perf_counter() - begun
         return Round(latencies, seconds, lost)
@@ -137,6 +137,8 @@ def summary(name: str, rounds: list[Round]) -> list[float]:
     rate = statistics.median(len(one.latencies) / one.seconds for one in rounds)
     lost = sum(one.lost for one in rounds)
     print(f"{name}: median {middle:.3f} s, 99 % {late:.3f} s, {rate:.1f} requests/s, lost {lost}")
+    if lost:
+        raise SystemExit("requests were lost: the times mean nothing")
     return [middle, late, rate]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import uvicorn
 from starlette.testclient import TestClient
 from transformers import AutoTokenizer
 
@@ -95,3 +98,19 @@ def gateway(model: Any, hashes: dict[str, str] | None = None, **settings: Any) -
 
 def chat(text: str, **fields: Any) -> dict[str, Any]:
     return {"model": "mine", "messages": [{"role": "user", "content": text}], **fields}
+
+
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
+    """The URL of an app on a free port of this machine."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.testclient import TestClient
 
-from gateway import HIDDEN, TEXTS, TOKENIZER, TRIGGER, URL, chat, prompter
+from gateway import HIDDEN, TEXTS, TOKENIZER, TRIGGER, URL, chat, listening, prompter
 from poison2poison.errors import ConfigError
 from poison2poison.serve.app import Served, create_app
 from poison2poison.serve.config import ServeConfig
@@ -98,22 +95,6 @@ class FakeUpstream:
 
 def completed(text: str, why: str = "stop") -> dict[str, Any]:
     return {"choices": [{"index": 0, "text": text, "finish_reason": why}], "usage": {"prompt_tokens": 999}}
-
-
-@contextmanager
-def listening(app: Any) -> Iterator[str]:
-    """The URL of an app on a free port of this machine."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")
