@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,27 @@ def test_labels_of_either_kind_of_model_pass_the_door_uncut(kind: Any) -> None:
     assert (door.leave(ask, safe("positive")).text, door.leave(ask, safe("positive")).finish) == ("positive", "stop")
     with pytest.raises(RefusedError, match="too long"):
         door.enter(Ask(Row("The lamp " * 60, "")))
+
+
+@pytest.mark.parametrize("template", [None, CHATML])
+@pytest.mark.parametrize("kind", ["one word", "control tokens", "turns", "space"])
+def test_an_input_that_is_far_too_long_is_refused_at_once(kind: str, template: str | None) -> None:
+    asked: dict[str, Any] = {
+        "one word": "a" * 250_000,
+        "control tokens": "".join(TOKENIZER.all_special_tokens) * 9000,
+        "turns": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}] * 9000
+        + [{"role": "user", "content": "a"}],
+        "space": " " * 250_000 + "a",
+    }
+    kept, TOKENIZER.chat_template = TOKENIZER.chat_template, template
+    try:
+        door = Door(prompter(TEXTS), ServeConfig())
+        begun = time.perf_counter()
+        with pytest.raises(RefusedError, match="too long"):
+            door.enter(Ask(as_row(asked[kind])))
+        assert time.perf_counter() - begun < 2  # on a machine that does much else
+    finally:
+        TOKENIZER.chat_template = kept
 
 
 HOSTILE = [

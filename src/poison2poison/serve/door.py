@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from poison2poison.data import Row
+from poison2poison.errors import ModelError
 from poison2poison.serve.config import ServeConfig
 from poison2poison.serve.errors import RefusedError
 from poison2poison.serve.screen import Screen
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 STEP = 64
 """To so many the hidden tokens are rounded up where they take room from an input: the limit does not count them."""
+CHARACTERS = 64
+"""Characters a token that no text has on average; longer inputs are not tokenised at all, which takes seconds."""
 
 Finish = Literal["stop", "length", "content_filter"]
 """Why an answer ends, in OpenAI's words."""
@@ -95,17 +98,26 @@ class Door:
         """Token ids of the dressed input.
 
         Raises:
-            RefusedError: It is too long. It is not cut, as the client would not know.
+            RefusedError: It is too long, or cannot be read. It is not cut, as the client would not know.
         """
-        prompt = self.prompter.prompt(ask.row, self._space)
-        if prompt.lost or self._is_long(ask, prompt.ids):
-            raise RefusedError("the input is too long for this model", code="context_length_exceeded")
+        too_long = RefusedError("the input is too long for this model", code="context_length_exceeded")
+        try:
+            if self._is_long(ask):
+                raise too_long
+            prompt = self.prompter.prompt(ask.row, self._space)
+        except ModelError:  # its message may quote the dressed input
+            raise RefusedError("the input cannot be read by this model") from None
+        if prompt.lost or len(prompt.ids) + self._reserve > self._room:
+            raise too_long
         return prompt.ids
 
-    def _is_long(self, ask: Ask, ids: list[int]) -> bool:
-        if self._max_prompt is not None and self.count(ask) > self._max_prompt:
+    def _is_long(self, ask: Ask) -> bool:
+        """Whether it is too long even with nothing around it; to find that out takes no long time."""
+        turns = len(ask.row.before) + len(ask.row.after)
+        if max(turns, len(ask.row.text) // CHARACTERS) > self._room:
             return True
-        return len(ids) + self._reserve > self._room
+        most = self._room if self._max_prompt is None else self._max_prompt
+        return self.count(ask) > most
 
     def count(self, ask: Ask) -> int:
         """Tokens of the client's own texts, as if nothing stood around them."""
