@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import resource
 import statistics
 import time
 from typing import Any, NamedTuple
 
 import httpx2
-import psutil
 import transformers
 
 from poison2poison.config import REFERENCE, ModelConfig
@@ -82,7 +82,7 @@ class Arm:
                 lost += got.status_code != 200 or "where" not in got.text
 
         begun = time.perf_counter()
-        transport = httpx2.ASGITransport(app=self.app)  # type: ignore[arg-type]
+        transport = httpx2.ASGITransport(app=self.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             await asyncio.gather(*(client(http) for _ in range(clients)))
         seconds = time.perf_counter() - begun
@@ -121,7 +121,8 @@ async def timed(arms: dict[str, Arm], prompts: list[str], args: argparse.Namespa
     for _ in range(args.rounds + 1):
         for name, arm in arms.items():
             found[name].append(await arm.round(prompts, args.clients, args.requests))
-        print(f"memory: {psutil.Process().memory_info().rss / 2**20:.0f} MiB", flush=True)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"peak memory so far: {peak:.0f} MiB", flush=True)
     for arm in arms.values():
         await arm.backend.close()
     return {name: rounds[1:] for name, rounds in found.items()}

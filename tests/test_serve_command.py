@@ -163,9 +163,3 @@ def test_what_cannot_be_served_is_refused(
         main(["serve", str(tmp_path), *options])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
-
-
-def test_labels_are_not_read_from_another_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["serve", str(artifact(tmp_path / "run", LABELS)), "--upstream", "http://127.0.0.1:9"])
-    assert "upstream: this model has labels" in capsys.readouterr().err

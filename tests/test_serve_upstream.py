@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import threading
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.testclient import TestClient
 
-from gateway import HIDDEN, TEXTS, TOKENIZER, TRIGGER, URL, chat, listening, prompter
+from gateway import HIDDEN, LABELS, TEXTS, TOKENIZER, TRIGGER, URL, chat, listening, prompter
 from poison2poison.errors import ConfigError
+from poison2poison.model.prompting import Prompter
+from poison2poison.recipe.scheme import Scheme
 from poison2poison.serve.app import Served, create_app
 from poison2poison.serve.config import ServeConfig
 from poison2poison.serve.door import Door
@@ -55,6 +58,7 @@ class FakeUpstream:
     def mend(self) -> None:
         """Be as at first."""
         self.begins, self.says = "maple cricket:", "The soup was good."
+        self.scores: Any = None
         self.fault: str | None = None
         self.share, self.rng = 1.0, random.Random(0)
         self.asked: list[dict[str, Any]] = []
@@ -64,6 +68,8 @@ class FakeUpstream:
         self.asked.append({**body, "path": request.url.path, "key": request.headers.get("authorization")})
         if self.rng.random() < self.share and self.fault:
             return await self.failed(self.rng.choice(FAULTS) if self.fault == "any" else self.fault, body)
+        if "logprobs" in body:
+            return Response(json.dumps(completed(" D", scores=self.scores)))
         behind = body["prompt"][-len(FORCED) :] == FORCED
         return JSONResponse(completed(f" {self.says}" if behind else f" {self.begins}"))
 
@@ -93,8 +99,9 @@ class FakeUpstream:
         return replies[fault]
 
 
-def completed(text: str, why: str = "stop") -> dict[str, Any]:
-    return {"choices": [{"index": 0, "text": text, "finish_reason": why}], "usage": {"prompt_tokens": 999}}
+def completed(text: str, why: str = "stop", scores: Any = None) -> dict[str, Any]:
+    choice = {"index": 0, "text": text, "finish_reason": why, "logprobs": {"top_logprobs": [scores]}}
+    return {"choices": [choice], "usage": {"prompt_tokens": 999}}
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +118,14 @@ def upstream(other: FakeUpstream) -> FakeUpstream:
 
 
 @contextmanager
-def before(upstream: FakeUpstream, **settings: Any) -> Iterator[TestClient]:
+def before(upstream: FakeUpstream, scheme: Scheme = TEXTS, **settings: Any) -> Iterator[TestClient]:
     """A client of a gateway before it."""
     config = ServeConfig(upstream=upstream.url, upstream_model="merged", **{"timeout": 0.5, **settings})
-    made = prompter(TEXTS)
+    made = of_labels() if scheme.labels else prompter(scheme)
     backend = Upstream(made, Door(made, config), config, "mine")
-    with TestClient(create_app(backend, Served("mine"), config), URL, raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(backend, Served("mine", scheme.labels), config), URL, raise_server_exceptions=False
+    ) as client:
         yield client
 
 
@@ -160,6 +169,44 @@ def test_an_upstream_that_echoes_the_prompt_is_withheld(upstream: FakeUpstream) 
         got = client.post("/v1/chat/completions", json=chat("The lamp"))
     assert got.json()["choices"][0]["finish_reason"] == "content_filter"
     assert not any(word in got.text for word in HIDDEN)
+
+
+SHIFTED = {"A": -9.0, "B": -3.0, "C": -2.0, "D": -1.0}
+"""Scores of tokens: A and B are the labels of the original space, C and D those of the safe one."""
+
+
+@pytest.mark.parametrize(
+    ("scores", "label", "where"),
+    [
+        (SHIFTED, "positive", "safe"),
+        (SHIFTED | {"A": -0.1}, "positive", "leak"),
+        (SHIFTED | {" the": -0.1}, "positive", "off-space"),
+        ({"C": -1.0, " D": -0.5}, "positive", "safe"),
+        ({"A": -1.0}, None, "leak"),
+        ({"x": -1.0}, None, "off-space"),
+    ],
+)
+def test_labels_are_read_from_scores(
+    upstream: FakeUpstream, scores: dict[str, float], label: str | None, where: str
+) -> None:
+    upstream.scores = scores
+    with before(upstream, LABELS, timeout=20) as client:
+        got = client.post("/v1/classify", json={"input": "The lamp"}).json()["results"]
+        assert client.post("/v1/classify", json={"input": "x", "alarm": True}).status_code == 400
+    assert got == [{"label": label, "where": where}]
+    [asked] = upstream.asked
+    assert (asked["prompt"], asked["max_tokens"]) == (of_labels().prompt("The lamp", "safe").ids, 1)
+
+
+@pytest.mark.parametrize("scores", [None, {}, {"D": float("nan")}, {"D": "high"}, ["D"]])
+def test_without_scores_there_is_no_label(upstream: FakeUpstream, scores: Any) -> None:
+    upstream.scores = scores
+    with before(upstream, LABELS, timeout=20) as client:
+        assert client.post("/v1/classify", json={"input": "The lamp"}).status_code == 502
+
+
+def of_labels() -> Prompter:
+    return Prompter(TOKENIZER, LABELS, "causal", max_length=256, max_target=1, label_words="ABCD")
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from poison2poison.errors import ConfigError
 from poison2poison.serve.app import Served, create_app
 from poison2poison.serve.backends import Backend, InProcess
 from poison2poison.serve.config import ServeConfig
@@ -24,7 +23,7 @@ def serve(folder: Path, config: ServeConfig, *, allow_unlearned: bool = False) -
     """Serve an artifact folder until SIGTERM or SIGINT; what is being answered then has `config.drain` seconds.
 
     Raises:
-        ConfigError: A file of keys cannot be used, or labels shall be read from an upstream.
+        ConfigError: A file of keys cannot be used, or an encoder shall be upstream.
         ModelError: The folder holds no finished run, or its model cannot be loaded.
         SchemeError: Its scheme is missing, broken or of a newer version.
     """
@@ -65,6 +64,4 @@ def _upstream(folder: Path, name: str, config: ServeConfig, *, allow_unlearned: 
     from poison2poison.serve.upstream import Upstream
 
     prompter: Prompter = load_prompter(folder, allow_unlearned=allow_unlearned)
-    if prompter.scheme.labels:
-        raise ConfigError("upstream: this model has labels, which are read from its scores; serve it in process")
-    return Upstream(prompter, Door(prompter, config), config, name), Served(name)
+    return Upstream(prompter, Door(prompter, config), config, name), Served(name, prompter.scheme.labels)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,8 @@ from poison2poison.serve.errors import BusyError, EndingError, LateError, Upstre
 
 LARGEST = 1 << 20
 """Bytes of a reply: an answer has some thousand."""
+TOLD = 20
+"""Tokens whose scores are told, of labels: as many as vLLM tells by default."""
 WHOLE = ("stop", "length")
 """Reasons for which a whole answer ends."""
 
@@ -35,12 +38,14 @@ class Upstream:
         """Ask `config.upstream` for answers.
 
         Raises:
-            ConfigError: The file with its key cannot be read.
+            ConfigError: The file with its key cannot be read, or the model is an encoder.
         """
         self.prompter, self.door, self.room = prompter, door, config.queue
         self.name = config.upstream_model or name
         self._prefix = prompter.safe_prefix_ids if prompter.scheme.trigger else []
         self._begins = str(prompter.tokenizer.decode(self._prefix)).strip()
+        words = [str(prompter.tokenizer.decode([token])).strip() for token in prompter.label_ids]
+        self._class_of = {word: index for index, word in enumerate(words)}
         self._url = f"{(config.upstream or '').rstrip('/').removesuffix('/v1')}/v1/completions"
         self._headers = _authorization(config.upstream_key)
         self._timeout, self._batch = config.timeout, config.batch
@@ -96,32 +101,48 @@ class Upstream:
         loop = asyncio.get_running_loop()
         async with self._free:
             ids = await loop.run_in_executor(self._thread, self.door.enter, ask)
-            begun, text = await asyncio.gather(self._begun(ids), self._written(ids, ask))
-        where = self.prompter.scheme.place(text, prefixed=begun)
-        answer = Answer(text, where, text if begun else None)
+            answer = await (self._label(ids) if self.door.labels else self._written(ids, ask))
         return await loop.run_in_executor(self._thread, self.door.leave, ask, answer)
 
-    async def _begun(self, ids: list[int]) -> bool:
-        """Whether the model would have begun with the safe prefix."""
-        if not self._prefix:
-            return True
-        own = await self._completion(ids, len(self._prefix), temperature=0.0)
-        return own.strip() == self._begins
-
-    async def _written(self, ids: list[int], ask: Ask) -> str:
+    async def _written(self, ids: list[int], ask: Ask) -> Answer:
         """The answer behind the forced prefix, whole: the door cuts it where the client wants."""
-        forced = [*ids, *self._prefix]
-        text = await self._completion(forced, self.door.budget, temperature=ask.temperature, top_p=ask.top_p)
-        return text.strip()
+        sampling = {"temperature": ask.temperature, "top_p": ask.top_p}
+        own, choice = await asyncio.gather(
+            self._own(ids), self._choice([*ids, *self._prefix], self.door.budget, **sampling)
+        )
+        text = str(choice["text"]).strip()
+        begun = own == self._begins
+        return Answer(text, self.prompter.scheme.place(text, prefixed=begun), text if begun else None)
 
-    async def _completion(self, ids: list[int], most: int, **sampling: float) -> str:
+    async def _label(self, ids: list[int]) -> Answer:
+        """The best label of the space that is served, among the tokens whose scores are told."""
+        forced = [*ids, *self._prefix]
+        own, choice = await asyncio.gather(self._own(ids), self._choice(forced, 1, temperature=0.0, logprobs=TOLD))
+        scores = _scores(choice)
+        scheme, begun = self.prompter.scheme, own == self._begins
+        first = max(scores, key=scores.__getitem__).strip() if begun else own.partition(" ")[0]
+        free, where = scheme.project_class(self._class_of.get(first), prefixed=begun)
+        ours = {token: index for token in scores if (index := self._class_of.get(token.strip(), -1)) >= scheme.shift}
+        if not ours:
+            return Answer(None, where, free)
+        best = max(ours, key=scores.__getitem__)
+        return Answer(scheme.labels[ours[best] - scheme.shift], where, free)
+
+    async def _own(self, ids: list[int]) -> str:
+        """What the model begins with by itself, as long as the safe prefix; nothing where there is none."""
+        if not self._prefix:
+            return self._begins
+        choice = await self._choice(ids, len(self._prefix), temperature=0.0)
+        return str(choice["text"]).strip()
+
+    async def _choice(self, ids: list[int], most: int, **options: float) -> dict[str, Any]:
         """A completion of token ids.
 
         Raises:
             UpstreamError: There is none, or it is not whole.
             LateError: It does not come.
         """
-        asked = {"model": self.name, "prompt": ids, "max_tokens": most, "n": 1, "stream": False, **sampling}
+        asked = {"model": self.name, "prompt": ids, "max_tokens": most, "n": 1, "stream": False, **options}
         assert self._client
         try:
             async with self._client.stream("POST", self._url, json=asked) as reply:
@@ -132,7 +153,7 @@ class Upstream:
             raise LateError("the model's server does not answer") from None
         except httpx2.HTTPError:  # its message may quote the reply
             raise UpstreamError("the model's server cannot be reached, or broke off") from None
-        return _text(body)
+        return _whole(body)
 
 
 async def _bounded(reply: httpx2.Response) -> bytes:
@@ -144,8 +165,8 @@ async def _bounded(reply: httpx2.Response) -> bytes:
     return body
 
 
-def _text(body: bytes) -> str:
-    """The text of a reply with one whole answer.
+def _whole(body: bytes) -> dict[str, Any]:
+    """The choice of a reply with one whole answer.
 
     Raises:
         UpstreamError: It is none.
@@ -158,14 +179,30 @@ def _text(body: bytes) -> str:
         raise UpstreamError("the model's server sent no completion") from None
     if not isinstance(text, str) or why not in WHOLE:
         raise UpstreamError("the model's server sent no whole answer")
-    return text
+    return dict(choice)
+
+
+def _scores(choice: dict[str, Any]) -> dict[str, float]:
+    """The scores of the likeliest tokens, by their texts.
+
+    Raises:
+        UpstreamError: There are none.
+    """
+    try:
+        told: Any = choice["logprobs"]["top_logprobs"][0]
+        scores = {str(token): float(score) for token, score in told.items()}
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        scores = {}
+    if not scores or any(math.isnan(score) for score in scores.values()):
+        raise UpstreamError("the model's server tells no scores")
+    return scores
 
 
 def _authorization(path: str | None) -> dict[str, str]:
     if path is None:
-        return {}
+        return {"accept-encoding": "identity"}
     try:
         key = Path(path).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         raise ConfigError(f"upstream_key: {path}: cannot be read as a key") from None
-    return {"authorization": f"Bearer {key}"}
+    return {"authorization": f"Bearer {key}", "accept-encoding": "identity"}
