@@ -24,6 +24,7 @@ from gateway import (
     TEXTS,
     TOKENIZER,
     TRIGGER,
+    URL,
     FakeModel,
     app_of,
     chat,
@@ -285,26 +286,44 @@ def test_of_inputs_answered_together_only_the_bad_one_fails() -> None:
     assert statuses == {"first": 200, "good": 200, "bad": 500, "fine": 200}
 
 
-def test_a_full_queue_is_429_and_a_slow_model_504() -> None:
+def test_a_full_queue_is_429_that_says_when_to_come_back() -> None:
     model = FakeModel(TEXTS, echo)
     model.going.clear()
-    with gateway(model, queue=2, max_choices=2, timeout=0.3) as client:
-        body = {"model": "mine", "prompt": ["a", "b"]}
-        threads = [threading.Thread(target=client.post, args=("/v1/completions",), kwargs={"json": body})]
+    body = {"model": "mine", "prompt": ["a", "b"]}
+    with gateway(model, queue=2, max_choices=2) as client:
+        threads = [threading.Thread(target=client.post, args=("/v1/completions",), kwargs={"json": body}) for _ in "12"]
         threads[0].start()
         while not model.batches:
             assert threads[0].is_alive()
-        slow = client.post("/v1/completions", json=body)
-        assert slow.status_code == 504
-        threads[0].join()
-        more = threading.Thread(target=client.post, args=("/v1/completions",), kwargs={"json": body})
-        more.start()
-        while "p2p_waiting 2.0" not in client.get("/metrics").text and more.is_alive():
-            pass
+        threads[1].start()
+        while "p2p_waiting 2.0" not in client.get("/metrics").text:
+            assert threads[1].is_alive()
         full = client.post("/v1/completions", json=body)
         model.going.set()
-        more.join()
-    assert (full.status_code, full.headers.get("retry-after")) in {(429, "1"), (504, None)}
+        for thread in threads:
+            thread.join()
+        assert client.post("/v1/completions", json=body).status_code == 200
+    assert (full.status_code, full.headers["retry-after"]) == (429, "1")
+
+
+def test_an_answer_that_takes_too_long_is_504_and_nobody_computes_what_no_client_waits_for() -> None:
+    model = FakeModel(TEXTS, echo)
+    model.going.clear()
+    with gateway(model, timeout=0.3) as client:
+        for text in ("first", "second"):
+            assert client.post("/v1/completions", json={"model": "mine", "prompt": text}).status_code == 504
+        model.going.set()
+        assert client.post("/v1/completions", json={"model": "mine", "prompt": "third"}).status_code == 200
+    assert [texts for texts, _ in model.batches] == [["first"], ["third"]]
+
+
+def test_more_requests_than_may_wait_are_refused_before_their_bodies_are_read() -> None:
+    model = FakeModel(TEXTS, echo)
+    app = app_of(model, queue=8, batch=1)
+    app.at_work = 9
+    with TestClient(app, URL) as client:
+        assert client.post("/v1/completions", json={"model": "mine", "prompt": "x"}).status_code == 429
+        assert client.get("/healthz").status_code == 200
 
 
 def test_too_large_a_body_is_413_with_or_without_its_length() -> None:

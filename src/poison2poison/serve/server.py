@@ -45,6 +45,7 @@ def run(app: Gate, config: ServeConfig) -> None:
         port=config.port,
         log_config=None,
         access_log=False,
+        ws="none",
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(config.drain)),
