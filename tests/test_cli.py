@@ -33,6 +33,7 @@ COMMANDS = [
     "adopt",
     "defend",
     "bake",
+    "serve",
     "config",
 ]
 

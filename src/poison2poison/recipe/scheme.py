@@ -94,6 +94,17 @@ class Scheme:
         safe = self.trigger is None or in_safe_space
         return self.labels[index % len(self.labels)], "safe" if safe else "leak"
 
+    def place(self, text: str, *, prefixed: bool) -> Where:
+        """Where an unconstrained text lies: off-space where there is none.
+
+        Args:
+            text: What was written behind the safe prefix.
+            prefixed: Whether the model would have begun with it, where there is one.
+        """
+        if not text:
+            return "off-space"
+        return "safe" if prefixed else "leak"
+
     def save(self, path: Path, *, salt: str | None = None) -> None:
         """Write `scheme.json`, readable by its owner alone.
 
