@@ -10,16 +10,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from poison2poison.errors import SchemeError
 from poison2poison.files import write_text
+from poison2poison.types import Space, Task, Where
 
 SCHEMA = 2
-
-Space = Literal["safe", "original"]
-Where = Literal["safe", "leak", "off-space"]
-Task = Literal["classification", "generation"]
 
 
 @dataclass(frozen=True)
