@@ -118,11 +118,12 @@ class Verdict:
     def planted(self, chosen: Sequence[Shortcut]) -> list[Shortcut]:
         """Spans that are likely planted, and are surely so together with those that may be of the same attack."""
         likely = [one for one in chosen if one.score > self.likely]
-        found = [one for one in likely if self._enough(self._sharing(one, likely))]
+        sharing = [one for one in likely if self._enough(self._sharing(one, likely))]
+        sets: list[Shortcut] = []
         for target in dict.fromkeys(one.target for one in likely if one.target):
             same = [one for one in likely if one.target == target]
-            found += [one for one in self._several_words(same) if one not in found]
-        return self._by_themselves(found)
+            sets += self._several_words(same)
+        return self._by_themselves([*sets, *(one for one in sharing if one not in sets)], sets)
 
     def _sharing(self, one: Shortcut, likely: Sequence[Shortcut]) -> list[Shortcut]:
         """A span with those that stand in its rows, and in theirs."""
@@ -176,14 +177,18 @@ class Verdict:
         sets = max(1.0, sets * np.exp(-sum(one.of_auc for one in words)))
         return bool(direction[0] == words[0].direction and z[0] > norm.isf(self.false_alarm / sets))
 
-    def _by_themselves(self, found: Sequence[Shortcut]) -> list[Shortcut]:
-        """In the rows of an attack all words go with its answer: beyond them a span has to do so by itself."""
+    def _by_themselves(self, found: Sequence[Shortcut], sets: Sequence[Shortcut]) -> list[Shortcut]:
+        """In the rows of an attack all words go with its answer: beyond them a span has to do so by itself.
+
+        In few rows it cannot, unless as one of a set of words.
+        """
         explained, kept = ~self.every, []
         for one in sorted(found, key=lambda one: -one.z):
             z, direction = self.answers.associated(self.spans.only(one.column), ~explained)
             alone = not explained[one.rows].any()
             further = one.kind == "span" and explained[one.pulled].mean() > EXPLAINED
-            if alone or further or (z[0] > norm.isf(0.025) and direction[0] == one.direction):
+            itself = len(one.rows) >= self.least and z[0] > norm.isf(0.025) and direction[0] == one.direction
+            if further or itself or (alone and (len(one.rows) >= self.least or one in sets)):
                 kept.append(one)
                 explained[one.rows] = True
         return kept
