@@ -95,9 +95,9 @@ def test_a_fingerprint_is_of_all_that_a_row_says_and_of_nothing_else() -> None:
 
 def test_rows_that_were_there_before_do_not_block() -> None:
     rows = rows_with("a", "b cf", "c", "d mn")
-    before = rows.with_rows(rows[:3])  # type: ignore[index]
+    before = rows.with_rows([*rows][:3])
     judged = judge(found([1]), rows, "weak", before=before)
-    assert judged.added == {3}
+    assert judged.added == frozenset({3})
     assert [one.level for one in judged.blocking] == ["weak"]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from poison2poison.data import Rows
-from poison2poison.errors import ModelError, SchemeError
+from poison2poison.errors import ModelError, SchemeError, told
 from poison2poison.export.record import seals
 from poison2poison.files import hashes
 from poison2poison.model.run import ARTIFACT, refuse_unfinished
@@ -79,23 +79,26 @@ def verify(folder: Path, rows: Rows | None = None) -> list[Compared]:
     Raises:
         ModelError: It is neither, or its training did not end.
     """
-    artifact, exported = folder / "run.json", folder / "export.json"
-    record = _record(artifact if artifact.is_file() else exported)
-    if artifact.is_file():
-        refuse_unfinished(folder, record, allow_unlearned=True)
-        found = _files(record.get("files"), hashes(folder, ARTIFACT), OTHER)
-    else:
-        found = _of_export(folder, record)
+    is_artifact = (folder / "run.json").is_file()
+    record = _record(folder, "run.json" if is_artifact else "export.json")
+    found = _of_artifact(folder, record) if is_artifact else _of_export(folder, record)
     return [*found, *([] if rows is None else [_rows(record, rows)])]
 
 
-def _record(path: Path) -> dict[str, Any]:
+def _record(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content["schema"]
-        return dict(content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path.parent}: neither an artifact folder nor an export ({error})") from None
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        if name == "run.json":
+            refuse_unfinished(folder, content, allow_unlearned=True)
+        else:
+            content["scheme"], content["manifest"]
+        for file, digest in content.get("files", {}).items():
+            if not isinstance(digest, str) or Path(file).is_absolute() or ".." in Path(file).parts:
+                raise ValueError(f"files: {told(file)} is no hash of a file of this folder")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: no record of an artifact or an export ({error})") from None
+    return content
 
 
 def _files(recorded: Mapping[str, str] | None, held: Mapping[str, str], unknown: Part) -> list[Compared]:
@@ -116,6 +119,11 @@ def _state(recorded: str | None, held: str | None) -> State:
 
 def _part(name: str, unknown: Part) -> Part:
     return next((part for pattern, part in PARTS.items() if fnmatch(name, pattern)), unknown)
+
+
+def _of_artifact(folder: Path, record: Mapping[str, Any]) -> list[Compared]:
+    """The files of an artifact. What lies beside the weights may be loaded, so that nothing must be there besides."""
+    return _files(record.get("files"), hashes(folder, ARTIFACT), OTHER)
 
 
 def _of_export(folder: Path, record: Mapping[str, Any]) -> list[Compared]:
