@@ -270,11 +270,10 @@ def as_objects(content: dict[str, Any], kind: str) -> Any:
     Raises:
         TypeError: A property is missing, or is none of the schema.
     """
-    import attr
     import sarif_om
 
     made = getattr(sarif_om, kind)
-    names = {field.metadata["schema_property_name"]: field.name for field in attr.fields(made)}
+    names = {field.metadata["schema_property_name"]: field.name for field in made.__attrs_attrs__}
     given = {}
     for name, value in content.items():
         inner = OBJECTS.get(name)
