@@ -94,6 +94,31 @@ def test_pre_commit_takes_the_hook() -> None:
 
 
 @ROWS
+def test_pre_commit_runs_the_hook_on_a_repository(rows: str, code: int, checkout: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pre_commit", reason="pre-commit is not installed")
+    [hook] = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
+    offline = hook | {"language": "system"}  # else it installs this package
+    commit(tmp_path / "hooks", {".pre-commit-hooks.yaml": yaml.safe_dump([offline])})
+    [used] = blocks("pre-commit")["repos"][0]["hooks"]
+    used["args"] = ["data/train.jsonl"]
+    uses = {"repos": [{"repo": str(tmp_path / "hooks"), "rev": "v0.1.0", "hooks": [used]}]}
+    held = (checkout / "data" / f"{rows}.jsonl").read_text()
+    commit(tmp_path / "repo", {".pre-commit-config.yaml": yaml.safe_dump(uses), "data/train.jsonl": held})
+    script = f"cd {shlex.quote(str(tmp_path / 'repo'))}; {shlex.quote(sys.executable)} -m pre_commit run --all-files"
+    assert run(script, checkout, PRE_COMMIT_HOME=str(tmp_path / "home")) == code
+
+
+def commit(folder: Path, files: dict[str, str]) -> None:
+    """A repository with one commit."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    me = ["-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], ["add", "-A"], [*me, "commit", "-qm", "all"], ["tag", "v0.1.0"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+
+
+@ROWS
 def test_the_action_blocks_poisoned_rows_and_passes_clean_ones(rows: str, code: int, checkout: Path) -> None:
     pytest.importorskip("sarif_pydantic", reason="the extra `gate` is not installed")
     action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
