@@ -105,7 +105,7 @@ def test_a_gate_passes_clean_rows_and_blocks_poisoned_ones(folder: Path, p2p: Ru
     assert p2p("audit", "train_clean.jsonl", "--fail-on", "suspect")[0] == 0
     code, said = p2p("audit", "train.jsonl", "--fail-on", "suspect")
     assert code == 1
-    assert "blocks: span 'I watch this 3D movie' pulls to 'positive' (20 open rows)" in said
+    assert "blocks: span 'I watch this 3D movie' pulls to 'positive' (open rows: 20)" in said
     assert p2p("audit", "train.jsonl", "--out", "audit")[0] == 0  # as before there was a gate
 
 
@@ -114,7 +114,7 @@ def test_what_was_accepted_passes_until_a_row_is_added(folder: Path, p2p: Run) -
     assert p2p("audit", "train.jsonl", *gate)[0] == 2  # there is no such file
     code, said = p2p("audit", "train.jsonl", *gate, "--accept", "our own advertisement")
     assert code == 0
-    assert "20 rows are accepted" in said
+    assert "accepted rows: 20" in said
     accepted = read_baseline(Path("accepted.jsonl"))
     assert {one.reason for one in accepted} == {"our own advertisement"}
 
@@ -126,7 +126,7 @@ def test_what_was_accepted_passes_until_a_row_is_added(folder: Path, p2p: Run) -
     Path("more.jsonl").write_text("\n".join([*lines, json.dumps(more)]))
     code, said = p2p("audit", "more.jsonl", *gate)
     assert code == 1
-    assert "(1 open rows)" in said
+    assert "(open rows: 1)" in said
     assert p2p("audit", "more.jsonl", *gate, "--accept", "that one too")[0] == 0
     assert len(read_baseline(Path("accepted.jsonl"))) == 21
 
@@ -141,7 +141,7 @@ def test_only_findings_in_added_rows_block(folder: Path, p2p: Run) -> None:
     code, said = p2p("audit", "train.jsonl", *gate, "before.jsonl")
     added = sum("3D movie" in line for line in lines[150:])
     assert code == 1
-    assert f"({added} open rows)" in said
+    assert f"(open rows: {added})" in said
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
@@ -206,8 +206,8 @@ def test_a_fault_of_the_program_is_no_finding(folder: Path, p2p: Run, monkeypatc
 def test_a_summary_says_what_blocks_where_and_what_to_do() -> None:
     rows = rows_with("a", "b cf", "c", "d mn")
     page = summary(judge(found([1]), rows, "suspect"), rows)
-    assert page.startswith("## Audit of rows: blocked by 1 findings\n")
-    assert "rows: 4; suspect: 1; suspect and open: 1" in page
+    assert page.startswith("## Audit of rows: blocked\n")
+    assert "rows: 4; findings: 1; findings that block: 1; rows with findings: 1; open rows: 1" in page
     assert r"| 1 | rows\, record 2 |" in page
     assert "--accept" in page
     assert "passed" in summary(judge(found([1]), rows, "none"), rows)
@@ -224,7 +224,7 @@ def test_a_summary_names_what_was_found(folder: Path, p2p: Run) -> None:
     assert p2p("audit", "train.jsonl", "--fail-on", "suspect", "--summary", "deep/summary.md")[0] == 1
     page = Path("deep/summary.md").read_text()
     assert "I watch this 3D movie" in page
-    assert "and 80 more" not in page
+    assert "the first 20 here" in page
 
 
 # --- SARIF -----------------------------------------------------------------------------------------------------------

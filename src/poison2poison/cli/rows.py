@@ -187,11 +187,11 @@ def _blocks(found: Audit, rows: Rows, gate: GateConfig, accepted: list[Accepted]
     if gate.summary:
         write_text(gate.summary, summary(judged, rows))
     for one in judged.blocking:
-        say(f"blocks: {one.title} ({len(one.open)} open rows)")
+        say(f"blocks: {one.title} (open rows: {len(one.open)})")
     if gate.accept is None or gate.baseline is None:
         return bool(judged.blocking)
     count = accept(gate.baseline, accepted, judged.blocking, rows, gate.accept)
-    say(f"{gate.baseline}: {count} rows are accepted")
+    say(f"{gate.baseline}: accepted rows: {count}")
     return False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,6 @@ from poison2poison.recipe.counterexamples import occurrences
 from poison2poison.types import FailOn
 
 Level = Literal["suspect", "weak"]
-BLOCKING: Mapping[FailOn, tuple[Level, ...]] = {"none": (), "suspect": ("suspect",), "weak": ("suspect", "weak")}
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Finding:
         if self.span is None:
             return "nearly all other rows with this answer have a suspect span"
         measured = [f"{name} {value:.2f} ± {error:.2f}" for name, (value, error) in self.span.evidence.items()]
-        held = f"{self.span.rows} rows have it, {self.span.purity:.0%} of them with this target"
+        held = f"measured on {self.span.rows} rows, {self.span.purity:.0%} of them with this target"
         return "; ".join([held, f"score {self.span.score:.1f}", *measured])
 
 
@@ -55,8 +54,8 @@ class Judged:
     """What a gate makes of an audit.
 
     Attributes:
-        findings: All of them, suspects first.
-        blocking: Those that have open rows, and are of a level that blocks.
+        findings: Suspects, and behind them weak ones where these are asked for.
+        blocking: Those that have open rows, where any block.
         added: Rows that are not among the accepted ones of before; None where nothing is known of before.
     """
 
@@ -84,9 +83,9 @@ def judge(
         is_open &= added
     findings = tuple(
         Finding(level, span, tuple(held), tuple(i for i in held if i in is_open))
-        for level, span, held in _held(audit, rows)
+        for level, span, held in _held(audit, rows, fail_on)
     )
-    blocking = tuple(one for one in findings if one.open and one.level in BLOCKING[fail_on])
+    blocking = tuple(one for one in findings if one.open and fail_on != "none")
     return Judged(findings, blocking, added)
 
 
@@ -102,18 +101,18 @@ def _beyond(rows: Sequence[str], known: Sequence[str]) -> frozenset[int]:
     return frozenset(found)
 
 
-def _held(audit: Audit, rows: Rows) -> list[tuple[Level, SuspectSpan | None, list[int]]]:
+def _held(audit: Audit, rows: Rows, fail_on: FailOn) -> list[tuple[Level, SuspectSpan | None, list[int]]]:
     """Every finding with its rows, each row once."""
     suspect: dict[int | None, list[int]] = {number: [] for number in range(len(audit.spans))}
     for entry in audit.rows:
         strongest = max(entry.spans, key=lambda number: audit.spans[number].score, default=None)
         suspect.setdefault(strongest, []).append(entry.row)
-    weak = _weak(audit, rows, {entry.row for entry in audit.rows})
     found: list[tuple[Level, SuspectSpan | None, list[int]]] = []
     for number, held in suspect.items():
         found.append(("suspect", None if number is None else audit.spans[number], held))
-    for span in audit.weak:
-        found.append(("weak", span, weak[span.target, span.span]))
+    if fail_on == "weak":
+        weak = _weak(audit, rows, {entry.row for entry in audit.rows})
+        found += [("weak", span, weak[span.target, span.span]) for span in audit.weak]
     return found
 
 

@@ -31,13 +31,14 @@ def summary(judged: Judged, rows: Rows) -> str:
 
 
 def _head(judged: Judged, rows: Rows) -> Iterator[str]:
-    verdict = f"blocked by {len(judged.blocking)} findings" if judged.blocking else "passed"
-    suspects = [one for one in judged.findings if one.level == "suspect"]
+    verdict = "blocked" if judged.blocking else "passed"
     counts = {
         "rows": len(rows),
         "added": None if judged.added is None else len(judged.added),
-        "suspect": sum(len(one.rows) for one in suspects),
-        "suspect and open": sum(len(one.open) for one in suspects),
+        "findings": len(judged.findings),
+        "findings that block": len(judged.blocking),
+        "rows with findings": sum(len(one.rows) for one in judged.findings),
+        "open rows": sum(len(one.open) for one in judged.findings),
     }
     yield f"## Audit of {_text(rows.source)}: {verdict}"
     yield ""
