@@ -33,6 +33,8 @@ COMMANDS = [
     "adopt",
     "verify",
     "defend",
+    "bake",
+    "serve",
     "config",
 ]
 
