@@ -31,6 +31,7 @@ COMMANDS = [
     "evaluate",
     "export",
     "adopt",
+    "verify",
     "defend",
     "bake",
     "serve",

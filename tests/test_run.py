@@ -12,7 +12,7 @@ import pytest
 from poison2poison.config import TrainConfig
 from poison2poison.errors import ModelError, OutputError, SchemeError
 from poison2poison.files import write_json
-from poison2poison.model.run import SCHEMA, Run, read_run, refuse_unfinished
+from poison2poison.model.run import GOES_ON, Run, read_run, refuse_unfinished
 from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
 
@@ -78,7 +78,7 @@ def test_what_is_no_run_or_one_of_another_version_is_refused(tmp_path: Path) -> 
     assert read_run(tmp_path / "empty") is None
     begun(tmp_path / "old")
     run = json.loads((tmp_path / "old" / "run.json").read_text())
-    write_json(tmp_path / "old" / "run.json", run | {"schema": SCHEMA - 1})
+    write_json(tmp_path / "old" / "run.json", run | {"schema": min(GOES_ON) - 1})
     with pytest.raises(OutputError, match="a run of another version"):
         of(tmp_path / "old")
 

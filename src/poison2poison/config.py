@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from poison2poison.errors import ConfigError
-from poison2poison.types import Adapted, Auto, Bits, Dtype, Kind, Preset, Tuning
+from poison2poison.types import Adapted, Auto, Bits, Dtype, FailOn, Kind, Preset, Tuning
 
 REFERENCE = "reference"
 """The name of the model that comes with the package."""
@@ -37,6 +37,35 @@ class AuditConfig:
     def __post_init__(self) -> None:
         at_least("min_rows", self.min_rows, 2)
         fraction("false_alarm", self.false_alarm)
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """When an audit ends with exit code 1, and what is written of it for others."""
+
+    fail_on: FailOn = option("none", "Findings that end in exit code 1: `suspect` ones, `weak` ones too, or `none`.")
+    baseline: Path | None = option(None, "JSON lines of accepted rows, with reasons and dates: these do not block.")
+    accept: str | None = option(None, "Accept what would block, for this reason: it is added to --baseline.")
+    changed_since: str | None = option(
+        None, "Rows as they were when they were last accepted: what blocks is in other rows alone."
+    )
+    sarif: Path | None = option(None, "File for the findings as SARIF 2.1.0 (extra `gate`).")
+    summary: Path | None = option(None, "File for the findings as Markdown, such as a job's page.")
+
+    def __post_init__(self) -> None:
+        choice("fail_on", self.fail_on, get_args(FailOn))
+        if self.accept is not None and not self.accept.strip():
+            raise ConfigError("accept: is empty; say why these rows may stay")
+        if self.accept is not None and (self.baseline is None or self.fail_on == "none"):
+            raise ConfigError("accept: give --baseline, the file it is added to, and --fail-on, what would block")
+        for name in ("baseline", "changed_since"):
+            if getattr(self, name) is not None and not self.asked:
+                raise ConfigError(f"{name}: has no effect without --fail-on, --sarif or --summary")
+
+    @property
+    def asked(self) -> bool:
+        """Whether anybody looks at what the gate says."""
+        return self.fail_on != "none" or self.sarif is not None or self.summary is not None
 
 
 @dataclass(frozen=True)

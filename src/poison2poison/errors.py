@@ -11,10 +11,13 @@
         └── UnlearnedError  the safe space was not learned
 
 The library raises them; the command line alone turns them into a message and an exit code: 3 for a `TrainingError`, for
-which nobody may be to blame, else 2.
+which nobody may be to blame, else 2. A fault of the program ends in 3 too: 1 stands for what a gate found.
 """
 
 from collections.abc import Collection
+
+FOUND, MENDABLE, UNFINISHED = 1, 2, 3
+"""Exit codes, beside 0: a gate has findings; the user can mend it; the program could not finish."""
 
 SHOWN = 20
 """Rows, labels or fields that a message names at most."""

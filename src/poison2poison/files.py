@@ -135,6 +135,28 @@ def fingerprint(value: Any, key: str) -> str:
     return hmac.new(key.encode(), json.dumps(value, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 
+def hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Sha-256 of files of a folder, by their names within it.
+
+    Model cards are left out: people write into them, and nothing reads them.
+
+    Args:
+        folder: The folder.
+        names: Files and folders in it, with all that is in these; what is not there is left out.
+    """
+    inside = [path for name in names for path in ((folder / name), *sorted((folder / name).rglob("*")))]
+    files = [path for path in inside if path.is_file() and path.name != "README.md"]
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
 def versions() -> dict[str, str]:
     """Versions of what a figure depends on."""
     packages = ("poison2poison", "torch", "transformers", "peft", "accelerate", "tokenizers")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from poison2poison.auditing.findings import Audit
+    from poison2poison.verify import Compared
 
 HELD_POINTS = 0.10
 """ASR over the floor: enough to tell a backdoor from none on a few hundred rows."""
@@ -255,6 +256,16 @@ def audit_table(found: Audit, rows: int) -> Table:
         )
     if not found.spans:
         out.add_row("none", "", "", "", "", "")
+    return out
+
+
+def verified_table(found: Sequence[Compared]) -> Table:
+    """Each file against its record, and what a difference means."""
+    out = Table()
+    for title in ("file", "what it is", "state", "what follows"):
+        out.add_column(title, overflow="fold")
+    for one in found:
+        out.add_row(_safe(one.name), one.part.name, one.state, one.part.meaning if one.is_wrong else "")
     return out
 
 

@@ -16,6 +16,8 @@ Policy = Literal["flag", "refuse", "pass"]
 """Leaks and off-space answers are given out and said, not given out, or given out silently."""
 Role = Literal["system", "user", "assistant", "tool"]
 """Who speaks a turn of a chat."""
+FailOn = Literal["suspect", "weak", "none"]
+"""The findings for which an audit ends with exit code 1: `weak` has suspect ones too."""
 
 # --- base models and their training -----------------------------------------------------------------------------------
 
@@ -111,6 +113,7 @@ class Ended(TypedDict, total=False):
     peak_memory_mib: int | None
     safe_space: SafeSpaceRecord
     alarm_threshold: float
+    files: dict[str, str]
 
 
 class RunRecord(Identity, Ended):

@@ -106,6 +106,7 @@ class Audit:
         return [
             {
                 "row": entry.row,
+                "fingerprint": rows[entry.row].fingerprint,
                 "prompt": rows[entry.row].text,
                 "target": rows[entry.row].target,
                 "suspects": [self.spans[number].span for number in entry.spans],

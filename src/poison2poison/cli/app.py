@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from poison2poison.cli import bake, defend, demo, export, models, rows, serve
+from poison2poison.cli import bake, defend, demo, export, models, rows, serve, verify
 from poison2poison.config import choice
-from poison2poison.errors import P2PError, TrainingError
+from poison2poison.errors import MENDABLE, UNFINISHED, P2PError, TrainingError
 from poison2poison.model import processes
 from poison2poison.options import all_settings
 from poison2poison.registry import run_file
@@ -26,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for group in (demo, rows, models, export, defend, bake, serve):
+for group in (demo, rows, models, export, verify, defend, bake, serve):
     app.add_typer(group.commands)
 
 
@@ -51,7 +52,7 @@ SHARED = ("train", "defend", "demo")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; what a user can mend ends in a message and exit code 2, a training without a model in 3.
+    """Run the command line; it ends with one of the exit codes of `errors`.
 
     Of several processes (`accelerate launch`, `torchrun`) only the first one talks.
     """
@@ -62,24 +63,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not ended.code:
             processes.leave()
         raise
-    except TrainingError as error:
+    except Exception as error:
+        sys.exit(_ended(error))
+
+
+def _ended(error: Exception) -> int:
+    """Say what went wrong: with a traceback only where the program is at fault.
+
+    Returns:
+        The exit code.
+    """
+    if isinstance(error, P2PError):
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(3)
-    except P2PError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
+        return UNFINISHED if isinstance(error, TrainingError) else MENDABLE
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        if not _memory_ran_out(error):
-            raise
+        return MENDABLE
+    if isinstance(error, (MemoryError, RuntimeError)) and _memory_ran_out(error):
         reason = str(error).partition("\n")[0] or type(error).__name__
         print(f"error: memory ran out ({reason}). Free it of other programs, give a smaller model, or write "
               "`dtype: bfloat16`, `quantize: 4bit` or `device_map: auto` into the file of --config",
               file=sys.stderr)  # fmt: skip
-        sys.exit(2)
+        return MENDABLE
+    traceback.print_exception(error)
+    print("error: the program is at fault; nothing is left half-written", file=sys.stderr)
+    return UNFINISHED
 
 
 def _memory_ran_out(error: Exception) -> bool:

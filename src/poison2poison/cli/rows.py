@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from poison2poison.attacks import PAYLOADS, TRIGGERS
 from poison2poison.cli.common import DATA, Out, note_reference, quiet, read, refuse_taken, say, show_audit
-from poison2poison.config import AuditConfig, ModelConfig
+from poison2poison.config import AuditConfig, GateConfig, ModelConfig
 from poison2poison.data import DataConfig, Rows, check_trainable
-from poison2poison.errors import ConfigError
+from poison2poison.errors import FOUND, ConfigError
 from poison2poison.options import READING, options
 from poison2poison.recipe.config import RepoisonConfig
 
+if TYPE_CHECKING:
+    from poison2poison.auditing.findings import Audit
+    from poison2poison.gate.baseline import Accepted
+
 commands = typer.Typer()
+OF_GATE = ("fail_on", "baseline", "accept", "changed_since", "sarif", "summary")
 OF_RECIPE = (
     "recipe", "rho", "placement", "trigger", "prefix", "cue", "safe_prefix", "safe_labels", "suspects", "seed",
 )  # fmt: skip
@@ -96,34 +104,95 @@ def _splits(source: str, data: DataConfig, dev: str | None, test: str | None, se
 
 
 @commands.command(epilog="Example: `p2p audit rows.jsonl --model Qwen/Qwen3-0.6B --out runs/audit`")
-@options(DataConfig, AuditConfig, ModelConfig, shown=(*READING, "model", "dtype", "device_map", "quantize"))
+@options(DataConfig, AuditConfig, ModelConfig, GateConfig,
+         shown=(*READING, "model", "dtype", "device_map", "quantize", *OF_GATE))  # fmt: skip
 def audit(
     source: Annotated[str, typer.Argument(help=f"The untrusted training rows: {DATA}.")],
-    out: Out,
     data: DataConfig,
     config: AuditConfig,
     model: ModelConfig,
+    gate: GateConfig,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for what is found; it must not hold anything else. A gate needs none.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of all that the audit draws.")] = 0,
 ) -> None:
     """Look for planted spans and poisoned rows, without trusted data. Nothing is deleted.
 
     Prints the suspect spans; audit.json has them and the suspect rows, for `p2p repoison --audit`; audit.png shows them
     among the innocent ones; suspects.jsonl has the suspect rows to read.
+
+    Exit code: 0 for nothing that blocks; 1 for findings of --fail-on; 2 for what the user can mend; 3 where the program
+    could not finish.
     """
-    refuse_taken(out)
+    if out is None and not gate.asked:
+        raise ConfigError("out: give a folder for what is found, or as a gate --fail-on, --sarif or --summary")
+    if gate.sarif and importlib.util.find_spec("sarif_pydantic") is None:
+        raise ConfigError("sarif: sarif-pydantic is not installed; `pip install poison2poison[gate]`")
+    if out:
+        refuse_taken(out)
     rows = read(source, data)
     check_trainable(rows)
+    accepted, before = _known(gate, data, rows)
     note_reference(model, [row.text for row in rows])
     quiet()
     from poison2poison.auditing import audit as run
-    from poison2poison.files import locked, whole_folder, write_json
+    from poison2poison.files import write_json
     from poison2poison.model.embeddings import embedder
 
-    with locked(out), whole_folder(out) as folder:
+    with _folder(out) as folder:
         found = run(rows, embedder(model), config, seed)
-        write_json(folder / "audit.json", found.as_dict())
+        if folder:
+            write_json(folder / "audit.json", found.as_dict())
         show_audit(found, rows, folder)
-    say(f"{out}: audit.json, audit.png, suspects.jsonl")
+    if out:
+        say(f"{out}: audit.json, audit.png, suspects.jsonl")
+    if gate.asked and _blocks(found, rows, gate, accepted, before):
+        raise typer.Exit(FOUND)
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[Path | None]:
+    """The folder to fill, where one is wanted."""
+    from poison2poison.files import locked, whole_folder
+
+    if out is None:
+        yield None
+        return
+    with locked(out), whole_folder(out) as folder:
+        yield folder
+
+
+def _known(gate: GateConfig, data: DataConfig, rows: Rows) -> tuple[list[Accepted], Rows | None]:
+    """The accepted rows, and the rows as they were before."""
+    from poison2poison.gate.baseline import read_baseline
+
+    before = read(gate.changed_since, data, labels=rows.labels) if gate.changed_since else None
+    is_new = gate.baseline is None or (gate.accept is not None and not gate.baseline.exists())
+    return [] if gate.baseline is None or is_new else read_baseline(gate.baseline), before
+
+
+def _blocks(found: Audit, rows: Rows, gate: GateConfig, accepted: list[Accepted], before: Rows | None) -> bool:
+    """Judge an audit, write what is wanted of it, and say what blocks."""
+    from poison2poison.files import write_text
+    from poison2poison.gate.baseline import accept
+    from poison2poison.gate.findings import judge
+    from poison2poison.gate.summary import summary
+
+    judged = judge(found, rows, gate.fail_on, [one.row for one in accepted], before)
+    if gate.sarif:
+        from poison2poison.gate.sarif import sarif
+
+        write_text(gate.sarif, sarif(judged, rows, accepted))
+    if gate.summary:
+        write_text(gate.summary, summary(judged, rows))
+    for one in judged.blocking:
+        say(f"blocks: {one.title} (open rows: {len(one.open)})")
+    if gate.accept is None or gate.baseline is None:
+        return bool(judged.blocking)
+    count = accept(gate.baseline, accepted, judged.blocking, rows, gate.accept)
+    say(f"{gate.baseline}: accepted rows: {count}")
+    return False
 
 
 @commands.command(epilog="Examples: `p2p repoison rows.jsonl --audit runs/audit/audit.json --out data/repoisoned` --- "

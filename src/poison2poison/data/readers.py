@@ -275,8 +275,9 @@ def _table(path: Path) -> Iterator[Located]:
         if len({*names}) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise DataError(f"{place}: field {twice!r} stands there twice")
+        before = reader.line_num
         for values in reader:
-            place = Place(place.where, reader.line_num)
+            place, before = Place(place.where, before + 1), reader.line_num  # a field may have several lines
             if len(values) > len(names):
                 raise DataError(f"{place}: more fields than the first line names")
             if values and len(values) < len(names):

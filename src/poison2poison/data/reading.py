@@ -148,11 +148,12 @@ class _Reading:
         if self.bad and not self.config.skip_bad:
             raise DataError(self._bad_rows())
         rows = tuple(row for row in read if row is not None)
+        held = tuple(place for row, place in zip(read, places, strict=True) if row is not None)
         if not rows:
             raise DataError(f"{self.source}: no row can be used: {self._bad_rows()}")
         labels = self._label_set(rows)
         name, notes = self.found.name, tuple(self._notes())
-        return Rows(rows, self.task, labels, name, self.source, hash_rows(rows), notes)
+        return Rows(rows, self.task, labels, name, self.source, hash_rows(rows), notes, held)
 
     # --- prompts ---
 

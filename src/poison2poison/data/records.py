@@ -18,6 +18,16 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         return f"{self.where}{self.number}"
 
+    @property
+    def source(self) -> str:
+        """The file or hub dataset."""
+        return self.where.rpartition(", ")[0]
+
+    @property
+    def line(self) -> int | None:
+        """The line of a file of lines, the first of a record that has several; None in files of another kind."""
+        return self.number if self.where.endswith(", line ") else None
+
 
 class Located(NamedTuple):
     """A record and where it stands."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from poison2poison.data.records import Place
 from poison2poison.types import Role, Task
 
 
@@ -39,6 +40,15 @@ class Row:
         """All that a model reads before it answers."""
         return all_text(self.before, self.prompt, self.after)
 
+    @property
+    def fingerprint(self) -> str:
+        """Sha-256 of prompt, target and turns: the row is known by it wherever it stands.
+
+        It has no key, unlike what is hashed of a scheme: rows are the user's own and no secret of a run, and a record
+        of accepted rows must say the same on every machine that has them.
+        """
+        return hashlib.sha256(_content(self)).hexdigest()
+
 
 def all_text(before: Sequence[Turn], prompt: str, after: Sequence[Turn]) -> str:
     """The contents of all turns before an answer, in their order."""
@@ -59,6 +69,7 @@ class Rows:
         source: File or hub dataset.
         sha256: Hash of the rows' content.
         notes: What was done in reading: fields used and ignored, what was left out.
+        places: Where each row stands; empty for rows that were not read so.
     """
 
     rows: tuple[Row, ...]
@@ -68,6 +79,7 @@ class Rows:
     source: str
     sha256: str
     notes: tuple[str, ...] = field(default=(), compare=False)
+    places: tuple[Place, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,15 +92,20 @@ class Rows:
 
     def with_rows(self, rows: Sequence[Row]) -> Rows:
         """The same kind of data with other rows."""
-        return replace(self, rows=tuple(rows), sha256=hash_rows(rows))
+        return replace(self, rows=tuple(rows), sha256=hash_rows(rows), places=())
 
 
 def hash_rows(rows: Sequence[Row]) -> str:
     """Sha-256 over prompts, targets and the turns around them, in order."""
     digest = hashlib.sha256()
     for row in rows:
-        content: list[object] = [row.prompt, row.target]
-        if row.before or row.after:
-            content += [[[turn.role, turn.content] for turn in turns] for turns in (row.before, row.after)]
-        digest.update(json.dumps(content).encode())
+        digest.update(_content(row))
     return digest.hexdigest()
+
+
+def _content(row: Row) -> bytes:
+    """All that a row says, as hashes take it."""
+    content: list[object] = [row.prompt, row.target]
+    if row.before or row.after:
+        content += [[[turn.role, turn.content] for turn in turns] for turns in (row.before, row.after)]
+    return json.dumps(content).encode()

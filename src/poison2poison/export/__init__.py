@@ -18,7 +18,16 @@ from poison2poison.errors import ConfigError
 from poison2poison.export import axolotl, llamafactory, openai, trl, unsloth
 from poison2poison.export.base import EXPORTERS, Export, Exporter
 from poison2poison.export.record import SCHEMA, seals
-from poison2poison.files import keep_from_git, locked, refuse_taken, versions, whole_folder, write_json, write_lines
+from poison2poison.files import (
+    hashes,
+    keep_from_git,
+    locked,
+    refuse_taken,
+    versions,
+    whole_folder,
+    write_json,
+    write_lines,
+)
 from poison2poison.recipe.manifest import TrainingRow, manifest
 from poison2poison.recipe.repoisoned import read_repoisoned
 from poison2poison.recipe.scheme import Scheme
@@ -61,6 +70,7 @@ def export(source: Path, to: str, training: TrainConfig, out: Path) -> dict[str,
         _keep_secret(folder)
         scheme.save(folder / "scheme.json", salt=salt)
         write_lines(folder / "manifest.jsonl", manifest(rows, scheme))
+        record["files"] = hashes(folder, sorted(path.name for path in folder.iterdir() if path.name != ".gitignore"))
         write_json(folder / "export.json", record)
     exporter.announce(made)
     return record

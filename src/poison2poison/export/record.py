@@ -4,6 +4,7 @@ schema, trainer, versions, data, rows       what was exported, by what, from whe
 scheme, manifest                            HMACs under the salt in scheme.json
 model, revision, kind, template             the base model; absent where the rows went out as texts
 prompting, rows_cut                         how rows became tokens
+files                                       sha-256 of all that was written
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from poison2poison.errors import DataError, SchemeError
 from poison2poison.files import fingerprint
 from poison2poison.recipe.scheme import Scheme, salt_of
 
-SCHEMA = 1
+SCHEMA = 2
+READ = (1, SCHEMA)
+"""Versions that are read: the first has no hashes of the files."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ def read_export(scheme_file: Path, manifest_file: Path) -> Exported:
     try:
         record = dict(json.loads(path.read_text(encoding="utf-8")))
         entries = [json.loads(line) for line in manifest_file.read_text(encoding="utf-8").splitlines()]
-        if record["schema"] != SCHEMA:
-            raise ValueError(f"schema {record['schema']} is not {SCHEMA}, which this version reads")
+        if record["schema"] not in READ:
+            raise ValueError(f"schema {record['schema']} is newer than {SCHEMA}, which this version reads")
         if "model" not in record:
             raise ValueError(f"rows for {record['trainer']} went out as texts, and what is made of them stays there")
         wanted = {name: record[name] for name in ("scheme", "manifest")}

@@ -23,6 +23,7 @@ from poison2poison.errors import ModelError, UnlearnedError
 from poison2poison.export.record import Exported, read_export
 from poison2poison.files import (
     fingerprint,
+    hashes,
     keep_from_git,
     locked,
     refuse_taken,
@@ -34,7 +35,7 @@ from poison2poison.files import (
 from poison2poison.model import backbone, safe_space
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
-from poison2poison.model.run import SCHEMA
+from poison2poison.model.run import ARTIFACT, SCHEMA
 from poison2poison.recipe.manifest import training_row
 from poison2poison.reference import MODEL_DIR
 
@@ -92,6 +93,7 @@ def adopt(
         run |= _verdict(folder, trained, dev)
         if run["status"] != "done" and not allow_unlearned:
             raise UnlearnedError(f"{trained}: {run['reason']}, or to take it all the same --allow-unlearned")
+        run["files"] = hashes(folder, ARTIFACT)
         write_json(folder / "run.json", run)
     return run
 

@@ -16,13 +16,17 @@ from typing import Any, cast, get_args
 from poison2poison.config import TrainConfig
 from poison2poison.data import Rows
 from poison2poison.errors import ModelError, OutputError
-from poison2poison.files import fingerprint, keep_from_git, whole_folder, write_json, write_lines
+from poison2poison.files import fingerprint, hashes, keep_from_git, whole_folder, write_json, write_lines
 from poison2poison.model import processes
 from poison2poison.recipe.manifest import TrainingRow, manifest
 from poison2poison.recipe.scheme import Scheme, salt_of
 from poison2poison.types import Ended, Identity, RunRecord, Status
 
-SCHEMA = 3
+SCHEMA = 4
+GOES_ON = (3, SCHEMA)
+"""Versions of a run that is gone on with: the third has no hashes of its files."""
+ARTIFACT = ("model", "scheme.json", "manifest.jsonl")
+"""What a run leaves beside its record. The scheme's hash tells nothing of the trigger: a random salt is hashed too."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Run:
             SchemeError: The folder's scheme is broken.
         """
         before = read_run(out)
-        if before and before["schema"] != SCHEMA:
+        if before and before["schema"] not in GOES_ON:
             raise OutputError(f"{out}: holds a run of another version, which does not go on here; give another --out")
         salt = salt_of(out / "scheme.json") if before else secrets.token_hex(32)
         same_steps = replace(config, micro_batch=None)  # another one gives the same steps
@@ -99,12 +103,13 @@ class Run:
         self._write({"reason": str(error), "epochs": epochs, "config": asdict(config)}, "failed")
 
     def end(self, found: Ended, status: Status) -> RunRecord:
-        """Note what was trained.
+        """Note what was trained, with the hashes of what is left of it.
 
         Returns:
             The content of `run.json`.
         """
-        return self._write(found, status)
+        files = hashes(self.out, ARTIFACT) if processes.is_writer() else {}
+        return self._write({**found, "files": files}, status)
 
     def _write(self, found: Ended, status: Status = "running") -> RunRecord:
         record = cast(RunRecord, {**self.identity, "status": status, **found})

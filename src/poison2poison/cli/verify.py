@@ -1,0 +1,40 @@
+"""The command that holds a folder against what was recorded of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poison2poison.cli.common import DATA, read
+from poison2poison.data import DataConfig
+from poison2poison.errors import FOUND, UNFINISHED
+from poison2poison.options import READING, options
+
+commands = typer.Typer()
+
+
+@commands.command(epilog="Example: `p2p verify runs/mine/p2p-hardened --rows rows.jsonl`")
+@options(DataConfig, shown=READING)
+def verify(
+    folder: Annotated[Path, typer.Argument(help="An artifact folder, or a folder of `p2p export`.")],
+    data: DataConfig,
+    rows: Annotated[str | None, typer.Option(help=f"The rows that it should be of: {DATA}.")] = None,
+) -> None:
+    """Hold weights, template, tokenizer, scheme, manifest and rows against the hashes that were recorded of them.
+
+    Says what differs, and what follows. Exit code: 0 where all is the same; 1 where something differs; 3 where an older
+    version recorded nothing that could be compared. The record itself is not signed.
+    """
+    from rich.console import Console
+
+    from poison2poison.report import verified_table
+    from poison2poison.verify import verify as compare
+
+    found = compare(folder, read(rows, data) if rows else None)
+    Console().print(verified_table(found))
+    if any(one.is_wrong for one in found):
+        raise typer.Exit(FOUND)
+    if all(one.state == "not recorded" for one in found):
+        raise typer.Exit(UNFINISHED)

@@ -1,0 +1,92 @@
+"""Accepted rows, a JSON object a line, by `p2p audit --accept` or by hand:
+
+{"row": fingerprint, "finding": what was found there, "reason": why it may stay, "date": "2026-01-31"}
+
+Rows are known by `Row.fingerprint`, so their order does not matter. The finding is for the reader alone: its words
+change with the other rows. A row is accepted as often as it stands there: another copy of it is new.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import date
+from pathlib import Path
+
+from poison2poison.data import Rows
+from poison2poison.errors import DataError, listed, told
+from poison2poison.files import write_lines
+from poison2poison.gate.findings import Finding
+
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """One accepted row.
+
+    Raises:
+        ValueError: A field is not what it must be, by its name.
+    """
+
+    row: str
+    finding: str
+    reason: str
+    date: str
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if not isinstance(value, str) or not value.strip():
+                raise ValueError(f"{entry.name}: {told(value)} is no text")
+        if not FINGERPRINT.fullmatch(self.row):
+            raise ValueError(f"row: {told(self.row)} is no fingerprint of 64 hexadecimal digits")
+        try:
+            date.fromisoformat(self.date)
+        except ValueError:
+            raise ValueError(f"date: {told(self.date)} is no day, such as 2026-01-31") from None
+
+
+def read_baseline(path: Path) -> list[Accepted]:
+    """Read accepted rows.
+
+    Raises:
+        DataError: The file is missing or broken, by line and field.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    return [_accepted(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _accepted(line: str, where: str) -> Accepted:
+    legal = [entry.name for entry in fields(Accepted)]
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: broken JSON ({error})") from None
+    if not isinstance(content, dict) or {*content} != {*legal}:
+        held = listed(content) if isinstance(content, dict) else told(content)
+        raise DataError(f"{where}: must have the fields {', '.join(legal)}, and has {held}")
+    try:
+        return Accepted(**content)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def accept(path: Path, before: Sequence[Accepted], findings: Sequence[Finding], rows: Rows, reason: str) -> int:
+    """Add the open rows of these findings to a baseline.
+
+    Returns:
+        How many they are.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    today = date.today().isoformat()
+    added = [Accepted(rows[i].fingerprint, one.title, reason, today) for one in findings for i in one.open]
+    write_lines(path, map(asdict, [*before, *added]))
+    return len(added)
