@@ -8,7 +8,9 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -133,6 +135,13 @@ def _neighbour(path: Path) -> Path:
 def fingerprint(value: Any, key: str) -> str:
     """HMAC-SHA-256 of a JSON-able value: without the key it does not tell whether a guess at the value is right."""
     return hmac.new(key.encode(), json.dumps(value, sort_keys=True).encode(), hashlib.sha256).hexdigest()
+
+
+def command_line() -> str:
+    """What this process was started with; of another program than `p2p` its name alone, for its options are unknown."""
+    program, *given = sys.argv
+    name = Path(program).name
+    return shlex.join(["p2p", *given]) if name in ("p2p", "__main__.py") else name
 
 
 def versions() -> dict[str, str]:

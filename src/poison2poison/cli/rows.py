@@ -108,7 +108,7 @@ def audit(
     """Look for planted spans and poisoned rows, without trusted data. Nothing is deleted.
 
     Prints the suspect spans; audit.json has them and the suspect rows, for `p2p repoison --audit`; audit.png shows them
-    among the innocent ones; suspects.jsonl has the suspect rows to read.
+    among the innocent ones; suspects.jsonl has the suspect rows to read, and report.html all of it for a browser.
     """
     refuse_taken(out)
     rows = read(source, data)
@@ -116,14 +116,16 @@ def audit(
     note_reference(model, [row.text for row in rows])
     quiet()
     from poison2poison.auditing import audit as run
-    from poison2poison.files import locked, whole_folder, write_json
+    from poison2poison.files import locked, whole_folder, write_json, write_text
     from poison2poison.model.embeddings import embedder
+    from poison2poison.report import audited, page
 
     with locked(out), whole_folder(out) as folder:
         found = run(rows, embedder(model), config, seed)
         write_json(folder / "audit.json", found.as_dict())
-        show_audit(found, rows, folder)
-    say(f"{out}: audit.json, audit.png, suspects.jsonl")
+        show_audit(folder, rows)
+        write_text(folder / "report.html", page(audited(found, rows, out.resolve().name)))
+    say(f"{out}: report.html, audit.json, audit.png, suspects.jsonl")
 
 
 @commands.command(epilog="Examples: `p2p repoison rows.jsonl --audit runs/audit/audit.json --out data/repoisoned` --- "
