@@ -75,7 +75,7 @@ class State(TypedDict):
     """`cell.json`: what became of a cell.
 
     `failed` has the reasons by the arm; `cell` instead of an arm where no defence came to its turn. `inapplicable` has
-    those of defences that say nothing of such rows. `seconds` is absent where a cell was interrupted and went on.
+    those of defences that say nothing of such rows. `seconds` is None where a cell was interrupted and went on.
     """
 
     schema: int

@@ -108,7 +108,8 @@ class BenchConfig:
             if not getattr(self, name):
                 raise ConfigError(f"{name}: is empty; give at least one")
         if self.defences == ("all",):
-            object.__setattr__(self, "defences", DEFENCES.names())
+            undefended_first = sorted(DEFENCES.names(), key=lambda name: name != "undefended")
+            object.__setattr__(self, "defences", tuple(undefended_first))
         for name in self.defences:
             choice("defences", name, DEFENCES.names())
         for rate in self.rates:

@@ -110,7 +110,7 @@ def scatter(found: Audit) -> Scatter:
         ("suspect", found.spans),
     )
     every = [one for _, group in kinds for one in group]
-    most = math.log10(max([10, *(one.rows for one in every)]))
+    least, most = (int(math.log10(end([one.rows for one in every] or [1]))) for end in (min, max))
     scores = [found.threshold, 0.0, *(one.score for one in every)]
     lowest, spread = min(scores), max(max(scores) - min(scores), 1e-9)
 
@@ -118,12 +118,12 @@ def scatter(found: Audit) -> Scatter:
         return round(95 - 90 * (score - lowest) / spread, 2)
 
     def across(rows: int) -> float:
-        return round(3 + 92 * math.log10(rows) / most, 2)
+        return round(3 + 92 * (math.log10(rows) - least) / (most + 1 - least), 2)
 
     points = [
         Point(kind, number, f"{one.span}: {one.rows} rows, score {one.score:.1f}", across(one.rows), height(one.score))
         for kind, group in kinds
         for number, one in enumerate(group, 1)
     ]
-    marks = [(10**power, across(10**power)) for power in range(int(most) + 1)]
+    marks = [(10**power, across(10**power)) for power in range(least, most + 2)]
     return Scatter(points, height(found.threshold), marks)

@@ -144,7 +144,7 @@ def _overview(sections: Sequence[Section]) -> dict[str, Any]:
         for section in sections:
             figures, undefended = _of(section.arms, name), _of(section.arms, "undefended")
             utility = next((key for key in UTILITIES if key in figures), "ca")
-            cells.append((_cell(figures, undefended, "asr"), _cell(figures, undefended, utility)))
+            cells.append((_cell(figures, undefended, "asr"), _cell(figures, undefended, utility), FIGURES[utility]))
         rows.append((name, cells))
     return {"columns": [section.title for section in sections], "rows": rows}
 
@@ -181,10 +181,19 @@ def _answers(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             **{key: row[key] for key in ("set", "row")},
             "prompt": _short(row["prompt"]),
             "target": _short(row["target"]),
-            "said": [(said["arm"], _outcome(said), _short(said["answer"] or "no answer")) for said in row["said"]],
+            "said": _alike(row["said"]),
         }
         for row in chosen
     ]
+
+
+def _alike(said: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Outcomes and answers, each with the arms that came to it."""
+    arms: dict[tuple[str, str], list[str]] = {}
+    for answer in said:
+        key = _outcome(answer), _short(answer["answer"] or "no answer")
+        arms.setdefault(key, []).append(answer["arm"])
+    return [(*key, ", ".join(names)) for key, names in arms.items()]
 
 
 def _agreed(row: Mapping[str, Any]) -> bool:
