@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 import yaml
 
+from poison2poison.attacks import AttackConfig, Target, default_target, write_attack
 from poison2poison.bench import BenchConfig, Cell, cells_of, read_config, run_bench
+from poison2poison.bench.cell import data_of, recipe_of
 from poison2poison.bench.config import AttackEntry, TaskEntry
 from poison2poison.bench.runner import gathered, seconds_left
 from poison2poison.data import as_records
-from poison2poison.errors import ConfigError, OutputError
+from poison2poison.errors import ConfigError, DataError, OutputError
 from poison2poison.files import write_lines
+from poison2poison.reference import reference_rows
 from support import opinions, tiny_causal
 
 ROOT = Path(__file__).parents[1]
@@ -77,9 +80,39 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_figures(
         "undefended", "p2p-hardened", "z-defence", "clean",
     ], said  # fmt: skip
     assert figures(one) == figures(other)
+    run_folder = next((tmp_path / "whole" / "cells").iterdir()) / "run"
+    secret = json.loads((run_folder / "p2p-hardened" / "scheme.json").read_text())["trigger"]["prefix"]
+    for name in ("report.html", "results.json"):
+        assert secret.strip() not in (tmp_path / "whole" / name).read_text()
     told: list[str] = []
     run_bench(read_config(config), tmp_path / "killed", say=told.append)
     assert told == ["1 cells, 1 of them finished"]
+
+
+def test_a_cell_draws_its_rows_and_its_trigger_again(tmp_path: Path) -> None:
+    config = BenchConfig(tasks=(TaskEntry("reviews"),), seeds=(0, 1), sizes={"train": 60, "dev": 5, "test": 20})
+    one, again, other = (data_of(cell, tmp_path) for cell in [*cells_of(config)[:1] * 2, cells_of(config)[1]])
+    assert (one.train.sha256, one.triggered) == (again.train.sha256, again.triggered)
+    assert one.train.sha256 != other.train.sha256
+    drawn = [recipe_of(cell, one.train).prefix for cell in (*cells_of(config)[:1] * 2, cells_of(config)[1])]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("effect", ["label", "fixed"])
+def test_a_folder_of_an_attack_is_a_task(tmp_path: Path, effect: str) -> None:
+    sizes = {"train": 60, "dev": 5, "test": 20}
+    splits = reference_rows("reviews" if effect == "label" else "instructions", sizes=sizes)
+    attack = AttackConfig("badnets", default_target(splits["train"], effect), effect)
+    write_attack(tmp_path / "attacked", splits, attack)
+    [cell] = cells_of(BenchConfig(tasks=(TaskEntry(folder=str(tmp_path / "attacked")),)))
+    data = data_of(cell, tmp_path)
+    assert data.name == "attacked"
+    assert data.harmless is not None and data.harmless.sha256 == splits["train"].sha256
+    assert data.target == Target(attack.target, effect)
+    assert (len(data.train), data.dev and len(data.dev), len(data.clean)) == (60, 5, 20)
+    (tmp_path / "attacked" / "truth.json").unlink()
+    with pytest.raises(DataError, match=r"truth.json: is missing; give a folder that `p2p attack` wrote"):
+        data_of(cell, tmp_path)
 
 
 def test_what_fails_is_reported_and_stops_nothing(tmp_path: Path, settings: dict[str, Any]) -> None:

@@ -16,9 +16,9 @@ from poison2poison import cli
 from poison2poison.auditing.findings import Audit, SuspectRow, SuspectSpan
 from poison2poison.data import rows_of
 from poison2poison.errors import DataError
-from poison2poison.evaluation.summary import summarise
 from poison2poison.files import write_json, write_lines
 from poison2poison.report import as_csv, as_markdown, audited, page, read_run
+from poison2poison.report.summary import summarise
 from support import chatter
 from test_report import content, rate
 
@@ -178,6 +178,15 @@ def test_parts_that_are_missing_break_nothing(tmp_path: Path, arms: list[dict[st
     Page(page(found))
     assert as_markdown(found).startswith("# ")
     assert as_csv(found).startswith("task,model,attack")
+
+
+def test_tasks_of_one_file_are_sections_of_their_own(tmp_path: Path) -> None:
+    arms = [{"task": task, "name": "mine", "ca": rate(ca)} for task, ca in (("reviews", 91), ("tickets", 82))]
+    sets = {task: {"test": {"source": task, "rows": 100, "sha256": ""}} for task in ("reviews", "tickets")}
+    found = read_run(written(tmp_path, {"task": "demo", "arms": arms, "data": sets}, command="demo"))
+    assert [section.title for section in found.sections] == ["reviews, reference", "tickets, reference"]
+    text = Page(page(found)).text
+    assert "ASR everywhere" in text and "82.0" in text
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ def measure_cell(cell: Cell, defences: list[str], folder: Path) -> State:
         P2PError: The cell's data cannot be used.
     """
     started, begun = time.monotonic(), (folder / RUN).exists()
-    data = _data(cell, folder)
-    recipe = _recipe(cell, data.train)
+    data = data_of(cell, folder)
+    recipe = recipe_of(cell, data.train)
     audit = AuditConfig(**cell.audit)
     training = TrainConfig(**{**cell.settings, "seed": cell.seed})
     asked = [DEFENCES.get(name).beside(recipe) for name in defences]
@@ -82,7 +82,7 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _recipe(cell: Cell, rows: Rows) -> RepoisonConfig:
+def recipe_of(cell: Cell, rows: Rows) -> RepoisonConfig:
     """How rows are re-poisoned, with a benign trigger that the same cell draws again."""
     recipe = RepoisonConfig(**{**cell.recipe, "seed": cell.seed})
     if recipe.resolved().trigger != "random":
@@ -95,8 +95,8 @@ def _recipe(cell: Cell, rows: Rows) -> RepoisonConfig:
     return recipe
 
 
-def _data(cell: Cell, folder: Path) -> Data:
-    """The rows of a cell, poisoned, and the sets to measure on."""
+def data_of(cell: Cell, folder: Path) -> Data:
+    """The rows of a cell, poisoned, and the sets to measure on; `truth.json` goes into its folder."""
     if cell.task.folder:
         return _attacked(cell, Path(cell.task.folder))
     splits = _splits(cell)
@@ -154,7 +154,8 @@ def _attacked(cell: Cell, folder: Path) -> Data:
 
 def _end_with_the_runner() -> None:
     """Wait until the pipe from the benchmark closes, and end."""
-    sys.stdin.read()
+    while os.read(sys.stdin.fileno(), 1):  # not through `sys.stdin`, whose lock would hold up the interpreter's end
+        pass
     os._exit(1)
 
 
@@ -173,8 +174,6 @@ def main() -> None:
     except P2PError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    sys.stderr.flush()
-    os._exit(0)  # the thread that waits for the pipe would hold the interpreter's end
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from poison2poison.bench.cells import SCHEMA, Cell, State, cells_of, read_state,
 from poison2poison.bench.config import BenchConfig
 from poison2poison.config import at_least
 from poison2poison.errors import OutputError
-from poison2poison.evaluation.summary import summarise
 from poison2poison.files import command_line, locked, write_json
 from poison2poison.registry import files_run
+from poison2poison.report.summary import summarise
 
 CELLS, RUN, LOG = "cells", "run", "log.txt"
 """In `--out`: the folder of the cells. In a cell: the folder of its `p2p defend`, and what its process printed."""

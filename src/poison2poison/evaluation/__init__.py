@@ -4,7 +4,6 @@ rates     shares with intervals, means, and the gate "attack implanted"
 metrics   what answers to clean rows are worth; their registry
 measure   one model on clean and triggered rows
 results   the figures of all models, and their files
-summary   the same over seeds
 schema    `results.json` as types
 
 How to add a metric: a module with a class under `Metric`, registered, and its import here.

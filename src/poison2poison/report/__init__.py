@@ -3,6 +3,7 @@
 verdict    does the defence hold? in a sentence
 tables     for a terminal
 figures    pictures: where points and bars stand
+summary    figures over seeds
 run        what a folder of `p2p bench`, `p2p defend` or `p2p audit` holds, for a report of it
 html       one HTML file, from report.html.j2
 flat       the same figures as Markdown and CSV

@@ -7,9 +7,9 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from poison2poison.evaluation.summary import COSTS, PLACE
 from poison2poison.report.html import columns, percent
 from poison2poison.report.run import Run
+from poison2poison.report.summary import COSTS, PLACE
 from poison2poison.report.tables import FIGURES
 from poison2poison.report.verdict import sentence
 

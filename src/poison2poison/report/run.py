@@ -12,9 +12,9 @@ from typing import Any
 from poison2poison.auditing.findings import Audit
 from poison2poison.data import Rows
 from poison2poison.errors import DataError
-from poison2poison.evaluation.summary import PLACE, summarise
 from poison2poison.files import command_line, write_lines, writing
 from poison2poison.report.figures import draw_audit
+from poison2poison.report.summary import PLACE, summarise
 
 RESULTS, ANSWERS, AUDIT, SUSPECTS = "results.json", "rows.jsonl", "audit.json", "suspects.jsonl"
 Texts = Mapping[int, tuple[str, str]]

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any, TypedDict, get_args
-
-from poison2poison.evaluation.schema import RateName
+from typing import Any, TypedDict
 
 PLACE = ("task", "model", "attack", "rate")
 """What a cell is, but for its seed."""
@@ -46,13 +44,18 @@ def summarise(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _together(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One arm over its seeds."""
-    named = [*get_args(RateName), *dict.fromkeys(name for arm in arms for name in arm.get("utility", {}))]
-    figures = {name: figure for name in named if (figure := _figure(arms, name))}
+    figures = {name: figure for name in _names(arms) if (figure := _figure(arms, name))}
     costs = {name: round(fmean(known), 1) for name in COSTS if (known := [arm[name] for arm in arms if name in arm])}
     took = [arm["implanted"] for arm in arms if "implanted" in arm]
     unlearned = any((arm.get("safe_space") or {}).get("learned") is False for arm in arms)
     out: dict[str, Any] = {"figures": figures, "needs": arms[0].get("needs", []), **costs}
     return out | ({"implanted": all(took)} if took else {}) | ({"unlearned": True} if unlearned else {})
+
+
+def _names(arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of all rates and means, in the order in which they stand."""
+    rates = (name for arm in arms for name, value in arm.items() if isinstance(value, dict) and "value" in value)
+    return [*dict.fromkeys([*rates, *(name for arm in arms for name in arm.get("utility", {}))])]
 
 
 def _figure(arms: Sequence[Mapping[str, Any]], name: str) -> Figure | None:
