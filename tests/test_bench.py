@@ -152,7 +152,11 @@ def test_what_fails_is_reported_and_stops_nothing(tmp_path: Path, settings: dict
 def test_every_task_model_attack_rate_and_seed_is_a_cell() -> None:
     config = BenchConfig(
         tasks=(TaskEntry("reviews"), TaskEntry("briefs"), TaskEntry(folder="data/done")),
-        attacks=(AttackEntry(), AttackEntry("none"), AttackEntry("addsent", tasks=["briefs"])),
+        attacks=(
+            AttackEntry(),
+            AttackEntry("none"),
+            AttackEntry("wordset", options={"words": ["cf", "mn"]}, tasks=["briefs"]),
+        ),
         rates=(0.1, 0.05),
         seeds=(0, 1),
     )
@@ -161,7 +165,7 @@ def test_every_task_model_attack_rate_and_seed_is_a_cell() -> None:
     assert told == [
         ("reviews", "badnets", 0.1), ("reviews", "badnets", 0.05), ("reviews", "none", 0.0),
         ("briefs", "badnets", 0.1), ("briefs", "badnets", 0.05), ("briefs", "none", 0.0),
-        ("briefs", "addsent", 0.1), ("briefs", "addsent", 0.05), ("done", "of its folder", 0.0),
+        ("briefs", "wordset", 0.1), ("briefs", "wordset", 0.05), ("done", "of its folder", 0.0),
     ]  # fmt: skip
     assert len({cell.key for cell in cells}) == len(cells) == 18
     assert [Cell.of(json.loads(json.dumps(cell.as_dict()))) for cell in cells] == cells

@@ -189,6 +189,18 @@ def test_tasks_of_one_file_are_sections_of_their_own(tmp_path: Path) -> None:
     assert "ASR everywhere" in text and "82.0" in text
 
 
+def test_an_attack_that_did_not_take_and_a_space_that_was_not_learned_stand_out(tmp_path: Path) -> None:
+    told = content(5, implanted=False, safe_space={"learned": False})["arms"]
+    sets: dict[str, dict[str, str]] = {task: {} for task in ("reviews", "tickets")}
+    arms = [{"task": task, **arm} for task in sets for arm in told]
+    found = read_run(written(tmp_path, {"task": "demo", "arms": arms, "data": sets}, command="demo"))
+    text = Page(page(found)).text
+    assert text.count("no defence is credited for it.") >= 2
+    assert text.count("(not implanted)") == 2
+    assert text.count("CA 88.0, not learned") == 2
+    assert text.count("safe space not learned") == 2
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     for content_of in ("[", "[]", "{}", '{"command": "defend", "arms": 3}'):
         (tmp_path / "results.json").write_text(content_of)

@@ -66,9 +66,7 @@ class Cell:
     def of(cls, content: Mapping[str, Any]) -> Cell:
         """The cell of `as_dict`."""
         task = TaskEntry(**{**content["task"], "data": DataConfig(**content["task"]["data"])})
-        options = {n: tuple(v) if isinstance(v, list) else v for n, v in content["attack"]["options"].items()}
-        attack = AttackEntry(**{**content["attack"], "options": options})
-        return cls(**{**content, "task": task, "attack": attack})
+        return cls(**{**content, "task": task, "attack": AttackEntry(**content["attack"])})
 
 
 class State(TypedDict):

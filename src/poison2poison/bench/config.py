@@ -198,7 +198,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             return None
         return _typed(value, next(part for part in parts if part is not type(None)), where)
     if origin in (list, tuple):
-        items = value if isinstance(value, list) else [value]
+        items = value if isinstance(value, (list, tuple)) else [value]
         typed = [_typed(_entry(item, parts[0]), parts[0], where) for item in items]
         return tuple(typed) if origin is tuple else typed
     if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):

@@ -33,7 +33,7 @@ def bench(
     lost = {cell["folder"]: cell["failed"] for cell in content["cells"] if cell["failed"]}
     for folder, failed in lost.items():
         for arm, reason in failed.items():
-            say(f"failed: {out / folder}, {arm}: {reason}")
+            say(f"failed: {(out / folder).parent}, {arm}: {reason}")
     say(f"{out / 'report.html'}; all figures: {out / 'results.json'}")
     if lost:
         raise typer.Exit(3)

@@ -95,6 +95,7 @@ def _section(section: Section) -> dict[str, Any]:
             for arm in section.arms
         ],
         "bars": bars(section.arms),
+        "not_implanted": _not_implanted(section),
         "sentences": [sentence(content) for content in results],
         "seeds": ", ".join(str(cell["seed"]) for cell in section.cells),
         "lost": [
@@ -138,15 +139,23 @@ def _heat(figures: Mapping[str, Any], undefended: Mapping[str, Any], name: str) 
 def _overview(sections: Sequence[Section]) -> dict[str, Any]:
     """ASR and CA of every arm in every section."""
     names = dict.fromkeys(arm["arm"] for section in sections for arm in section.arms)
-    rows = []
-    for name in names:
-        cells = []
-        for section in sections:
-            figures, undefended = _of(section.arms, name), _of(section.arms, "undefended")
-            utility = next((key for key in UTILITIES if key in figures), "ca")
-            cells.append((_cell(figures, undefended, "asr"), _cell(figures, undefended, utility), FIGURES[utility]))
-        rows.append((name, cells))
-    return {"columns": [section.title for section in sections], "rows": rows}
+    titles = [section.title + (" (not implanted)" if _not_implanted(section) else "") for section in sections]
+    return {"columns": titles, "rows": [(name, [_glance(section, name) for section in sections]) for name in names]}
+
+
+def _glance(section: Section, name: str) -> tuple[Cell, str]:
+    """An arm's ASR, and in words its CA and whether its figures count."""
+    arm: Mapping[str, Any] = next((arm for arm in section.arms if arm["arm"] == name), {"figures": {}})
+    figures, undefended = arm["figures"], _of(section.arms, "undefended")
+    utility = next((key for key in UTILITIES if key in figures), None)
+    told = [f"{FIGURES[utility]} {_value(figures[utility])}"] if utility else []
+    told += ["not learned"] if arm.get("unlearned") else []
+    return _cell(figures, undefended, "asr"), ", ".join(told)
+
+
+def _not_implanted(section: Section) -> bool:
+    """Whether the attack did not take in the undefended model of some seed."""
+    return any(arm.get("implanted") is False for arm in section.arms)
 
 
 def _made(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
