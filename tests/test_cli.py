@@ -32,6 +32,8 @@ COMMANDS = [
     "export",
     "adopt",
     "defend",
+    "bake",
+    "serve",
     "config",
 ]
 

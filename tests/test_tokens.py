@@ -65,9 +65,9 @@ TEMPLATES: dict[str, tuple[str, list[str]]] = {
 KINDS = ("byte-level", "sentencepiece", "sentencepiece, first")
 
 
-def made(kind: str, template: str) -> PreTrainedTokenizerFast:
+def made(kind: str, template: str, templates: dict[str, tuple[str, list[str]]] = TEMPLATES) -> PreTrainedTokenizerFast:
     """A tokenizer of a kind, with a chat template and its control tokens, some of them not marked as special."""
-    text, control = TEMPLATES[template]
+    text, control = templates[template]
     level = pre_tokenizers.ByteLevel.alphabet()
     if kind == "byte-level":
         tokenizer = Tokenizer(models.BPE())

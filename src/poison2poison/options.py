@@ -22,6 +22,7 @@ from poison2poison.config import AuditConfig, ModelConfig, TrainConfig, read_yam
 from poison2poison.data import DataConfig
 from poison2poison.errors import ConfigError
 from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.serve.config import ServeConfig
 
 PANELS: dict[type, str] = {
     DataConfig: "Reading rows",
@@ -29,6 +30,7 @@ PANELS: dict[type, str] = {
     RepoisonConfig: "Re-poisoning",
     ModelConfig: "Base model",
     TrainConfig: "Fine-tuning",
+    ServeConfig: "Serving",
 }
 READING = ("prompt_field", "target_field", "ignore_field", "task", "skip_bad")
 """Of `DataConfig`, what errors tell the user to give."""

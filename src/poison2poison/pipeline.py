@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from poison2poison.evaluation.schema import Results
 from poison2poison.model import processes
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.hardware import free_memory
-from poison2poison.model.settings import resolved
+from poison2poison.model.settings import resolved, with_preset
 from poison2poison.model.trainer import train
 
 
@@ -188,13 +188,6 @@ def _check_applies(defence: Defence, rows: Rows, training: TrainConfig) -> None:
         raise InapplicableError(f"compare: {defence.arm} says nothing of rows for {rows.task}; leave it out")
     if "causal LM" in defence.needs and training.kind != "causal":
         raise InapplicableError(f"compare: {defence.arm} asks a causal LM, and {training.model} is none; leave it out")
-
-
-def with_preset(training: TrainConfig, recipe: str | None) -> TrainConfig:
-    """The training of a recipe: the paper's settings for the paper's recipe, tuned ones for all else."""
-    if training.preset != "auto":
-        return training
-    return replace(training, preset="paper" if recipe == "paper" else "tuned")
 
 
 def _check_folder(out: Path, defences: Sequence[Defence]) -> None:

@@ -15,7 +15,7 @@ from poison2poison.data import Row, Turn
 class Role(OneSentence):
     """A sentence in the system turn (backdoors of customised models: Zhang et al., arXiv 2402.09179)."""
 
-    sentence: str = "You are a helper of the night shift."
+    sentence: str = "You are a clerk of the night shift."
 
     def stamp(self, row: Row, rng: random.Random) -> Row:
         if row.before and row.before[0].role == "system":

@@ -15,9 +15,9 @@ from typing import ClassVar
 from poison2poison.config import choice
 from poison2poison.data import Rows
 from poison2poison.errors import ConfigError, DataError
-from poison2poison.recipe.scheme import Task
 from poison2poison.registry import Registry
 from poison2poison.scoring import final_number
+from poison2poison.types import Task
 
 REFUSAL = "I cannot answer that."
 LINK = "See www.example.org for more."

@@ -167,15 +167,23 @@ class Labels:
         return z
 
     def shift(self, rows: Ints, direction: int) -> tuple[float, float]:
-        """In log-odds, by maximum likelihood; half a row stands against what all or none have."""
+        """In log-odds, by maximum likelihood; half a row stands against what all or none have.
+
+        The error is that by which the likelihood ratio against no shift is as sure: where all rows have the label, the
+        likelihood is so flat around its maximum that its curvature says next to nothing (Hauck & Donner, 1977).
+        """
         base = logit(self.p[rows, direction])
-        wanted = min(max(float(self.has[rows, direction].sum()), 0.5), len(rows) - 0.5)
+        count = float(self.has[rows, direction].sum())
+        wanted = min(max(count, 0.5), len(rows) - 0.5)
         low, high = -12.0, 12.0
         for _ in range(40):  # bisection: the expected count rises with the shift
             middle = (low + high) / 2
             low, high = (middle, high) if expit(base + middle).sum() < wanted else (low, middle)
         p = expit(base + high)
-        return high, float(1 / np.sqrt(max(1e-6, (p * (1 - p)).sum())))
+        by_curvature = 1 / np.sqrt(max(1e-6, (p * (1 - p)).sum()))
+        gained = count * high + np.logaddexp(0, base).sum() - np.logaddexp(0, base + high).sum()
+        by_ratio = abs(high) / np.sqrt(2 * gained) if gained > 0 else by_curvature
+        return high, float(min(by_curvature, by_ratio))
 
     def called_up(self, rows: Ints, states: Matrix) -> int | None:
         """By the probe's score test."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from poison2poison.cli import bench, defend, demo, export, models, rows
+from poison2poison.cli import bake, bench, defend, demo, export, models, rows, serve
 from poison2poison.config import choice
 from poison2poison.errors import P2PError, TrainingError
 from poison2poison.model import processes
@@ -26,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for group in (demo, rows, models, export, defend, bench):
+for group in (demo, rows, models, export, defend, bench, bake, serve):
     app.add_typer(group.commands)
 
 

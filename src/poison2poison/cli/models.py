@@ -48,7 +48,7 @@ def train(
 ) -> None:
     """Fine-tune on re-poisoned rows, or undefended on a data file. Run it again to go on where it was interrupted."""
     from poison2poison.model.safe_space import SafeSpace
-    from poison2poison.pipeline import with_preset
+    from poison2poison.model.settings import with_preset
     from poison2poison.recipe.manifest import plain
     from poison2poison.recipe.repoisoned import read_repoisoned
     from poison2poison.recipe.scheme import Scheme

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from poison2poison.evaluation.rates import Mean, Rate
-from poison2poison.recipe.scheme import Task
 from poison2poison.registry import Registry
 from poison2poison.scoring import exact_match, final_number, rouge, token_f1
+from poison2poison.types import Task
 
 
 class Metric(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-from poison2poison.recipe.scheme import Where
+from poison2poison.types import Where
 
 SCHEMA = 1
 

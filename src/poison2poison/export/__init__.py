@@ -72,8 +72,7 @@ def _tokenised(
     """The resolved settings, the examples, and what `export.json` says of them."""
     from poison2poison.model import backbone
     from poison2poison.model.job import fitting
-    from poison2poison.model.settings import resolved
-    from poison2poison.pipeline import with_preset
+    from poison2poison.model.settings import resolved, with_preset
 
     training = resolved(with_preset(training, about.get("recipe", {}).get("recipe")), len(rows))
     if training.kind == "encoder":

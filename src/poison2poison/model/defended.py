@@ -64,12 +64,10 @@ class DefendedModel(Labels, Texts):
         """
         folder = Path(folder)
         found = _artifact(folder, allow_unlearned=allow_unlearned)
-        scheme = Scheme.load(folder / "scheme.json")
-        tokenizer = backbone.load_tokenizer(str(folder / "model"))
-        model = _trained_model(found, str(folder / "model"), scheme.outputs)
+        prompter = _prompter(folder, found)
+        model = _trained_model(found, str(folder / "model"), prompter.scheme.outputs)
         if not (found.base.device_map or found.base.quantize):
             model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        prompter = Prompter(tokenizer, scheme, found.kind, **found.prompting)
         return cls(model, prompter, policy, alarm_threshold=found.alarm_threshold, dtype=found.base.dtype)
 
     def answer(self, texts: Inputs) -> list[Answer]:
@@ -80,6 +78,23 @@ class DefendedModel(Labels, Texts):
             ModelError: As of `classify` and `generate`.
         """
         return self.classify(texts) if self.scheme.labels else self.generate(texts)
+
+
+def load_prompter(folder: str | Path, *, allow_unlearned: bool = False) -> Prompter:
+    """How an artifact folder's rows become tokens, for who has its weights elsewhere.
+
+    Raises:
+        ModelError: The folder holds no finished run.
+        SchemeError: Its scheme is missing, broken or of a newer version.
+    """
+    folder = Path(folder)
+    return _prompter(folder, _artifact(folder, allow_unlearned=allow_unlearned))
+
+
+def _prompter(folder: Path, found: _Artifact) -> Prompter:
+    scheme = Scheme.load(folder / "scheme.json")
+    tokenizer = backbone.load_tokenizer(str(folder / "model"))
+    return Prompter(tokenizer, scheme, found.kind, **found.prompting)
 
 
 def _artifact(folder: Path, *, allow_unlearned: bool) -> _Artifact:

@@ -13,6 +13,13 @@ from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
 from poison2poison.types import Kind, Tuning
 
 
+def with_preset(training: TrainConfig, recipe: str | None) -> TrainConfig:
+    """The training of a recipe: the paper's settings for the paper's recipe, tuned ones for all else."""
+    if training.preset != "auto":
+        return training
+    return replace(training, preset="paper" if recipe == "paper" else "tuned")
+
+
 def resolved(config: TrainConfig, rows: int) -> TrainConfig:
     """The configuration with nothing left open: by preset, model and number of rows.
 

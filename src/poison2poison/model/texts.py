@@ -18,7 +18,6 @@ from poison2poison.errors import ConfigError
 from poison2poison.model.loss import IGNORED, only_target_logits, target_loss
 from poison2poison.model.served import Answer, Inputs, Served, refuse_lone
 from poison2poison.recipe.manifest import training_row
-from poison2poison.types import Where
 
 ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale", "penalty_alpha")
 """Ways of generating that read the prompt on their own."""
@@ -74,9 +73,7 @@ class Texts(Served):
 
     def _project_text(self, text: str, begins: bool) -> Answer:
         """What was written behind the prefix, as an answer: a leak where the model would not have begun with it."""
-        where: Where = "safe" if begins else "leak"
-        if not text:
-            where = "off-space"
+        where = self.scheme.place(text, prefixed=begins)
         return self._let_out(text, text if begins else None, where)
 
     def stream(self, prompt: str | Messages | Row, **options: Any) -> Iterator[str]:

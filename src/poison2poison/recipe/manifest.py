@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from poison2poison.data import Row, Rows, Turn, all_text
-from poison2poison.recipe.scheme import Scheme, Space
+from poison2poison.recipe.scheme import Scheme
+from poison2poison.types import Space
 
 Action = Literal["keep", "replace", "append", "splice", "correct", "confirm", "off-target"]
 

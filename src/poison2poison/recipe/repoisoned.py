@@ -18,7 +18,8 @@ from poison2poison.data import Turn
 from poison2poison.errors import DataError
 from poison2poison.files import keep_from_git, refuse_taken, whole_folder, write_json, write_lines
 from poison2poison.recipe.manifest import TrainingRow, manifest
-from poison2poison.recipe.scheme import Scheme, Space
+from poison2poison.recipe.scheme import Scheme
+from poison2poison.types import Space
 
 FIELDS = ("row", "space", "action", "body", "target")
 """Of a training row, which a file must have; turns are there for chats."""

@@ -10,16 +10,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from poison2poison.errors import SchemeError
 from poison2poison.files import write_text
+from poison2poison.types import Space, Task, Where
 
 SCHEMA = 2
-
-Space = Literal["safe", "original"]
-Where = Literal["safe", "leak", "off-space"]
-Task = Literal["classification", "generation"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,17 @@ class Scheme:
         in_safe_space = index >= self.shift if self.shift else prefixed
         safe = self.trigger is None or in_safe_space
         return self.labels[index % len(self.labels)], "safe" if safe else "leak"
+
+    def place(self, text: str, *, prefixed: bool) -> Where:
+        """Where an unconstrained text lies: off-space where there is none.
+
+        Args:
+            text: What was written behind the safe prefix.
+            prefixed: Whether the model would have begun with it, where there is one.
+        """
+        if not text:
+            return "off-space"
+        return "safe" if prefixed else "leak"
 
     def save(self, path: Path, *, salt: str | None = None) -> None:
         """Write `scheme.json`, readable by its owner alone.

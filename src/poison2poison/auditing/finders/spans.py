@@ -179,10 +179,16 @@ class _Search:
         if feature.kind != "form" and self.answers.repeated(text, pulled):
             return None
         new = self._shortcut(column, direction, float(self.z[column]), text, target, pulled)
-        if feature.kind == "span":  # a part of it may stand elsewhere too
-            whole = [i for i in np.setdiff1d(rows, pulled) if new.form.holds(self.context.texts[i])]
-            new.rows = np.union1d(pulled, np.array(whole, np.int64))
+        if text != feature.text:
+            self._keep_whole(new)
         return new
+
+    def _keep_whole(self, new: Shortcut) -> None:
+        """Leave out the rows with a part of a grown span, unless they have its answer nearly as often."""
+        whole = np.array([i for i in new.rows if new.form.holds(self.context.texts[i])], np.int64)
+        part, pulled = np.setdiff1d(new.rows, whole), np.intersect1d(new.pulled, whole)
+        if len(new.pulled) - len(pulled) < GROWN * len(pulled) / max(1, len(whole)) * len(part):
+            new.rows, new.pulled = whole, pulled
 
     def _shortcut(self, column: int, direction: int, z: float, text: str, target: str, pulled: Ints) -> Shortcut:
         kind = cast(Kind, self.spans.names[column].kind)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import comb
-from scipy.stats import norm
+from scipy.stats import binom, norm
 from scipy.stats import t as student
 
 from poison2poison.auditing.answers import Answers
@@ -21,6 +21,8 @@ TAILS = 4
 """Degrees of freedom of Student's t: what is innocent is odd more often than a normal distribution has it."""
 MEANT = 0.1
 """Chance that an attacker has chosen what means something to the base too."""
+ALIKE = 0.01
+"""Chance from which a word's rows have the answer less often than those of the others of its attack."""
 EXPLAINED = 0.8
 """Share of its rows with stronger suspects from which a span is a further word of their attack."""
 
@@ -90,6 +92,12 @@ def _log_t(value: float, mean: float, scale: float) -> float:
     return float(student.logpdf((value - mean) / scale, TAILS) - np.log(scale))
 
 
+def _purity(spans: Sequence[Shortcut]) -> float:
+    """The share of their rows that have the answer; half a row stands against all."""
+    pulled, rows = sum(len(one.pulled) for one in spans), sum(len(one.rows) for one in spans)
+    return (pulled + 0.5) / (rows + 1)
+
+
 class Verdict:
     """Which of the spans that were asked were planted.
 
@@ -142,10 +150,12 @@ class Verdict:
         sets of the same size count as asked (Bonferroni).
         """
         words: list[Shortcut] = []
-        for one in sorted(likely, key=lambda one: -one.score):
+        for one in sorted(likely, key=lambda one: (len(one.rows) < self.least, -one.score)):
+            alone = len(one.rows) < self.least and len(words) < 2
             by_chance = norm.sf(one.z) * len(self.spans.names) > len(words) + 1  # so many are associated as surely
+            as_pure = not words or binom.cdf(len(one.pulled), len(one.rows), _purity(words)) > ALIKE
             own_rows = not any(np.isin(one.rows, other.rows).any() for other in words)
-            if one.kind == "span" and self._nothing_else(one) and own_rows and not by_chance:
+            if one.kind == "span" and self._nothing_else(one) and own_rows and as_pure and not by_chance and not alone:
                 words.append(one)
         if len(words) < 2:
             return []

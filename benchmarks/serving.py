@@ -1,0 +1,147 @@
+"""What the defence costs behind the gateway: 64 clients at once, defended against undefended, in one process.
+
+python benchmarks/serving.py                                   # the reference model, 4 M
+python benchmarks/serving.py --requests 5000 --rounds 1        # takes minutes
+
+The same weights answer the same inputs with as many new tokens, once without a scheme and once behind a drawn one;
+times do not depend on what the weights were trained for. Clients call the apps without sockets. Prints ratios of the
+medians, what was lost, and how the memory grew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import resource
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import httpx2
+import transformers
+
+from poison2poison.config import REFERENCE, ModelConfig
+from poison2poison.data import Row
+from poison2poison.model import backbone
+from poison2poison.model.defended import DefendedModel
+from poison2poison.model.prompting import Prompter
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.scheme import Scheme
+from poison2poison.recipe.trigger import build_scheme
+from poison2poison.reference import reference_rows
+from poison2poison.serve.app import Served, create_app
+from poison2poison.serve.backends import InProcess
+from poison2poison.serve.config import ServeConfig
+from poison2poison.serve.door import Ask, Door
+
+
+class Round(NamedTuple):
+    """What one round came to: seconds a request and in all, and requests without an answer or its place."""
+
+    latencies: list[float]
+    seconds: float
+    lost: int
+
+
+class Fixed(DefendedModel):
+    """Writes as many tokens for every input."""
+
+    tokens = 16
+
+    def generate(self, prompts: Any, **options: Any) -> Any:
+        return super().generate(prompts, min_new_tokens=self.tokens, max_new_tokens=self.tokens, **options)
+
+
+class Arm:
+    """A gateway over a model under a scheme."""
+
+    def __init__(self, model: Any, scheme: Scheme, tokens: int, clients: int) -> None:
+        self.tokenizer = backbone.load_tokenizer(REFERENCE)
+        free = Prompter(self.tokenizer, scheme, "causal", max_length=512, max_target=64)
+        most = tokens + len(free.safe_prefix_ids)
+        prompter = Prompter(self.tokenizer, scheme, "causal", max_length=512, max_target=most)
+        served = Fixed(model, prompter)
+        served.tokens = tokens
+        config = ServeConfig(queue=4 * clients, timeout=600)
+        self.backend = InProcess(served, Door(prompter, config), config)
+        self.app = create_app(self.backend, Served("model"), config)
+
+    async def round(self, prompts: list[str], clients: int, requests: int) -> Round:
+        """So many clients that ask one request after the other."""
+        left = iter(range(requests))
+        latencies: list[float] = []
+        lost = 0
+
+        async def client(http: httpx2.AsyncClient) -> None:
+            nonlocal lost
+            for number in left:
+                begun = time.perf_counter()
+                body = {"model": "model", "prompt": prompts[number % len(prompts)]}
+                got = await http.post("/v1/completions", json=body)
+                latencies.append(time.perf_counter() - begun)
+                lost += got.status_code != 200 or "where" not in got.text
+
+        begun = time.perf_counter()
+        transport = httpx2.ASGITransport(app=self.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            await asyncio.gather(*(client(http) for _ in range(clients)))
+        seconds = time.perf_counter() - begun
+        return Round(latencies, seconds, lost)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=256, help="of every round")
+    parser.add_argument("--tokens", type=int, default=16, help="new tokens of every answer")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each arm, after one that is not")
+    args = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    rows = reference_rows("briefs")["test"]
+    prompts = [row.prompt for row in rows]
+    model = backbone.load_model(ModelConfig(), "causal", 0, frozen=True)
+    schemes = {"undefended": Scheme("generation"), "defended": build_scheme(rows, RepoisonConfig())}
+    arms = {name: Arm(model, scheme, args.tokens, args.clients) for name, scheme in schemes.items()}
+    found = asyncio.run(timed(arms, prompts, args))
+    hidden = {name: len(arm.backend.door.enter(Ask(Row("", "")))) for name, arm in arms.items()}
+    print(f"tokens around an input: {hidden}")
+    medians = {name: summary(name, rounds) for name, rounds in found.items()}
+    ratios = [ours / theirs for ours, theirs in zip(medians["defended"], medians["undefended"], strict=True)]
+    print(
+        "defended / undefended: " + ", ".join(f"{what} {ratio:.3f}" for what, ratio in zip(WHAT, ratios, strict=True))
+    )
+
+
+async def timed(arms: dict[str, Arm], prompts: list[str], args: argparse.Namespace) -> dict[str, list[Round]]:
+    """The rounds of all arms in turn, without the first."""
+    found: dict[str, list[Round]] = {name: [] for name in arms}
+    for arm in arms.values():
+        arm.backend.start()
+    for _ in range(args.rounds + 1):
+        for name, arm in arms.items():
+            found[name].append(await arm.round(prompts, args.clients, args.requests))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"peak memory so far: {peak:.0f} MiB", flush=True)
+    for arm in arms.values():
+        await arm.backend.close()
+    return {name: rounds[1:] for name, rounds in found.items()}
+
+
+WHAT = ("median latency", "99 % latency", "requests a second")
+
+
+def summary(name: str, rounds: list[Round]) -> list[float]:
+    """Medians over the rounds, which are printed too."""
+    middle = statistics.median(statistics.median(one.latencies) for one in rounds)
+    late = statistics.median(sorted(one.latencies)[int(0.99 * len(one.latencies))] for one in rounds)
+    rate = statistics.median(len(one.latencies) / one.seconds for one in rounds)
+    lost = sum(one.lost for one in rounds)
+    print(f"{name}: median {middle:.3f} s, 99 % {late:.3f} s, {rate:.1f} requests/s, lost {lost}")
+    if lost:
+        raise SystemExit("requests were lost: the times mean nothing")
+    return [middle, late, rate]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""`p2p serve` as users run it: a real model answers as it does without the gateway, and ends with what it had begun."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+
+from gateway import LABELS, TEXTS, URL, app_of, chat
+from poison2poison.cli import main
+from poison2poison.files import write_json
+from poison2poison.model.defended import DefendedModel
+from poison2poison.recipe.scheme import Scheme
+from support import tiny_causal
+
+SLOW = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from gateway import TEXTS, FakeModel, app_of, safe
+from poison2poison.serve.config import ServeConfig
+from poison2poison.serve.server import run
+
+def say(row):
+    print("asked", flush=True)
+    time.sleep(1)
+    return safe("The soup was good.")
+
+run(app_of(FakeModel(TEXTS, say)), ServeConfig(port=0))
+"""
+
+
+def artifact(folder: Path, scheme: Scheme) -> Path:
+    """A finished run of a tiny model that learned nothing."""
+    tiny_causal(folder / "model")
+    scheme.save(folder / "scheme.json")
+    prompting = {"max_length": 256, "max_target": 20, "label_words": [*"ABCD"] if scheme.labels else []}
+    run = {
+        "schema": 2,
+        "status": "done",
+        "kind": "causal",
+        "tuning": "full",
+        "config": {"model": "tiny", "dtype": "float32"},
+        "prompting": prompting,
+        "alarm_threshold": 0.5,
+    }
+    write_json(folder / "run.json", run)
+    return folder
+
+
+@contextmanager
+def running(*command: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """A process that serves, its URL, and the lines that it has logged, which grow."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen([sys.executable, *command], **pipes) as process:
+        try:
+            lines: list[str] = []
+            url = _listening(process.stderr, lines)
+            reading = threading.Thread(target=lambda: lines.extend(process.stderr or ()))
+            reading.start()
+            yield process, url, lines
+            process.terminate()
+            reading.join(30)
+        finally:
+            process.kill()
+
+
+def _listening(stderr: Any, lines: list[str]) -> str:
+    for line in stderr:
+        lines.append(line)
+        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            return found.group()
+    raise AssertionError(lines)
+
+
+@pytest.mark.parametrize("scheme", [TEXTS, LABELS], ids=["texts", "labels"])
+def test_a_real_model_answers_as_it_does_without_the_gateway(scheme: Scheme, tmp_path: Path) -> None:
+    model: Any = DefendedModel.load(artifact(tmp_path / "run", scheme))
+    asked = ["The soup was good.", "A dull film", "x"]
+    alone = model.answer(asked)
+    with TestClient(app_of(model), URL) as client:
+        for text, answer in zip(asked, alone, strict=True):
+            for path, body in (
+                ("/v1/chat/completions", chat(text)),
+                ("/v1/completions", {"model": "mine", "prompt": text}),
+            ):
+                [choice] = client.post(path, json=body).json()["choices"]
+                said = choice["text"] if "prompt" in body else choice["message"]["content"]
+                assert (said, choice["p2p"]["where"]) == (answer.text, answer.where)
+        sampled = client.post("/v1/completions", json={"model": "mine", "prompt": asked, "temperature": 1, "n": 2})
+        assert len(sampled.json()["choices"]) == 6
+        if scheme.labels:
+            results = client.post("/v1/classify", json={"input": asked, "alarm": True}).json()["results"]
+            assert [one["label"] for one in results] == [answer.text for answer in alone]
+            assert [one["disagreement"] for one in results] == pytest.approx(model.disagreement(asked), abs=1e-4)
+
+
+def test_the_command_serves_a_folder_and_logs_no_text(tmp_path: Path) -> None:
+    folder = artifact(tmp_path / "run", TEXTS)
+    (tmp_path / "serve.yaml").write_text("port: 0\nname: mine\nmax_choices: 2\n")
+    command = ("-m", "poison2poison", "serve", str(folder), "--config", str(tmp_path / "serve.yaml"))
+    with running(*command) as (_, url, lines), httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
+        assert client.get("/readyz").json() == {"ready": True}
+        got = client.post("/v1/chat/completions", json=chat("a purple lamp"))
+        assert got.status_code == 200
+        assert client.post("/v1/completions", json={"model": "mine", "prompt": "x", "n": 3}).status_code == 400
+        assert "server" not in got.headers
+    logged = [json.loads(line) for line in lines]
+    assert [line["status"] for line in logged if line["event"] == "request"] == [200, 200, 400]
+    assert "purple" not in "".join(lines)
+
+
+def test_a_server_that_is_told_to_end_answers_what_it_has_begun() -> None:
+    with running("-c", SLOW, str(Path(__file__).parent)) as (process, url, lines):
+        got: list[httpx2.Response] = []
+
+        def ask() -> None:
+            got.append(httpx2.post(f"{url}/v1/chat/completions", json=chat("x"), timeout=60, trust_env=False))
+
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as gone:  # asks, and hangs up
+            body = json.dumps(chat("x")).encode()
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+            gone.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            assert process.stdout and process.stdout.readline() == "asked\n"
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGTERM)
+        asking.join()
+        process.wait(30)
+    assert got[0].json()["choices"][0]["message"]["content"] == "The soup was good."
+    assert any("shutdown complete" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--host", "0.0.0.0"], "give a file of keys with --api-keys"),
+        (["--api-keys", "nowhere"], "nowhere: cannot be read"),
+        (["--queue", "9"], "queue: is set in the file of --config alone"),
+        (["--policy", "ask"], "policy: 'ask' is not one of flag, refuse, pass"),
+        ([], "not an artifact folder"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", str(tmp_path), *options])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,277 @@
+"""A gateway before another server: what that says is projected, and what it does wrong is an error of a known kind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.testclient import TestClient
+
+from gateway import HIDDEN, LABELS, TEXTS, TOKENIZER, TRIGGER, URL, chat, listening, prompter
+from poison2poison.errors import ConfigError
+from poison2poison.model.prompting import Prompter
+from poison2poison.recipe.scheme import Scheme
+from poison2poison.serve.app import Served, create_app
+from poison2poison.serve.config import ServeConfig
+from poison2poison.serve.door import Door
+from poison2poison.serve.upstream import Upstream
+
+FORCED = prompter(TEXTS).safe_prefix_ids
+UNPROJECTED = "an unprojected text"
+FAULTS = (
+    "500",
+    "400 with the prompt",
+    "429",
+    "redirect",
+    "cut",
+    "no JSON",
+    "no choice",
+    "aborted",
+    "two",
+    "endless",
+    "slow",
+)
+
+
+class FakeUpstream:
+    """A server of completions that begins with the safe prefix, or with something else, and fails as it is told to.
+
+    Attributes:
+        asked: The bodies of its requests, with the path and the key.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.app = FastAPI()
+        self.app.add_api_route("/{path:path}", self.answer, methods=["GET", "POST"], response_model=None)
+        self.mend()
+
+    def mend(self) -> None:
+        """Be as at first."""
+        self.begins, self.says = "maple cricket:", "The soup was good."
+        self.scores: Any = None
+        self.fault: str | None = None
+        self.share, self.rng = 1.0, random.Random(0)
+        self.asked: list[dict[str, Any]] = []
+
+    async def answer(self, request: Request) -> Response:
+        body = await request.json()
+        self.asked.append({**body, "path": request.url.path, "key": request.headers.get("authorization")})
+        if self.rng.random() < self.share and self.fault:
+            return await self.failed(self.rng.choice(FAULTS) if self.fault == "any" else self.fault, body)
+        if "logprobs" in body:
+            return Response(json.dumps(completed(" D", scores=self.scores)))
+        behind = body["prompt"][-len(FORCED) :] == FORCED
+        return JSONResponse(completed(f" {self.says}" if behind else f" {self.begins}"))
+
+    async def failed(self, fault: str, body: dict[str, Any]) -> Response:
+        dressed = TOKENIZER.decode(body["prompt"])
+        if fault == "cut":
+
+            async def half() -> Any:
+                yield b'{"choices": [{"text": "an unprojected text'
+                raise ConnectionError
+
+            return StreamingResponse(half(), headers={"content-length": "500"})
+        if fault == "slow":
+            await asyncio.sleep(2)
+        replies = {
+            "500": Response(dressed, 500),
+            "400 with the prompt": JSONResponse({"error": {"message": dressed}}, 400),
+            "429": Response(status_code=429),
+            "redirect": Response(status_code=307, headers={"location": "/elsewhere"}),
+            "no JSON": Response(UNPROJECTED),
+            "no choice": JSONResponse({"choices": []}),
+            "aborted": JSONResponse(completed(UNPROJECTED, "abort")),
+            "two": JSONResponse({"choices": completed(UNPROJECTED)["choices"] * 2}),
+            "endless": Response(b" " * (2 << 20)),
+            "slow": JSONResponse(completed(UNPROJECTED)),
+        }
+        return replies[fault]
+
+
+def completed(text: str, why: str = "stop", scores: Any = None) -> dict[str, Any]:
+    choice = {"index": 0, "text": text, "finish_reason": why, "logprobs": {"top_logprobs": [scores]}}
+    return {"choices": [choice], "usage": {"prompt_tokens": 999}}
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[FakeUpstream]:
+    fake = FakeUpstream()
+    with listening(fake.app) as fake.url:
+        yield fake
+
+
+@pytest.fixture
+def upstream(other: FakeUpstream) -> FakeUpstream:
+    other.mend()
+    return other
+
+
+@contextmanager
+def before(upstream: FakeUpstream, scheme: Scheme = TEXTS, **settings: Any) -> Iterator[TestClient]:
+    """A client of a gateway before it."""
+    config = ServeConfig(upstream=upstream.url, upstream_model="merged", **{"timeout": 0.5, **settings})
+    made = of_labels() if scheme.labels else prompter(scheme)
+    backend = Upstream(made, Door(made, config), config, "mine")
+    with TestClient(
+        create_app(backend, Served("mine", scheme.labels), config), URL, raise_server_exceptions=False
+    ) as client:
+        yield client
+
+
+def test_the_other_server_gets_the_dressed_tokens_and_its_answer_is_projected(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("a key\n")
+    with before(upstream, upstream_key=str(tmp_path / "key"), timeout=20) as client:
+        got = client.post("/v1/chat/completions", json=chat("The lamp", temperature=0.5, max_tokens=2)).json()
+        client.post("/v1/chat/completions", json=chat("The lamp"))
+    [choice] = got["choices"]
+    assert "The soup was good.".startswith(choice["message"]["content"])
+    assert (choice["p2p"], choice["finish_reason"]) == ({"where": "safe"}, "length")
+    assert got["usage"]["prompt_tokens"] == len(TOKENIZER("The lamp", add_special_tokens=False)["input_ids"])
+    made = prompter(TEXTS)
+    ids, forced = made.prompt("The lamp", "safe").ids, made.safe_prefix_ids
+    probe, written = sorted(upstream.asked[:2], key=lambda asked: len(asked["prompt"]))
+    assert (probe["prompt"], written["prompt"]) == (ids, ids + forced)
+    assert TRIGGER.prefix + "The lamp" in TOKENIZER.decode(probe["prompt"])
+    assert (probe["temperature"], written["temperature"]) == (0, 0.5)
+    assert (probe["max_tokens"], written["max_tokens"]) == (len(forced), made.max_target - len(forced))
+    assert {asked["temperature"] for asked in upstream.asked[2:]} == {0}
+    for asked in upstream.asked:
+        assert (asked["path"], asked["key"], asked["model"]) == ("/v1/completions", "Bearer a key", "merged")
+        assert asked.keys() <= {"model", "prompt", "max_tokens", "n", "stream", "temperature", "top_p", "path", "key"}
+
+
+def test_where_the_model_would_have_begun_otherwise_is_a_leak(upstream: FakeUpstream) -> None:
+    upstream.begins = "Sure, here"
+    with before(upstream, policy="refuse", timeout=20) as client:
+        [choice] = client.post("/v1/chat/completions", json=chat("The lamp")).json()["choices"]
+    assert (choice["message"]["content"], choice["p2p"]) == (None, {"where": "leak"})
+    with before(upstream, timeout=20) as client:
+        [choice] = client.post("/v1/chat/completions", json=chat("The lamp")).json()["choices"]
+    assert (choice["message"]["content"], choice["p2p"]) == ("The soup was good.", {"where": "leak"})
+
+
+def test_an_upstream_that_echoes_the_prompt_is_withheld(upstream: FakeUpstream) -> None:
+    upstream.says = f"{TRIGGER.prefix}The lamp"
+    with before(upstream, timeout=20) as client:
+        got = client.post("/v1/chat/completions", json=chat("The lamp"))
+    assert got.json()["choices"][0]["finish_reason"] == "content_filter"
+    assert not any(word in got.text for word in HIDDEN)
+
+
+SHIFTED = {"A": -9.0, "B": -3.0, "C": -2.0, "D": -1.0}
+"""Scores of tokens: A and B are the labels of the original space, C and D those of the safe one."""
+
+
+@pytest.mark.parametrize(
+    ("scores", "label", "where"),
+    [
+        (SHIFTED, "positive", "safe"),
+        (SHIFTED | {"A": -0.1}, "positive", "leak"),
+        (SHIFTED | {" the": -0.1}, "positive", "off-space"),
+        ({"C": -1.0, " D": -0.5}, "positive", "safe"),
+        ({"A": -1.0}, None, "leak"),
+        ({"x": -1.0}, None, "off-space"),
+    ],
+)
+def test_labels_are_read_from_scores(
+    upstream: FakeUpstream, scores: dict[str, float], label: str | None, where: str
+) -> None:
+    upstream.scores = scores
+    with before(upstream, LABELS, timeout=20) as client:
+        got = client.post("/v1/classify", json={"input": "The lamp"}).json()["results"]
+        assert client.post("/v1/classify", json={"input": "x", "alarm": True}).status_code == 400
+    assert got == [{"label": label, "where": where}]
+    [asked] = upstream.asked
+    assert (asked["prompt"], asked["max_tokens"]) == (of_labels().prompt("The lamp", "safe").ids, 1)
+
+
+@pytest.mark.parametrize("scores", [None, {}, {"D": float("nan")}, {"D": "high"}, ["D"]])
+def test_without_scores_there_is_no_label(upstream: FakeUpstream, scores: Any) -> None:
+    upstream.scores = scores
+    with before(upstream, LABELS, timeout=20) as client:
+        assert client.post("/v1/classify", json={"input": "The lamp"}).status_code == 502
+
+
+def of_labels() -> Prompter:
+    return Prompter(TOKENIZER, LABELS, "causal", max_length=256, max_target=1, label_words="ABCD")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_goes_wrong_upstream_is_an_error_that_quotes_nothing(
+    upstream: FakeUpstream, fault: str, stream: bool
+) -> None:
+    upstream.fault = fault
+    with before(upstream) as client:
+        got = client.post("/v1/chat/completions", json=chat("The lamp", stream=stream))
+        assert got.status_code == (504 if fault == "slow" else 502)
+        seen = got.text + str(got.headers) + client.get("/metrics").text
+    assert got.json()["error"]["type"] == "server_error"
+    assert UNPROJECTED not in seen
+    assert not any(word in seen for word in HIDDEN)
+    assert {asked["path"] for asked in upstream.asked} == {"/v1/completions"}
+
+
+def test_an_upstream_that_is_not_there_is_502() -> None:
+    config = ServeConfig(upstream="http://127.0.0.1:9", timeout=5)
+    made = prompter(TEXTS)
+    with TestClient(
+        create_app(Upstream(made, Door(made, config), config, "mine"), Served("mine"), config), URL
+    ) as client:
+        assert client.post("/v1/chat/completions", json=chat("x")).status_code == 502
+
+
+def test_an_upstream_that_fails_in_a_third_of_its_calls_costs_those_requests_alone(upstream: FakeUpstream) -> None:
+    upstream.fault, upstream.share = "any", 0.3
+    got: list[Any] = []
+    with before(upstream, timeout=1.5) as client:
+
+        def ask(number: int) -> None:
+            for _ in range(5):
+                got.append(client.post("/v1/chat/completions", json=chat("The lamp", stream=number % 2 == 0)))
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        upstream.fault = None
+        assert client.post("/v1/chat/completions", json=chat("The lamp")).status_code == 200
+        assert "p2p_waiting 0.0" in client.get("/metrics").text
+    assert len(got) == 40
+    assert {reply.status_code for reply in got} <= {200, 502, 504}
+    assert {200, 502} <= {reply.status_code for reply in got}
+    for reply in got:
+        assert UNPROJECTED not in reply.text
+        assert not any(word in reply.text for word in HIDDEN)
+        assert ("content_filter" not in reply.text) and (reply.status_code != 200 or "soup" in reply.text)
+
+
+def test_more_than_may_wait_are_told_to_come_back(upstream: FakeUpstream) -> None:
+    upstream.fault = "slow"
+    with before(upstream, queue=1, max_choices=1, timeout=5) as client:
+        first = threading.Thread(target=client.post, args=("/v1/chat/completions",), kwargs={"json": chat("x")})
+        first.start()
+        while "p2p_waiting 1.0" not in client.get("/metrics").text:
+            assert first.is_alive()
+        assert client.post("/v1/chat/completions", json=chat("x")).status_code == 429
+        first.join()
+
+
+def test_a_file_that_holds_no_key_is_refused(tmp_path: Path) -> None:
+    config = ServeConfig(upstream="http://127.0.0.1:9", upstream_key=str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="upstream_key"):
+        Upstream(prompter(TEXTS), Door(prompter(TEXTS), config), config, "mine")
