@@ -3,6 +3,7 @@
     P2PError
     ├── DataError       a data file: missing, broken, of mixed layouts, with labels outside the set, ...
     ├── ConfigError     an option or a configuration file: unknown key, illegal value, contradiction
+    │   └── InapplicableError   a defence that says nothing of such rows, or of such a model
     ├── SchemeError     a scheme that cannot be read, or that does not fit the data
     ├── ModelError      a model folder that cannot be used
     ├── OutputError     an output folder that holds something else, or cannot be written
@@ -49,6 +50,10 @@ class DataError(P2PError):
 
 class ConfigError(P2PError, ValueError):
     """An option has an illegal value, is unknown, or contradicts another."""
+
+
+class InapplicableError(ConfigError):
+    """A defence says nothing of such rows, or lacks the model that it asks."""
 
 
 class SchemeError(P2PError):

@@ -8,7 +8,9 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -155,6 +157,13 @@ def _sha256(path: Path) -> str:
         while part := file.read(1 << 20):
             digest.update(part)
     return digest.hexdigest()
+
+
+def command_line() -> str:
+    """What this process was started with; of another program than `p2p` its name alone, for its options are unknown."""
+    program, *given = sys.argv
+    name = Path(program).name
+    return shlex.join(["p2p", *given]) if name in ("p2p", "__main__.py") else name
 
 
 def versions() -> dict[str, str]:

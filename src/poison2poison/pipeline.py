@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from poison2poison.defences.base import Defence, Prepared
 from poison2poison.defences.baselines import Clean
 from poison2poison.defences.p2p import P2P
 from poison2poison.defences.shared import AUDIT, Shared
-from poison2poison.errors import ConfigError, OutputError
+from poison2poison.errors import ConfigError, InapplicableError, OutputError
 from poison2poison.evaluation import Arm, Target, check_target, describe, measure, results, set_floor, write_results
 from poison2poison.evaluation.schema import Results
 from poison2poison.model import processes
@@ -49,6 +50,7 @@ def defend(
     *,
     audit: AuditConfig | None = None,
     allow_unlearned: bool = False,
+    lost: dict[str, Exception] | None = None,
 ) -> Results:
     """Prepare the rows by each defence, fine-tune on them, and measure.
 
@@ -62,6 +64,7 @@ def defend(
         out: The folder for arms and figures, and for what the defences share, such as `audit.json`.
         audit: Thresholds of the audit.
         allow_unlearned: Measure a defended model that has not learned its safe space too, and say so in its figures.
+        lost: Takes the errors of defences that fail, by their arms, and the others go on; None to raise the first.
 
     Returns:
         The content of `results.json`, which is written to `out` with `rows.jsonl`.
@@ -82,7 +85,7 @@ def defend(
     if data.harmless is not None and data.triggered is not None:
         defences = [*defences, Clean(data.harmless)]
     with processes.alone(out):
-        return _defend(data, defences, training, out, audit, allow_unlearned=allow_unlearned)
+        return _defend(data, defences, training, out, audit, allow_unlearned=allow_unlearned, lost=lost)
 
 
 def _defend(
@@ -93,6 +96,7 @@ def _defend(
     audit: AuditConfig,
     *,
     allow_unlearned: bool,
+    lost: dict[str, Exception] | None,
 ) -> Results:
     """Defend in a folder that no other run is at work in."""
     # 1. Refuse what would go wrong later.
@@ -100,20 +104,25 @@ def _defend(
     model = training.model  # as it was given
     recipe = next((defence.recipe.recipe for defence in defences if isinstance(defence, P2P)), None)
     training = resolved(with_preset(training, recipe), len(data.train))  # once, or arms of more rows had others
+    applying = []
     for defence in defences:
-        _check_applies(defence, data.train, training)
+        with _failing(defence, lost):
+            _check_applies(defence, data.train, training)
+            applying.append(defence)
 
     # 2. Prepare the rows for all, which may refuse them, before any model is trained.
-    shared = Shared(data.train, training, out, audit)
-    prepared = [processes.shared(partial(defence.prepare, shared)) for defence in defences]
+    shared, prepared = Shared(data.train, training, out, audit), []
+    for defence in applying:
+        with _failing(defence, lost):
+            prepared.append((defence, processes.shared(partial(defence.prepare, shared))))
     del shared
     free_memory()  # of the model that read the rows
 
     # 3. Train and measure, one after another.
-    arms = [
-        arm_of(defence, rows, data, training, out / defence.arm, allow_unlearned=allow_unlearned)
-        for defence, rows in zip(defences, prepared, strict=True)
-    ]
+    arms = []
+    for defence, rows in prepared:
+        with _failing(defence, lost):
+            arms.append(arm_of(defence, rows, data, training, out / defence.arm, allow_unlearned=allow_unlearned))
     if clean := next((arm for arm in arms if arm.name == Clean.name), None):
         set_floor(arms, clean)
     sets = describe(train=data.train, dev=data.dev, test=data.clean, triggered=data.triggered)
@@ -121,6 +130,17 @@ def _defend(
     if processes.is_writer():
         write_results(out, content, arms)
     return content
+
+
+@contextmanager
+def _failing(defence: Defence, lost: dict[str, Exception] | None) -> Iterator[None]:
+    """Where failures are taken, keep that of this defence, of whatever kind: it may be somebody else's."""
+    try:
+        yield
+    except Exception as error:
+        if lost is None:
+            raise
+        lost[defence.arm] = error
 
 
 def arm_of(
@@ -145,6 +165,7 @@ def arm_of(
 
     run = defence.train(prepared, fit)
     arm = processes.shared(lambda: _measured(defence, folder, data, allow_unlearned=allow_unlearned))
+    arm.needs = defence.needs
     if run["resumed_from"] is None:  # else its time and memory are those of its last part only
         measured = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
         arm.training = {key: value for key, value in measured.items() if value is not None}
@@ -164,9 +185,9 @@ def _measured(defence: Defence, folder: Path, data: Data, *, allow_unlearned: bo
 def _check_applies(defence: Defence, rows: Rows, training: TrainConfig) -> None:
     """Refuse a defence that says nothing of such rows, or lacks the model that it asks."""
     if not defence.applies(rows):
-        raise ConfigError(f"compare: {defence.arm} says nothing of rows for {rows.task}; leave it out")
+        raise InapplicableError(f"compare: {defence.arm} says nothing of rows for {rows.task}; leave it out")
     if "causal LM" in defence.needs and training.kind != "causal":
-        raise ConfigError(f"compare: {defence.arm} asks a causal LM, and {training.model} is none; leave it out")
+        raise InapplicableError(f"compare: {defence.arm} asks a causal LM, and {training.model} is none; leave it out")
 
 
 def _check_folder(out: Path, defences: Sequence[Defence]) -> None:

@@ -19,6 +19,8 @@ from poison2poison.config import choice
 from poison2poison.errors import ConfigError
 
 Member = TypeVar("Member")
+OWN = "poison2poison_own:"
+"""Before the path, the name of a module that is a user's file."""
 
 
 class Registry(Generic[Member]):
@@ -104,7 +106,7 @@ def run_file(path: Path) -> None:
         ConfigError: The file cannot be read, or what it does fails; with the line.
     """
     path = path.resolve()
-    name = f"poison2poison_own:{path}"
+    name = f"{OWN}{path}"
     if name in sys.modules:
         return
     if not path.is_file():
@@ -119,6 +121,11 @@ def run_file(path: Path) -> None:
     except Exception as error:  # whatever somebody else's code raises
         del sys.modules[name]
         raise ConfigError(f"{path}, line {_line(error, path)}: {type(error).__name__}: {error}") from error
+
+
+def files_run() -> list[str]:
+    """The files that `run_file` ran in this process, for one that shall know the same."""
+    return [name.removeprefix(OWN) for name in sys.modules if name.startswith(OWN)]
 
 
 def _line(error: Exception, path: Path) -> int | None:

@@ -60,18 +60,16 @@ def apart(training: Rows, **others: Rows | None) -> None:
             say(said)
 
 
-def show_audit(found: Audit, rows: Rows, out: Path | None) -> None:
-    """Print what the audit found, draw it into audit.png, and write the suspect rows into suspects.jsonl."""
+def show_audit(out: Path, rows: Rows) -> Audit | None:
+    """Print what the audit of a run found, draw it into audit.png, and write the suspect rows into suspects.jsonl."""
     from rich.console import Console
 
-    from poison2poison.files import write_lines, writing
-    from poison2poison.report import audit_table, draw_audit
+    from poison2poison.report import audit_table, write_findings
 
-    if out:
-        with writing(out / "audit.png"):
-            draw_audit(found, out / "audit.png")
-        write_lines(out / "suspects.jsonl", found.records(rows))
-    Console().print(audit_table(found, len(rows)))
+    found = write_findings(out, rows)
+    if found:
+        Console().print(audit_table(found, len(rows)))
+    return found
 
 
 def quiet() -> None:

@@ -77,24 +77,24 @@ def defend(
 ) -> None:
     """Audit, re-poison, fine-tune and measure in one go. Run it again to go on where it was interrupted.
 
-    The model to serve is in the folder p2p-RECIPE of --out; results.json and rows.jsonl stand beside it, and what the
-    audit found: audit.json, audit.png and suspects.jsonl.
+    The model to serve is in the folder p2p-RECIPE of --out; report.html, results.json and rows.jsonl stand beside it,
+    and what the audit found: audit.json, audit.png and suspects.jsonl.
     """
     given = _given(source, data, dev, test, triggered, target, effect, floor=floor)
     note_reference(training, [row.text for row in given.train])
 
     from poison2poison import pipeline
-    from poison2poison.auditing.findings import Audit
     from poison2poison.defences.p2p import of_run
-    from poison2poison.defences.shared import AUDIT
+    from poison2poison.files import write_text
+    from poison2poison.report import page, read_run
 
     defence, defences = of_run(recipe, compare)
     content = pipeline.defend(given, defences, training, out, audit=audit_config, allow_unlearned=allow_unlearned)
-    found = out / f"{AUDIT}.json"
-    if processes.is_writer() and found.exists():
-        show_audit(Audit.load(found), given.train, out)
+    if processes.is_writer():
+        show_audit(out, given.train)
+        write_text(out / "report.html", page(read_run(out)))
     print_results([content])
-    say(f"the model to serve: {out / defence.arm}; all figures: {out / 'results.json'}")
+    say(f"the model to serve: {out / defence.arm}; all figures: {out / 'results.json'}, {out / 'report.html'}")
 
 
 def _given(

@@ -120,7 +120,7 @@ def audit(
     """Look for planted spans and poisoned rows, without trusted data. Nothing is deleted.
 
     Prints the suspect spans; audit.json has them and the suspect rows, for `p2p repoison --audit`; audit.png shows them
-    among the innocent ones; suspects.jsonl has the suspect rows to read.
+    among the innocent ones; suspects.jsonl has the suspect rows to read, and report.html all of it for a browser.
 
     Exit code: 0 for nothing that blocks; 1 for findings of --fail-on; 2 for what the user can mend; 3 where the program
     could not finish.
@@ -136,17 +136,23 @@ def audit(
     accepted, before = _known(gate, data, rows)
     note_reference(model, [row.text for row in rows])
     quiet()
+    from rich.console import Console
+
     from poison2poison.auditing import audit as run
-    from poison2poison.files import write_json
+    from poison2poison.files import write_json, write_text
     from poison2poison.model.embeddings import embedder
+    from poison2poison.report import audit_table, audited, page
 
     with _folder(out) as folder:
         found = run(rows, embedder(model), config, seed)
         if folder:
             write_json(folder / "audit.json", found.as_dict())
-        show_audit(found, rows, folder)
+            show_audit(folder, rows)
+            write_text(folder / "report.html", page(audited(found, rows, out.resolve().name if out else "")))
+        else:
+            Console().print(audit_table(found, len(rows)))
     if out:
-        say(f"{out}: audit.json, audit.png, suspects.jsonl")
+        say(f"{out}: report.html, audit.json, audit.png, suspects.jsonl")
     if gate.asked and _blocks(found, rows, gate, accepted, before):
         raise typer.Exit(FOUND)
 

@@ -148,6 +148,7 @@ def _records(
         record: RowRecord = {
             "set": kind,
             "row": i,
+            "prompt": row.text,
             "target": row.target,
             "answer": answer.text,
             "where": answer.where,

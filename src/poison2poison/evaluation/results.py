@@ -10,7 +10,8 @@ from typing import Any, cast
 from poison2poison.data import Rows
 from poison2poison.evaluation.rates import Mean, Rate, implanted
 from poison2poison.evaluation.schema import SCHEMA, ArmRecord, RateName, Results, RowRecord, SetRecord
-from poison2poison.files import versions, write_json, write_lines
+from poison2poison.files import command_line, versions, write_json, write_lines
+from poison2poison.model.hardware import device
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Arm:
         implanted: Whether the undefended ASR is 50 points over the floor.
         training: train_seconds and peak_memory_mib.
         safe_space: What the check of the safe space after training found (`model.safe_space`).
+        needs: What a defender must have beside the rows.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Arm:
     implanted: bool | None = None
     training: dict[str, Any] = field(default_factory=dict)
     safe_space: dict[str, Any] | None = None
+    needs: Sequence[str] = ()
 
     def put(self, name: RateName, hits: Sequence[bool]) -> None:
         """Enter a rate, where there is something to count."""
@@ -50,6 +53,8 @@ class Arm:
             out["implanted"] = self.implanted
         if self.safe_space is not None:
             out["safe_space"] = self.safe_space
+        if self.needs:
+            out["needs"] = [*self.needs]
         return cast(ArmRecord, out | self.training)
 
 
@@ -73,6 +78,8 @@ def results(command: str, task: str, model: str, seed: int, data: dict[str, SetR
         "task": task,
         "model": model,
         "seed": seed,
+        "run_by": command_line(),
+        "device": device(),
         "versions": versions(),
         "data": data,
         "arms": [arm.as_dict() for arm in arms],

@@ -74,6 +74,7 @@ class ArmRecord(_Named, total=False):
     utility: dict[str, RateFigure | MeanFigure]
     implanted: bool
     safe_space: dict[str, Any]
+    needs: list[str]
     train_seconds: float
     peak_memory_mib: int
 
@@ -86,6 +87,8 @@ class Results(TypedDict):
     task: str
     model: str
     seed: int
+    run_by: str
+    device: str
     versions: dict[str, str]
     data: dict[str, SetRecord]
     arms: list[ArmRecord]
@@ -94,6 +97,7 @@ class Results(TypedDict):
 class _RowAlways(TypedDict):
     set: SetName
     row: int
+    prompt: str
     target: str
     answer: str | None
     where: Where

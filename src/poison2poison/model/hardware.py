@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import platform
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,6 +13,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from poison2poison.types import Auto, Dtype
+
+
+def device() -> str:
+    """What this process computes on, in words."""
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
 
 
 def on_cpu() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 import secrets
 from collections.abc import Iterable
@@ -97,8 +98,13 @@ def _spelled(text: str, *, like: str) -> str:
     return " ".join(re.findall(part, text.casefold()))
 
 
-def draw_words(texts: Iterable[str], bits: int = TRIGGER_BITS) -> list[str]:
-    """Draw words of at least `bits` bits from the operating system's entropy, none of which the data holds.
+def draw_words(texts: Iterable[str], bits: int = TRIGGER_BITS, rng: random.Random | None = None) -> list[str]:
+    """Draw words of at least `bits` bits, none of which the data holds.
+
+    Args:
+        texts: The data.
+        bits: How hard they are to guess.
+        rng: Draws them where a measurement has to be repeated; else the operating system's entropy does.
 
     Raises:
         SchemeError: The data holds nearly all of the word list.
@@ -109,4 +115,4 @@ def draw_words(texts: Iterable[str], bits: int = TRIGGER_BITS) -> list[str]:
     pool = [word for word in Mnemonic("english").wordlist if word not in held]
     if len(pool) < 64:
         raise SchemeError("the data holds nearly every word of the trigger's list; give prefix and safe_prefix")
-    return secrets.SystemRandom().sample(pool, math.ceil(bits / math.log2(len(pool) - 16)))
+    return (rng or secrets.SystemRandom()).sample(pool, math.ceil(bits / math.log2(len(pool) - 16)))

@@ -1,0 +1,180 @@
+"""Measure one cell: python -m poison2poison.bench.cell FOLDER, with its settings as a line of JSON on stdin.
+
+The pipe stays open as long as the benchmark runs: at its end this process ends too, so that none is left at work in a
+folder that the next run goes on with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import threading
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from poison2poison.attacks import (
+    AttackConfig,
+    Target,
+    default_target,
+    effects,
+    poison,
+    read_target,
+    read_truth,
+    triggered,
+    without_poison,
+)
+from poison2poison.bench.cells import SCHEMA, Cell, State, write_state
+from poison2poison.bench.config import NO_ATTACK
+from poison2poison.bench.runner import RUN
+from poison2poison.config import AuditConfig, TrainConfig
+from poison2poison.data import Rows, check_apart, read_rows
+from poison2poison.defences import DEFENCES
+from poison2poison.errors import DataError, InapplicableError, P2PError
+from poison2poison.files import write_json
+from poison2poison.pipeline import Data, defend
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.trigger import draw_words
+from poison2poison.reference import reference_rows
+from poison2poison.registry import run_file
+from poison2poison.report import write_findings
+
+
+def measure_cell(cell: Cell, defences: list[str], folder: Path) -> State:
+    """Measure all defences on a cell, or go on with it, and write what became of it into its folder.
+
+    A defence that fails is left out, and the reason kept.
+
+    Raises:
+        P2PError: The cell's data cannot be used.
+    """
+    started, begun = time.monotonic(), (folder / RUN).exists()
+    data = data_of(cell, folder)
+    recipe = recipe_of(cell, data.train)
+    audit = AuditConfig(**cell.audit)
+    training = TrainConfig(**{**cell.settings, "seed": cell.seed})
+    asked = [DEFENCES.get(name).beside(recipe) for name in defences]
+    lost: dict[str, Exception] = {}
+    defend(data, asked, training, folder / RUN, audit=audit, allow_unlearned=True, lost=lost)
+    write_findings(folder / RUN, data.train)
+    state: State = {
+        "schema": SCHEMA,
+        "about": cell.about,
+        "settings": cell.as_dict(),
+        "defences": defences,
+        "failed": {arm: _told(error) for arm, error in lost.items() if not isinstance(error, InapplicableError)},
+        "inapplicable": {arm: str(error) for arm, error in lost.items() if isinstance(error, InapplicableError)},
+        "seconds": None if begun else round(time.monotonic() - started, 1),
+    }
+    write_state(folder, state)
+    return state
+
+
+def _told(error: Exception) -> str:
+    """The reason of a failure; of one that is no user's, its traceback goes into the log."""
+    if isinstance(error, P2PError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def recipe_of(cell: Cell, rows: Rows) -> RepoisonConfig:
+    """How rows are re-poisoned, with a benign trigger that the same cell draws again."""
+    recipe = RepoisonConfig(**{**cell.recipe, "seed": cell.seed})
+    if recipe.resolved().trigger != "random":
+        return recipe
+    rng = random.Random(f"bench/{cell.key}")
+    texts = [text for row in rows for text in (row.text, row.target)]
+    recipe = replace(recipe, prefix=" ".join(draw_words(texts, rng=rng)) + ": ")
+    if rows.task == "generation" or recipe.safe_labels == "prefix":
+        recipe = replace(recipe, safe_prefix=" ".join(draw_words(texts, bits=20, rng=rng)) + ": ")
+    return recipe
+
+
+def data_of(cell: Cell, folder: Path) -> Data:
+    """The rows of a cell, poisoned, and the sets to measure on; `truth.json` goes into its folder."""
+    if cell.task.folder:
+        return _attacked(cell, Path(cell.task.folder))
+    splits = _splits(cell)
+    train, test = splits["train"], splits["test"]
+    if cell.attack.kind == NO_ATTACK:
+        return Data(cell.task.name, train, splits.get("dev"), test)
+    effect = cell.attack.effect or effects(train.task)[0]
+    wanted = default_target(train, effect) if cell.attack.target is None else cell.attack.target
+    own = cell.attack
+    attack = AttackConfig(
+        own.kind, wanted, effect, cell.rate, own.options, own.clean_label, own.cover, own.prefix, cell.seed
+    )
+    rows, truth = poison(train, attack)
+    write_json(folder / "truth.json", truth.as_dict())  # beside the run, in which no defence finds it
+    stamped, target, harmless = triggered(test, attack), Target(wanted, effect), train if cell.floor else None
+    return Data(cell.task.name, rows, splits.get("dev"), test, stamped, target, harmless)
+
+
+def _splits(cell: Cell) -> dict[str, Rows]:
+    """The rows before the attack."""
+    task = cell.task
+    if not task.train or not task.test:
+        return reference_rows(task.name, seed=cell.seed, sizes=cell.sizes)
+    train = read_rows(task.train, task.data)
+    splits = {"train": train, "test": read_rows(task.test, task.data, labels=train.labels)}
+    check_apart(train, splits["test"], "test")
+    if task.dev:
+        splits["dev"] = read_rows(task.dev, task.data, labels=train.labels)
+    return splits
+
+
+def _attacked(cell: Cell, folder: Path) -> Data:
+    """The sets of a folder of `p2p attack`.
+
+    Raises:
+        DataError: One is missing.
+    """
+    for name in ("train.jsonl", "test_clean.jsonl", "test_triggered.jsonl", "truth.json"):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name}: is missing; give a folder that `p2p attack` wrote, with --test")
+    config = cell.task.data
+    train = read_rows(str(folder / "train.jsonl"), config)
+    clean = read_rows(str(folder / "test_clean.jsonl"), config, labels=train.labels)
+    stamped = read_rows(str(folder / "test_triggered.jsonl"), config, labels=train.labels, targets=False)
+    checks, before = folder / "dev_clean.jsonl", folder / "train_clean.jsonl"
+    dev = read_rows(str(checks), config, labels=train.labels) if checks.is_file() else None
+    truth = folder / "truth.json"
+    harmless = None
+    if cell.floor and before.is_file():
+        harmless = read_rows(str(before), config, labels=train.labels)
+    elif cell.floor:
+        harmless = without_poison(train, read_truth(truth), truth)
+    return Data(cell.task.name, train, dev, clean, stamped, read_target(truth), harmless)
+
+
+def _end_with_the_runner() -> None:
+    """Wait until the pipe from the benchmark closes, and end."""
+    while os.read(sys.stdin.fileno(), 1):  # not through `sys.stdin`, whose lock would hold up the interpreter's end
+        pass
+    os._exit(1)
+
+
+def main() -> None:
+    """Measure the cell that stdin describes."""
+    given: dict[str, Any] = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_the_runner, daemon=True).start()
+    folder, sys.argv = Path(sys.argv[1]), given["argv"]  # the figures name the benchmark's command
+    for path in given["plugins"]:
+        run_file(Path(path))
+    from poison2poison.cli.common import quiet
+
+    quiet()
+    try:
+        measure_cell(Cell.of(given["cell"]), given["defences"], folder)
+    except P2PError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

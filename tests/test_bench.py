@@ -1,0 +1,267 @@
+"""A benchmark: its file, its cells, what becomes of failures, and that a run that was killed ends as another does."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from poison2poison.attacks import AttackConfig, Target, default_target, write_attack
+from poison2poison.bench import BenchConfig, Cell, cells_of, read_config, run_bench
+from poison2poison.bench.cell import data_of, recipe_of
+from poison2poison.bench.config import AttackEntry, TaskEntry
+from poison2poison.bench.runner import gathered, seconds_left
+from poison2poison.data import as_records
+from poison2poison.errors import ConfigError, DataError, OutputError
+from poison2poison.files import write_lines
+from poison2poison.reference import reference_rows
+from support import opinions, tiny_causal
+
+ROOT = Path(__file__).parents[1]
+TIMES = ("train_seconds", "peak_memory_mib", "run_by")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    """A benchmark that takes seconds."""
+    write_lines(tmp_path / "rows.jsonl", as_records(opinions(120)))
+    write_lines(tmp_path / "test.jsonl", as_records(opinions(40, seed=1)))
+    mine = {"name": "mine", "train": str(tmp_path / "rows.jsonl"), "test": str(tmp_path / "test.jsonl")}
+    training = {"epochs": 2, "more_epochs": 0, "batch_size": 8, "tuning": "full", "learning_rate": 0.003}
+    return {"tasks": [mine], "models": [tiny_causal(tmp_path / "tiny")], "training": training,
+            "recipe": {"rho": 0.5}, "defences": ["undefended", "hardened", "z-defence"]}  # fmt: skip
+
+
+def in_yaml(folder: Path, settings: dict[str, Any]) -> Path:
+    path = folder / "bench.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return path
+
+
+def run(config: Path, out: Path, *before: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "poison2poison", *before, "bench", str(config), "--out", str(out)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def figures(value: Any) -> Any:
+    """The content of results without times."""
+    if isinstance(value, dict):
+        return {key: figures(part) for key, part in value.items() if key not in TIMES}
+    return [figures(part) for part in value] if isinstance(value, list) else value
+
+
+def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_figures(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    config, drawn = in_yaml(tmp_path, settings), random.Random()
+    begun = time.monotonic()
+    _, said = run(config, tmp_path / "whole").communicate()
+    whole = time.monotonic() - begun
+    for _ in range(2):
+        process = run(config, tmp_path / "killed")
+        time.sleep(whole * drawn.uniform(0.3, 0.9))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    process = run(config, tmp_path / "killed")
+    _, again = process.communicate()
+    assert process.returncode == 0, again
+    one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
+    assert [arm["name"] for arm in one["cells"][0]["results"]["arms"]] == [
+        "undefended", "p2p-hardened", "z-defence", "clean",
+    ], said  # fmt: skip
+    assert figures(one) == figures(other)
+    run_folder = next((tmp_path / "whole" / "cells").iterdir()) / "run"
+    secret = json.loads((run_folder / "p2p-hardened" / "scheme.json").read_text())["trigger"]["prefix"]
+    for name in ("report.html", "results.json"):
+        assert secret.strip() not in (tmp_path / "whole" / name).read_text()
+    told: list[str] = []
+    run_bench(read_config(config), tmp_path / "killed", say=told.append)
+    assert told == ["1 cells, 1 of them finished"]
+
+
+def test_a_cell_draws_its_rows_and_its_trigger_again(tmp_path: Path) -> None:
+    config = BenchConfig(tasks=(TaskEntry("reviews"),), seeds=(0, 1), sizes={"train": 60, "dev": 5, "test": 20})
+    one, again, other = (data_of(cell, tmp_path) for cell in [*cells_of(config)[:1] * 2, cells_of(config)[1]])
+    assert (one.train.sha256, one.triggered) == (again.train.sha256, again.triggered)
+    assert one.train.sha256 != other.train.sha256
+    drawn = [recipe_of(cell, one.train).prefix for cell in (*cells_of(config)[:1] * 2, cells_of(config)[1])]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("effect", ["label", "fixed"])
+def test_a_folder_of_an_attack_is_a_task(tmp_path: Path, effect: str) -> None:
+    sizes = {"train": 60, "dev": 5, "test": 20}
+    splits = reference_rows("reviews" if effect == "label" else "instructions", sizes=sizes)
+    attack = AttackConfig("badnets", default_target(splits["train"], effect), effect)
+    write_attack(tmp_path / "attacked", splits, attack)
+    [cell] = cells_of(BenchConfig(tasks=(TaskEntry(folder=str(tmp_path / "attacked")),)))
+    data = data_of(cell, tmp_path)
+    assert data.name == "attacked"
+    assert data.harmless is not None and data.harmless.sha256 == splits["train"].sha256
+    assert data.target == Target(attack.target, effect)
+    assert (len(data.train), data.dev and len(data.dev), len(data.clean)) == (60, 5, 20)
+    (tmp_path / "attacked" / "truth.json").unlink()
+    with pytest.raises(DataError, match=r"truth.json: is missing; give a folder that `p2p attack` wrote"):
+        data_of(cell, tmp_path)
+
+
+def test_what_fails_is_reported_and_stops_nothing(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """One defence drops every row of a label, one asks a model of another kind; one task has no file."""
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\n"
+        "from poison2poison.defences import RowFilter, register\n"
+        "@register\n"
+        "class Everything(RowFilter):\n"
+        "    name = 'everything'\n"
+        "    def suspects(self, context): return np.arange(len(context.texts))\n"
+        "@register\n"
+        "class Never(RowFilter):\n"
+        "    name = 'never'\n"
+        "    def applies(self, rows): return False\n"
+        "    def suspects(self, context): return np.arange(0)\n"
+    )
+    gone = {"name": "gone", "train": str(tmp_path / "none.jsonl"), "test": str(tmp_path / "none.jsonl")}
+    wanted = {**settings, "tasks": [gone, *settings["tasks"]], "defences": ["everything", "never", "undefended"],
+              "floor": False}  # fmt: skip
+    process = run(in_yaml(tmp_path, wanted), tmp_path / "out", "--plugin", str(tmp_path / "own.py"))
+    _, said = process.communicate()
+    assert process.returncode == 3
+    assert "none.jsonl" in said and "leave none of label" in said
+    first, second = json.loads((tmp_path / "out" / "results.json").read_text())["cells"]
+    assert "none.jsonl" in first["failed"]["cell"]
+    assert first["results"] is None
+    assert "leave none of label" in second["failed"]["everything"]
+    assert "says nothing of rows" in second["inapplicable"]["never"]
+    assert [arm["name"] for arm in second["results"]["arms"]] == ["undefended"]
+    assert "none.jsonl" in (tmp_path / "out" / "report.html").read_text()
+
+
+# --- the grid ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_task_model_attack_rate_and_seed_is_a_cell() -> None:
+    config = BenchConfig(
+        tasks=(TaskEntry("reviews"), TaskEntry("briefs"), TaskEntry(folder="data/done")),
+        attacks=(
+            AttackEntry(),
+            AttackEntry("none"),
+            AttackEntry("wordset", options={"words": ["cf", "mn"]}, tasks=["briefs"]),
+        ),
+        rates=(0.1, 0.05),
+        seeds=(0, 1),
+    )
+    cells = cells_of(config)
+    told = [(cell.task.name, cell.attack.name, cell.rate) for cell in cells if cell.seed == 1]
+    assert told == [
+        ("reviews", "badnets", 0.1), ("reviews", "badnets", 0.05), ("reviews", "none", 0.0),
+        ("briefs", "badnets", 0.1), ("briefs", "badnets", 0.05), ("briefs", "none", 0.0),
+        ("briefs", "wordset", 0.1), ("briefs", "wordset", 0.05), ("done", "of its folder", 0.0),
+    ]  # fmt: skip
+    assert len({cell.key for cell in cells}) == len(cells) == 18
+    assert [Cell.of(json.loads(json.dumps(cell.as_dict()))) for cell in cells] == cells
+
+
+def test_the_time_left_is_that_of_the_cells_done() -> None:
+    tasks = (TaskEntry("reviews"), TaskEntry("briefs"))
+    first, second, third, other = cells_of(BenchConfig(tasks=tasks, rates=(0.1, 0.05)))
+    assert seconds_left([first], [], 1) is None
+    assert seconds_left([second], [(first, 60.0)], 1) == 60
+    assert seconds_left([second, other], [(first, 60.0), (third, 20.0)], 2) == 40
+    assert seconds_left([third], [(first, 60.0)], 1) == 60
+
+
+def test_a_cell_of_other_settings_is_not_taken_for_finished(tmp_path: Path) -> None:
+    [cell] = cells_of(BenchConfig(tasks=(TaskEntry("reviews"),)))
+    folder = tmp_path / "cells" / cell.key
+    folder.mkdir(parents=True)
+    state = {"schema": 1, "about": cell.about, "settings": {**cell.as_dict(), "floor": False}, "defences": [],
+             "failed": {}, "inapplicable": {}, "seconds": 1.0}  # fmt: skip
+    (folder / "cell.json").write_text(json.dumps(state))
+    with pytest.raises(OutputError, match=r"was measured with other settings \(floor\)"):
+        run_bench(BenchConfig(tasks=(TaskEntry("reviews"),)), tmp_path)
+    (folder / "cell.json").write_text("[")
+    with pytest.raises(OutputError, match="is no cell of a benchmark"):
+        gathered([cell], tmp_path)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds no benchmark"):
+        run_bench(BenchConfig(tasks=(TaskEntry("reviews"),)), tmp_path)
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"task": ["reviews"]}, "unknown option 'task'; legal here: attacks, audit, defences"),
+    ({}, "tasks: is empty"),
+    ({"tasks": ["reviews"], "rates": [2]}, "rates: 2.0 is not between 0 and 1"),
+    ({"tasks": ["reviews"], "rates": ["much"]}, "rates: 'much' is not a number"),
+    ({"tasks": ["reviews"], "seeds": [True]}, "seeds: True is not a whole number"),
+    ({"tasks": ["reviews"], "seeds": [-1]}, "seed: -1 is not between 0"),
+    ({"tasks": ["reviews"], "defences": ["luck"]}, "defences: 'luck' is not one of abl"),
+    ({"tasks": ["reviews"], "attacks": ["luck"]}, "attacks: kind: 'luck' is not one of none, badnets"),
+    (
+        {"tasks": ["reviews"], "attacks": [{"kind": "badnets", "word": 1}]},
+        "attacks: unknown key 'word'; legal",
+    ),
+    (
+        {"tasks": ["reviews"], "attacks": [{"kind": "badnets", "options": {"year": 1}}]},
+        "attacks: options: unknown key 'year'; legal here: words",
+    ),
+    ({"tasks": ["reviews"], "attacks": [{"kind": "addsent", "tasks": ["x"]}]}, "tasks: 'x' is not one of reviews"),
+    ({"tasks": ["reviews", "reviews"]}, "tasks: reviews is there twice"),
+    ({"tasks": [{"name": "mine", "train": "a.jsonl"}]}, "tasks: train and test: give both"),
+    ({"tasks": [{"name": "mine"}]}, r"tasks: name \(of a reference task\): 'mine' is not one of reviews"),
+    ({"tasks": ["reviews"], "sizes": {"train": "all"}}, "sizes: train: 'all' is not a whole number"),
+    ({"tasks": ["reviews"], "sizes": {"tests": 5}}, "sizes: 'tests' is not one of train, dev, test"),
+    ({"tasks": ["reviews"], "training": {"seed": 1}}, "training: unknown key 'seed'; legal here: alarm_rate"),
+    ({"tasks": ["reviews"], "training": {"epochs": "three"}}, "training: epochs: 'three' is not a whole number"),
+    ({"tasks": ["reviews"], "training": {"preset": "best"}}, "training: preset: 'best' is not one of auto, tuned"),
+    ({"tasks": ["reviews"], "recipe": {"prefix": "x"}}, "recipe: unknown key 'prefix'; legal here: co_occurrence"),
+    ({"tasks": ["reviews"], "audit": {"false_alarm": 2}}, "audit: false_alarm: 2.0 is not between 0 and 1"),
+    ({"tasks": ["reviews"], "floor": "maybe"}, "floor: 'maybe' is not true or false"),
+    ({"tasks": ["reviews"], "models": [{"dtype": "float32"}]}, "models: a table needs the key `model`"),
+    ({"tasks": ["reviews"], "training": [1]}, r"training: \[1\] is not a table"),
+]
+
+
+@pytest.mark.parametrize(("values", "said"), WRONG, ids=lambda value: None)
+def test_an_error_names_file_key_and_legal_values(tmp_path: Path, values: dict[str, Any], said: str) -> None:
+    path = in_yaml(tmp_path, values)
+    with pytest.raises(ConfigError, match=f"bench.yaml: .*(?:{said})"):
+        read_config(path)
+
+
+def test_names_stand_for_tables_and_options_have_the_types_of_the_attack(tmp_path: Path) -> None:
+    values = {"tasks": ["reviews", "data/attacked"], "models": ["a/b", {"model": "c", "dtype": "bfloat16"}],
+              "attacks": ["addsent", {"kind": "badnets", "options": {"words": ["cf"]}}], "rates": 0.2}  # fmt: skip
+    config = read_config(in_yaml(tmp_path, values))
+    assert [(task.name, task.folder) for task in config.tasks] == [("reviews", None), ("attacked", "data/attacked")]
+    assert [model["model"] for model in config.models] == ["a/b", "c"]
+    assert config.attacks[1].options == {"words": ("cf",)}
+    assert config.rates == (0.2,)
+
+
+def test_the_page_of_keys_has_every_key_with_its_meaning() -> None:
+    page = " ".join((ROOT / "docs" / "reference" / "bench.md").read_text(encoding="utf-8").split())
+    for kind in (BenchConfig, TaskEntry, AttackEntry):
+        for entry in fields(kind):
+            assert f"| `{entry.name}` | {entry.metadata['help']} |" in page
+
+
+def test_the_committed_comparison_is_a_benchmark() -> None:
+    config = read_config(ROOT / "benchmarks" / "configs" / "reference.yaml")
+    assert {task.name for task in config.tasks} == {"reviews", "tickets", "arithmetic", "briefs", "instructions"}
+    assert len(config.seeds) == 1
+    assert len(config.defences) > 10
