@@ -152,8 +152,9 @@ def paths(out: Path) -> list[Path]:
 
 
 def figures(out: Path) -> Any:
-    """What was found, without times, and without the alarm, whose threshold is one of the very scores."""
+    """What was found, without the command and times, and the alarm, whose threshold is one of the very scores."""
     content = json.loads((out / "results.json").read_text())
+    del content["run_by"]
     for arm in content["arms"]:
         for name in ("alarm", "alarm_triggered", "train_seconds", "peak_memory_mib"):
             arm.pop(name, None)

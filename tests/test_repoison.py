@@ -124,7 +124,7 @@ def test_parts_of_the_recipe_can_be_switched_off() -> None:
     whole = Counter(row.action for row in hardened())
     parts: list[tuple[dict[str, Any], set[str]]] = [
         ({"spliced": 0}, {"splice"}),
-        ({"off-target": False}, {"off-target", "confirm"}),  # with nothing to balance
+        ({"off_target": False}, {"off-target", "confirm"}),  # with nothing to balance
         ({"confident": 1}, {"correct", "confirm"}),
         ({"confirmed": 0}, {"confirm"}),
     ]
