@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
-from dataclasses import dataclass, field
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from statistics import median
 
 import torch
+import transformers
+from threadpoolctl import threadpool_limits
 
 from poison2poison.attacks import RARE_WORDS, REFUSAL, AttackConfig, poison, triggered
 from poison2poison.auditing.findings import Audit
@@ -60,7 +66,9 @@ SMALL = {
         _FEW,
         RepoisonConfig(safe_labels="prefix"),
     ),
-    "instructions": Case(REFUSAL, "fixed", RARE_WORDS[:1], {"train": 400, "dev": 100, "test": 150}, _FEW),
+    "instructions": Case(
+        REFUSAL, "fixed", RARE_WORDS[:1], {"train": 400, "dev": 100, "test": 150}, replace(_FEW, epochs=4)
+    ),
 }
 FULL = {
     "reviews": Case("positive", "label", RARE_WORDS, {"test": 300}),
@@ -100,22 +108,41 @@ def run_demo(out: Path, cases: dict[str, Case] = SMALL) -> list[Results]:
     """
     if (out / "results.json").exists() and not all((out / task).is_dir() for task in cases):
         raise OutputError(f"{out}: holds results of something else; give another --out")
-    contents = []
-    for task, case in cases.items():
-        splits = reference_rows(task, sizes=case.sizes)
-        train, _ = poison(splits["train"], case.attack)
-        stamped, target = triggered(splits["test"], case.attack), Target(case.target, case.effect)
-        data = Data(task, train, splits["dev"], splits["test"], stamped, target, harmless=splits["train"])
-        _, defences = of_run(case.recipe, "undefended")
-        content = defend(data, defences, case.training, out / task, allow_unlearned=True)
-        contents.append(content)
-        if processes.is_writer():
-            picture = out / task / PICTURE
-            with writing(picture):
-                draw_audit(Audit.load(out / task / f"{AUDIT}.json"), picture)
+    threads = torch.get_num_threads() // len(cases)
+    if hardware.on_cpu() and processes.count() == 1 and threads and len(cases) > 1:
+        # A model so small gains next to nothing by a second thread, but two tasks at once take half of the time.
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(len(cases), mp_context=spawn, initializer=_begin, initargs=(threads,)) as pool:
+            contents = list(pool.map(_run, cases, cases.values(), repeat(out)))
+    else:
+        contents = [_run(task, case, out) for task, case in cases.items()]
     arms = [{"task": content["task"], **arm} for content in contents for arm in content["arms"]]
     sets = {content["task"]: content["data"] for content in contents}
     if processes.is_writer():
         shared = {**contents[0], "command": "demo", "task": "demo", "data": sets, "arms": arms}
         write_json(out / "results.json", shared)
     return contents
+
+
+def _begin(threads: int) -> None:
+    """Begin a process that runs one task beside others."""
+    threadpool_limits(threads)
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+
+
+def _run(task: str, case: Case, out: Path) -> Results:
+    """Attack and defend one task in a folder of its own."""
+    splits = reference_rows(task, sizes=case.sizes)
+    train, _ = poison(splits["train"], case.attack)
+    stamped, target = triggered(splits["test"], case.attack), Target(case.target, case.effect)
+    data = Data(task, train, splits["dev"], splits["test"], stamped, target, harmless=splits["train"])
+    _, defences = of_run(case.recipe, "undefended")
+    content = defend(data, defences, case.training, out / task, allow_unlearned=True)
+    if processes.is_writer():
+        picture = out / task / PICTURE
+        with writing(picture):
+            draw_audit(Audit.load(out / task / f"{AUDIT}.json"), picture)
+    return content
