@@ -184,10 +184,11 @@ class _Search:
         return new
 
     def _keep_whole(self, new: Shortcut) -> None:
-        """Leave out the rows with a part of a grown span, unless they have its answer nearly as often."""
+        """Leave out the rows with a part of a grown span, unless many have its answer, and nearly as often."""
         whole = np.array([i for i in new.rows if new.form.holds(self.context.texts[i])], np.int64)
         part, pulled = np.setdiff1d(new.rows, whole), np.intersect1d(new.pulled, whole)
-        if len(new.pulled) - len(pulled) < GROWN * len(pulled) / max(1, len(whole)) * len(part):
+        many = len(new.pulled) - len(pulled) >= self.config.min_rows
+        if not many or len(new.pulled) - len(pulled) < GROWN * len(pulled) / max(1, len(whole)) * len(part):
             new.rows, new.pulled = whole, pulled
 
     def _shortcut(self, column: int, direction: int, z: float, text: str, target: str, pulled: Ints) -> Shortcut:
