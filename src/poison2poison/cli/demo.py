@@ -30,6 +30,9 @@ def demo(
     """
     quiet()
     from poison2poison.demo import FULL, FULL_STEPS, PICTURE, SMALL, SMALL_STEPS, run_demo, step_seconds
+    from poison2poison.files import write_text
+    from poison2poison.model import processes
+    from poison2poison.report import page, read_run
 
     cases, steps, folder = (FULL, FULL_STEPS, "runs/demo-full") if full else (SMALL, SMALL_STEPS, "runs/demo")
     out = out or Path(folder)
@@ -39,7 +42,9 @@ def demo(
         "half where the safe space is learned late"
     )
     contents = run_demo(out, cases)
+    if processes.is_writer():
+        write_text(out / "report.html", page(read_run(out)))
     print_results(contents)
     for content in contents:
         say(f"what the audit found in {content['task']}: {out / content['task'] / PICTURE}")
-    say(f"all figures: {out / 'results.json'}; models and manifests: {out}")
+    say(f"a report to open: {out / 'report.html'}; all figures: {out / 'results.json'}; models and manifests: {out}")
