@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from poison2poison.data import Rows
 from poison2poison.errors import DataError, listed
@@ -63,6 +63,20 @@ class SuspectRow:
     likely: tuple[str, float]
 
 
+class AuditRecord(TypedDict):
+    """`audit.json`; docs/reference/schemas.md explains it field by field. Spans and rows are as of the classes above."""
+
+    schema: int
+    sha256: str
+    suspect_spans: list[dict[str, Any]]
+    suspect_rows: list[dict[str, Any]]
+    off_target_rows: list[int]
+    weak_findings: list[dict[str, Any]]
+    alike_rows: list[int]
+    threshold: float
+    others: list[dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Audit:
     """What the audit found; `audit.json` loads back equal.
@@ -87,7 +101,7 @@ class Audit:
     others: tuple[SuspectSpan, ...]
     sha256: str
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> AuditRecord:
         """The content of `audit.json`."""
         return {
             "schema": SCHEMA,

@@ -43,7 +43,11 @@ class Shared:
             OutputError: `audit.json` is of other rows or options.
         """
         seed = self.training.seed
-        self.kept(AUDIT, asdict(self._audit), lambda: run_audit(self.rows, self._embed, self._audit, seed).as_dict())
+
+        def made() -> dict[str, Any]:
+            return {**run_audit(self.rows, self._embed, self._audit, seed).as_dict()}
+
+        self.kept(AUDIT, asdict(self._audit), made)
         return Audit.load(self.out / f"{AUDIT}.json")
 
     @cached_property
