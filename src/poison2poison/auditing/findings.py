@@ -64,7 +64,7 @@ class SuspectRow:
 
 
 class AuditRecord(TypedDict):
-    """`audit.json`; docs/reference/schemas.md explains it field by field. Spans and rows are as of the classes above."""
+    """`audit.json`; docs/reference/schemas.md explains it field by field. Spans and rows are as above."""
 
     schema: int
     sha256: str
