@@ -619,3 +619,11 @@ def test_labels_of_the_attacker_count_as_such(tmp_path: Path, p2p: Run) -> None:
     assert arm["asr"]["n"] == 30
     assert "ra" not in arm
     assert "floor" not in arm
+
+
+def test_a_demo_ends_at_once_where_a_task_cannot_run(tmp_path: Path, p2p: Run) -> None:
+    """The tasks run in processes of their own, and the error of one is said as any other."""
+    (tmp_path / "reviews").mkdir()
+    (tmp_path / "reviews" / "notes.txt").write_text("mine")
+    fails(p2p("demo", "--out", tmp_path), "reviews: exists and holds no run of this command")
+    assert not (tmp_path / "results.json").exists()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from itertools import repeat
 from pathlib import Path
 from statistics import median
 
@@ -113,7 +112,13 @@ def run_demo(out: Path, cases: dict[str, Case] = SMALL) -> list[Results]:
         # A model so small gains next to nothing by a second thread, but two tasks at once take half of the time.
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(len(cases), mp_context=spawn, initializer=_begin, initargs=(threads,)) as pool:
-            contents = list(pool.map(_run, cases, cases.values(), repeat(out)))
+            running = [pool.submit(_run, task, case, out) for task, case in cases.items()]
+            failed = [error for one in wait(running, return_when=FIRST_EXCEPTION).done if (error := one.exception())]
+            if failed:
+                for process in multiprocessing.active_children():
+                    process.terminate()  # the other task goes on when the demo is run again
+                raise failed[0]
+            contents = [one.result() for one in running]
     else:
         contents = [_run(task, case, out) for task, case in cases.items()]
     arms = [{"task": content["task"], **arm} for content in contents for arm in content["arms"]]
