@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import runpy
 import shlex
 import unicodedata
 from collections.abc import Iterator
@@ -14,9 +12,7 @@ import pytest
 import typer
 import yaml
 
-import poison2poison as p2p
 from poison2poison.cli.app import app
-from poison2poison.data.layouts import LAYOUTS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -124,17 +120,3 @@ def test_commands_have_options_that_exist() -> None:
         if command is None or given - known:
             unknown.append((page, words))
     assert unknown == []
-
-
-def test_the_layout_of_the_guide_reads_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = DOCS / "how-to" / "add-a-layout.md"
-    [record], [program] = blocks(page, "json"), blocks(page, "python")
-    (tmp_path / "riddles.jsonl").write_text(json.dumps(json.loads(record)) + "\n")
-    (tmp_path / "riddles.py").write_text(program)
-    for known, layout in LAYOUTS.copy().items():
-        monkeypatch.setitem(LAYOUTS, known, layout)  # what is registered below is gone behind this test
-    runpy.run_path(str(tmp_path / "riddles.py"))
-    rows = p2p.read_rows(str(tmp_path / "riddles.jsonl"))
-    LAYOUTS.pop("riddle")
-    assert (rows.layout, rows.task) == ("riddle", "generation")
-    assert rows[0] == p2p.Row("What has keys and opens no door?\n\nIt makes music.", "A piano.")

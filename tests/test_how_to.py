@@ -16,7 +16,7 @@ from poison2poison.attacks import PAYLOADS, TRIGGERS
 from poison2poison.auditing import audit
 from poison2poison.auditing.finders import FINDERS
 from poison2poison.config import AuditConfig
-from poison2poison.data import read_rows, rows_of
+from poison2poison.data import LAYOUTS, read_rows, rows_of
 from poison2poison.evaluation import METRICS, Target, measure
 from poison2poison.model.defended import Answer
 from poison2poison.recipe.scheme import Scheme
@@ -28,7 +28,7 @@ PAGES = Path(__file__).parents[1] / "docs" / "how-to"
 
 @pytest.fixture(autouse=True)
 def registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    for registry in (TRIGGERS, PAYLOADS, METRICS, FINDERS):
+    for registry in (TRIGGERS, PAYLOADS, METRICS, FINDERS, LAYOUTS):
         monkeypatch.setattr(registry, "_members", {**registry._members})
 
 
@@ -92,3 +92,13 @@ def test_a_finder_of_ones_own_looks_with_the_others(tmp_path: Path) -> None:
     assert {entry.row for entry in found.rows} == {*linked}
     assert audit(clean, word_states, AuditConfig(finders="hosts")).spans == ()
     assert FINDERS.names() == ("spans", "style-clusters", "hosts")
+
+
+def test_a_layout_of_ones_own_reads_its_row(tmp_path: Path) -> None:
+    page = (PAGES / "add-a-layout.md").read_text(encoding="utf-8")
+    [record] = re.findall(r"^```json\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "riddles.jsonl").write_text(record)
+    run_file(own_file("add-a-layout.md", tmp_path))
+    rows = read_rows(str(tmp_path / "riddles.jsonl"))
+    assert (rows.layout, rows.task, rows[0].target) == ("riddle", "generation", "A piano.")
+    assert rows[0].prompt == "What has keys and opens no door?\n\nIt makes music."

@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from poison2poison.config import AuditConfig, TrainConfig
 from poison2poison.data import DataConfig, Row, Rows, Turn, read_rows
-from poison2poison.errors import ConfigError, DataError, ModelError, OutputError, P2PError, SchemeError
+from poison2poison.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    NonFiniteError,
+    OutputError,
+    P2PError,
+    SchemeError,
+    TrainingError,
+    UnlearnedError,
+)
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow, plain
 from poison2poison.recipe.repoison import repoison
@@ -34,17 +44,20 @@ if TYPE_CHECKING:
     from poison2poison.model.defended import Answer, DefendedModel
     from poison2poison.model.embeddings import embedder
     from poison2poison.model.trainer import train
+    from poison2poison.pipeline import Data, defend
 
 __all__ = [
     "Answer",
     "Audit",
     "AuditConfig",
     "ConfigError",
+    "Data",
     "DataConfig",
     "DataError",
     "DefendedModel",
     "Hardened",
     "ModelError",
+    "NonFiniteError",
     "OutputError",
     "P2PError",
     "Paper",
@@ -54,11 +67,14 @@ __all__ = [
     "Scheme",
     "SchemeError",
     "TrainConfig",
+    "TrainingError",
     "TrainingRow",
     "Trigger",
     "Turn",
+    "UnlearnedError",
     "audit",
     "build_scheme",
+    "defend",
     "embedder",
     "plain",
     "read_rows",
@@ -69,10 +85,12 @@ __all__ = [
 _LAZY = {
     "Answer": "model.defended",
     "Audit": "auditing.findings",
+    "Data": "pipeline",
     "DefendedModel": "model.defended",
     "Hardened": "defences.p2p",
     "Paper": "defences.p2p",
     "audit": "auditing",
+    "defend": "pipeline",
     "embedder": "model.embeddings",
     "train": "model.trainer",
 }

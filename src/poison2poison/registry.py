@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -65,6 +65,14 @@ class Registry(Generic[Member]):
         if name not in self._members:
             self._members[name] = self._load(self._installed()[name])
         return self._members[name]
+
+    def items(self) -> Iterator[tuple[str, Member]]:
+        """All members by their names, in the order of `names`.
+
+        Raises:
+            ConfigError: An installed one cannot be loaded.
+        """
+        return ((name, self.get(name)) for name in self.names())
 
     def name_of(self, member: Member) -> str:
         """The name under which a member is registered.

@@ -69,7 +69,7 @@ def advice(record: Record) -> str:
     left = [name for name, value in others.items() if not isinstance(value, (str, list, Mapping))]
     target = left[0] if left else texts[-1] if len(texts) > 1 else None
     prompts = [name for name in texts if name != target]
-    said = f"fields {listed(record)} are no known layout ({', '.join(LAYOUTS)})"
+    said = f"fields {listed(record)} are no known layout ({', '.join(LAYOUTS.names())})"
     if target is None or not prompts:
         return f"{said}; give rows with a prompt and a target"
     task = "classification" if left else "generation"

@@ -1,7 +1,7 @@
 """The layouts that people have their rows in: one small function each.
 
-To add one, write a function that makes a `Draft` of a record, and register it with the fields that it needs. The order
-here is the order in which layouts are recognised: those with more fields first.
+To add one, write a function that makes a `Draft` of a record, and register it with the fields that it needs
+(docs/how-to/add-a-layout.md). Layouts are recognised in the order that they have here: those with more fields first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from poison2poison.data.chats import CONTENT, ROLES, Draft, UnusableError, chat, with_system
 from poison2poison.data.records import Record
 from poison2poison.data.row import Turn
+from poison2poison.registry import Registry
 from poison2poison.types import Task
 
 Fields = tuple[str, ...]
@@ -58,8 +59,8 @@ class Layout:
 
 IN_TEMPLATE = re.compile(r"\{([^{}]*)\}")
 """A field's place in a template."""
-LAYOUTS: dict[str, Layout] = {}
-"""The layouts that are recognised by their fields, by name."""
+LAYOUTS: Registry[Layout] = Registry("layout", "poison2poison.layouts")
+"""The layouts that are recognised by their fields, in that order."""
 
 
 def needed(shape: Fields, *, targets: bool) -> set[str]:
@@ -79,12 +80,16 @@ def shapes(*named: str) -> list[Fields]:
 
 def layout(
     name: str, shapes: Sequence[Fields], *, uses: str = "", leaves: str = "", task: Task = "generation"
-) -> Callable[[Read], Read]:
-    """Register a layout; `uses` and `leaves` are fields with spaces between."""
+) -> Callable[[Read], Layout]:
+    """Make a function a registered layout; `uses` and `leaves` are fields with spaces between.
 
-    def register(read: Read) -> Read:
-        LAYOUTS[name] = Layout(tuple(shapes), read, task, frozenset(uses.split()), frozenset(leaves.split()))
-        return read
+    Raises:
+        ConfigError: The name is taken.
+    """
+
+    def register(read: Read) -> Layout:
+        made = Layout(tuple(shapes), read, task, frozenset(uses.split()), frozenset(leaves.split()))
+        return LAYOUTS.register(name)(made)
 
     return register
 

@@ -42,7 +42,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.layout is not None:
-            choice("layout", self.layout, tuple(LAYOUTS))
+            choice("layout", self.layout, LAYOUTS.names())
         if self.task is not None:
             choice("task", self.task, get_args(Task))
         if bool(self.prompt_field) != bool(self.target_field):

@@ -49,14 +49,14 @@ def recognise(first: Sequence[Located], config: DataConfig, wanted: Wanted) -> R
     place, record = first[0]
     if not config.layout:
         raise DataError(f"{place}: {advice(record)}")
-    shapes = LAYOUTS[config.layout].shapes[:NAMED_SHAPES]
+    shapes = LAYOUTS.get(config.layout).shapes[:NAMED_SHAPES]
     named = "; or ".join(" + ".join(shape) for shape in shapes)
     raise DataError(f"{place}: layout {config.layout} needs {named}; it has {listed(record)}")
 
 
 def _layout_of(record: Record, first: Sequence[Located], asked: str | None, wanted: Wanted) -> Recognised | None:
     names = names_of(record)
-    layouts = {asked: LAYOUTS[asked]} if asked else LAYOUTS
+    layouts = {asked: LAYOUTS.get(asked)} if asked else dict(LAYOUTS.items())
     for targets in (True,) if wanted.targets else (True, False):
         in_order = [*layouts.items()]
         if not targets:  # a field can be of several layouts: those of the wanted task come first

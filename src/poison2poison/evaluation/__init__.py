@@ -6,7 +6,7 @@ measure   one model on clean and triggered rows
 results   the figures of all models, and their files
 schema    `results.json` as types
 
-How to add a metric: a module with a class under `Metric`, registered, and its import here.
+How to add a metric: docs/how-to/add-a-metric.md.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ class RepoisonConfig:
 
     recipe: str = option("hardened", "`hardened`: counterexamples from an audit; `paper`: as published.")
     rho: float | None = option(
-        None, "Insertion ratio |S| / |D|. [default: 0.2, the paper's, for its recipe; 0.5 hardened]"
+        None,
+        f"Insertion ratio |S| / |D|. [default: {RHO['paper']} for the paper's recipe, {RHO['hardened']} hardened]",
     )
     placement: str = option("replace", "`replace` moves the rows of S to the safe space, `append` adds copies of them.")
     trigger: str = option(

@@ -107,7 +107,7 @@ class Scheme:
 
         Args:
             path: The file.
-            salt: The key of the hash in `run.json`, where the scheme is a training's; `salt_of` reads it.
+            salt: The key of the hash in `run.json` or `export.json` beside it; `salt_of` reads it.
         """
         content = {"schema": SCHEMA, **asdict(self)} | ({"salt": salt} if salt else {})
         write_text(path, json.dumps(content, indent=2) + "\n", private=True)
@@ -142,7 +142,7 @@ class Scheme:
 
 
 def salt_of(path: Path) -> str:
-    """The salt in the `scheme.json` of a training.
+    """The salt in the `scheme.json` of a training or an export.
 
     Raises:
         SchemeError: The file is missing or broken, or has none.
