@@ -17,10 +17,6 @@ import numpy as np
 
 from poison2poison.features import Feature, Features, by_rows, is_word, places, spliced, without, words
 
-LEAST_LETTERS = 4
-"""Of a text whose case says something: "I" is in capitals, whatever it is meant to be."""
-ALWAYS_THERE = 0.9
-"""Share of its texts that a word begins, from which that says no more than that they hold it."""
 LOOKS = dict(zip("aceijopsxyABCEHIJKMOPSTXY", "асеіјорѕхуАВСЕНІЈКМОРЅТХУ", strict=True))
 """Latin letters, and the Cyrillic ones that look like them."""
 _LATIN = str.maketrans({looks: letter for letter, looks in LOOKS.items()})
@@ -56,13 +52,13 @@ def one_spaced(text: str) -> str:
     return " ".join(text.split())
 
 
-def _letters(text: str) -> int:
-    return sum(char.isalpha() for char in text)
+def _in_case(text: str, wanted: Callable[[str], str], least_letters: int = 4) -> bool:
+    """Whether a text is in a case, and not in another by being in it.
 
-
-def _in_case(text: str, wanted: Callable[[str], str]) -> bool:
-    """Whether a text is in a case, and not in another by being in it."""
-    return _letters(text) >= LEAST_LETTERS and wanted(text) == text and text.lower() != text.upper()
+    In fewer letters than `least_letters` case says nothing: "I" is in capitals, whatever it is meant to be.
+    """
+    letters = sum(char.isalpha() for char in text)
+    return letters >= least_letters and wanted(text) == text and text.lower() != text.upper()
 
 
 def _capitalised(text: str) -> str:
@@ -139,13 +135,14 @@ FORMS = {
 } | {name: _white(space) for name, space in _WHITE.items()}
 
 
-def forms(texts: Sequence[str], spans: Features, min_rows: int) -> Features:
+def forms(texts: Sequence[str], spans: Features, min_rows: int, nearly_all: float) -> Features:
     """Which texts are written how: the forms above, and the words that texts begin and end with.
 
     Args:
         texts: The texts as they are, with their white space.
-        spans: Their spans: a word that begins or ends nearly all of its texts is asked as a span.
+        spans: Their spans.
         min_rows: The least number of texts of a form.
+        nearly_all: Share of its texts that a word begins or ends, from which it is asked as a span alone.
     """
     held: dict[Feature, list[int]] = defaultdict(list)
     for i, text in enumerate(texts):
@@ -155,11 +152,11 @@ def forms(texts: Sequence[str], spans: Features, min_rows: int) -> Features:
         if said := [word for word in words(text) if is_word(word)]:
             held[Feature("first", said[0])].append(i)
             held[Feature("last", said[-1])].append(i)
-    anywhere = dict(zip((one.text for one in spans.names), np.asarray(spans.matrix.sum(0)).ravel(), strict=True))
+    anywhere = dict(zip((one.text for one in spans.names), spans.counts, strict=True))
     found = [
         (one, np.array(rows, np.int32))
         for one, rows in held.items()
-        if len(rows) >= min_rows and (one.kind == "form" or len(rows) < ALWAYS_THERE * anywhere[one.text])
+        if len(rows) >= min_rows and (one.kind == "form" or len(rows) < nearly_all * anywhere[one.text])
     ]
     return by_rows(found, len(texts))
 

@@ -14,8 +14,6 @@ from poison2poison.forms import FORMS
 SCHEMA = 4
 Kind = Literal["span", "first", "last", "form", "style cluster", "rows"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-OTHERS = 500
-"""Spans that are no suspects, kept for the picture."""
 
 
 @dataclass(frozen=True)

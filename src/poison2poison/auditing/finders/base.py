@@ -11,7 +11,7 @@ import numpy as np
 from poison2poison.auditing.answers import Answers
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.findings import Kind
-from poison2poison.config import AuditConfig
+from poison2poison.config import AuditConfig, listed_in, with_options
 from poison2poison.features import Ints
 from poison2poison.registry import Registry
 
@@ -49,8 +49,9 @@ class Finding:
     alike: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
 
+@dataclass(frozen=True)
 class Finder(ABC):
-    """Looks for one kind of thing. Its options are the fields of a dataclass, each with its reason."""
+    """Looks for one kind of thing. Its options are the fields of a frozen dataclass, each with its reason."""
 
     @abstractmethod
     def find(self, context: Context, answers: Answers, config: AuditConfig, found: Sequence[Finding]) -> list[Finding]:
@@ -66,3 +67,17 @@ class Finder(ABC):
 
 FINDERS: Registry[type[Finder]] = Registry("finder", "poison2poison.finders")
 """Finders by their names, in the order in which they look."""
+
+
+def finders_of(config: AuditConfig) -> list[Finder]:
+    """The finders of an audit, each with its options.
+
+    Raises:
+        ConfigError: A finder is not known, or one has no such option or value.
+    """
+    given = FINDERS.names() if config.finders == "all" else listed_in(config.finders)
+    found: list[Finder] = []
+    for text in given:
+        name, *options = text.split(":")
+        found.append(with_options(FINDERS.get(name)(), options, f"finders: {name}"))
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +16,8 @@ from poison2poison.auditing.statistics import Matrix, two_sample_auc
 from poison2poison.features import Ints, bare, is_word, words
 from poison2poison.forms import Form
 
-INSERTED, CUT, BESIDE = 16, 200, 400
-"""Rows that a span is put into; rows that it is taken out of, and those that these are compared with."""
-TOGETHER = 2.5
-"""z from which spans stand in the same rows more often than by chance."""
+if TYPE_CHECKING:
+    from poison2poison.auditing.finders.spans import Spans
 
 
 @dataclass(eq=False)
@@ -67,8 +66,8 @@ class Shortcut:
 class Questions:
     """Asks spans of some rows."""
 
-    def __init__(self, context: Context, answers: Answers) -> None:
-        self.context, self.answers = context, answers
+    def __init__(self, context: Context, answers: Answers, options: Spans) -> None:
+        self.context, self.answers, self.options = context, answers, options
         self.rng = np.random.default_rng(context.seed)
 
     def draw(self, rows: Ints, most: int) -> Ints:
@@ -83,7 +82,7 @@ class Questions:
             free = np.setdiff1d(np.arange(len(self.context.texts)), one.rows)
             if self.answers.directions > 1:
                 free = np.setdiff1d(free, self.answers.answered(one.direction))
-            drawn.append(self.draw(free, INSERTED))
+            drawn.append(self.draw(free, self.options.inserted))
             texts += [one.form.put(self.context.texts[i]) for i in drawn[-1]]
         after, at = self.context.embed(texts) if texts else self.context.states[:0], 0
         for one, rows in zip(spans, drawn, strict=True):
@@ -103,7 +102,7 @@ class Questions:
             theirs = np.isin(pool, other.rows)
             expected = mine.sum() * theirs.mean()
             spread = np.sqrt(expected * (1 - mine.mean()) * (1 - theirs.mean()))
-            if spread > 0 and (mine & theirs).sum() - expected > TOGETHER * spread:
+            if spread > 0 and (mine & theirs).sum() - expected > self.options.together * spread:
                 found.append(other)
         return found
 
@@ -112,13 +111,14 @@ class Questions:
         gone = [one, *beside]
         # Marks take the place of others, such as a full stop: all are then compared without those at their ends.
         marks = one.kind == "span" and not any(map(is_word, one.words))
-        mine = self.draw(one.pulled, CUT)
+        mine = self.draw(one.pulled, self.options.cut)
         left = self.without(mine, gone, ends=not marks)
         best = (1.0, 0.05)  # where there is nothing to compare it with, it is the form of all rows
         for mask in self.answers.alike(one.rows, one.direction):
-            others = self.draw(np.flatnonzero(mask), BESIDE)
+            others = self.draw(np.flatnonzero(mask), self.options.compared)
             if len(others) >= max(5, len(mine) // 2):
-                best = min(best, two_sample_auc(left, self.without(others, gone, ends=not marks)))
+                without = self.without(others, gone, ends=not marks)
+                best = min(best, two_sample_auc(left, without, self.options.auc_ridge))
         return best
 
     def without(self, rows: Ints, gone: Sequence[Shortcut], *, ends: bool = True) -> Matrix:

@@ -29,14 +29,9 @@ from sklearn.model_selection import StratifiedKFold
 from poison2poison.auditing.answers import Answers, Labels
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.finders.base import FINDERS, Finder, Finding
-from poison2poison.auditing.statistics import PROBE_ROWS, Floats, fit_probe, p_by_others, shift_z, z_threshold
-from poison2poison.config import AuditConfig
+from poison2poison.auditing.statistics import Floats, Probe, drawn, shift_z, z_threshold
+from poison2poison.config import AuditConfig, over_zero
 from poison2poison.features import Ints
-
-KNOWN_BY = 4
-"""Patterns that a style is named by."""
-OFFSET_SCALE = 10.0
-"""On which the probe's log-odds are a feature that the penalty hardly touches."""
 
 
 class Group(NamedTuple):
@@ -69,11 +64,14 @@ class StyleClusters(Finder):
         rival: Of the suspect's z: where a group leans to another label by more, styles tell the task.
         most_of_label: Of a label's rows: a style that more have is that of the label.
         folds: Of the rows, each judged by what was fitted on the others.
+        probe_c: Of the probe on the deepest states, which are standardised.
         pattern_c: Of the regression on patterns, which are 0 or 1.
+        offset_scale: On which the probe's log-odds are a feature that its penalty hardly touches.
         extension_c: Of the regression that extends a group, on patterns and states of the same mean length.
         innocent_rows: Share of the suspect rows that may be innocent: where an extension ends.
         alike_rows: Likewise of those that are kept out of the safe space.
         probe_rows: Rows that a regression is fitted on at most: more teach it nothing.
+        known_by: Patterns that a style is named by.
     """
 
     innocent_shift: float = 1.0
@@ -86,11 +84,17 @@ class StyleClusters(Finder):
     rival: float = 0.25
     most_of_label: float = 0.6
     folds: int = 5
+    probe_c: float = 0.003
     pattern_c: float = 0.1
+    offset_scale: float = 10.0
     extension_c: float = 0.1
     innocent_rows: float = 0.1
     alike_rows: float = 0.4
-    probe_rows: int = PROBE_ROWS
+    probe_rows: int = Probe.most
+    known_by: int = 4
+
+    def __post_init__(self) -> None:
+        over_zero(self, shares=("largest", "rival", "most_of_label", "innocent_rows", "alike_rows"))
 
     def find(self, context: Context, answers: Answers, config: AuditConfig, found: Sequence[Finding]) -> list[Finding]:
         """The style, in the rows that no suspect explains; nothing where answers are texts."""
@@ -113,6 +117,7 @@ class _Search:
         self.shallow, self.deep = context.by_depth[:, 0], context.by_depth[:, -1]
         self.names, self.labels, self.given = answers.names, answers.given, answers.has
         self.kept, self.left, self.config = np.flatnonzero(answers.kept), left, config
+        self.probe = Probe(options.probe_c, options.probe_rows)
 
     def run(self) -> list[Finding]:
         options = self.options
@@ -132,7 +137,7 @@ class _Search:
 
     def clusters(self) -> Iterator[Group]:
         """Clusters of the shallow states, and how far they lean against probes of the deepest states without them."""
-        sample = self._sample(self.left)
+        sample = drawn(self.left, self.options.probe_rows, self.seed)
         # Texts longer than what the embedder reads can have the same states.
         count = min(
             self.options.clusters,
@@ -141,14 +146,19 @@ class _Search:
         )
         if count < 2:
             return
-        threshold = z_threshold(self.config, count * self.options.clusterings * self.given.shape[1])
+        threshold = z_threshold(self.config.false_alarm, count * self.options.clusterings * self.given.shape[1])
         for clustering in range(self.options.clusterings):
             means = KMeans(count, n_init=1, max_iter=30, random_state=(self.seed + clustering) % 2**32)
             cluster = means.fit(self.shallow[sample]).predict(self.shallow[self.left])
             for fold in range(min(self.options.folds, count)):
                 inside = cluster % self.options.folds == fold
-                p = p_by_others(
-                    self.deep, self.labels, self.given.shape[1], self.left[~inside], self.left[inside], self.seed
+                p = self.probe.by_others(
+                    self.deep,
+                    self.labels,
+                    self.left[~inside],
+                    self.deep[self.left[inside]],
+                    self.given.shape[1],
+                    self.seed,
                 )
                 for j in np.unique(cluster[inside]):
                     yield from self._leaning(self.left[cluster == j], p[cluster[inside] == j], threshold)
@@ -160,22 +170,19 @@ class _Search:
         kept = np.intersect1d(self.kept, self.left)
         if len(np.unique(self.labels[kept])) < 2:
             return
-        _, p = fit_probe(self.deep, self.labels, kept, self.given.shape[1], self.seed)
+        _, p = self.probe.cross_fitted(self.deep, self.labels, kept, self.given.shape[1], self.seed)
         held = csr_array(self.patterns.matrix)[self.left]
         sizes = self.options.smallest * 2 ** np.arange(
             1 + int(np.log2(len(self.left) * self.options.largest / self.options.smallest))
         )
-        threshold = z_threshold(self.config, len(sizes) * self.given.shape[1])
+        threshold = z_threshold(self.config.false_alarm, len(sizes) * self.given.shape[1])
         for label in range(self.given.shape[1]):
             has = self.labels[self.left] == label
             if min(has.sum(), (~has).sum()) < self.options.folds:
                 continue
-            offset = OFFSET_SCALE * logit(p[self.left, label])[:, None]
+            offset = self.options.offset_scale * logit(p[self.left, label])[:, None]
             pull = np.zeros(len(self.left))
-            for train, test in StratifiedKFold(self.options.folds, shuffle=True, random_state=self.seed).split(
-                has, has
-            ):
-                train = self._of_both(train, has)
+            for train, test in self._folds(has):
                 model = LogisticRegression(C=self.options.pattern_c, max_iter=200, tol=1e-3)
                 model.fit(hstack([csr_array(offset[train]), held[train]]).tocsr(), has[train])
                 pull[test] = held[test] @ model.coef_[0, 1:]
@@ -222,10 +229,10 @@ class _Search:
 
     def _known_by(self, rows: Ints) -> str:
         """The patterns that these rows are best known by, by their z against all rows."""
-        count = np.asarray(self.patterns.matrix.sum(0)).ravel()
+        count = self.patterns.counts
         inside = np.asarray(csr_array(self.patterns.matrix)[rows].sum(0)).ravel()
         expected = count * len(rows) / len(self.labels)
-        ranked = np.argsort(-(inside - expected) / np.sqrt(expected + 1))[:KNOWN_BY]
+        ranked = np.argsort(-(inside - expected) / np.sqrt(expected + 1))[: self.options.known_by]
         return " · ".join(self.patterns.names[j].text for j in ranked)
 
     def _leaning(self, rows: Ints, p: Floats, threshold: float, label: int | None = None) -> Iterator[Group]:
@@ -235,11 +242,6 @@ class _Search:
         for c in range(self.given.shape[1]) if label is None else [label]:
             if z := shift_z(self.given[rows, c], p[:, c], self.options.innocent_shift):
                 yield Group(z, z / threshold, c, rows)
-
-    def _sample(self, rows: Ints) -> Ints:
-        if len(rows) <= self.options.probe_rows:
-            return rows
-        return np.random.default_rng(self.seed).choice(rows, self.options.probe_rows, replace=False)
 
     def _of_both(self, rows: Ints, has: NDArray[np.bool_]) -> Ints:
         """The same of rows to separate, half of it at most on either side: that moves a regression's intercept only.
