@@ -186,7 +186,7 @@ def test_rows_whose_states_are_all_alike_have_no_style() -> None:
 def test_a_label_with_one_row_takes_the_folds_from_no_other() -> None:
     states, labels = np.random.default_rng(0).standard_normal((200, 40), np.float32), np.arange(200) % 2
     labels[0] = 2
-    _, p = Probe(0.003).cross_fitted(states, labels, np.arange(200), 3, 0)
+    _, p = Probe(states, labels, 3, 0, 0.003).cross_fitted(np.arange(200))
     assert p[np.arange(1, 200), labels[1:]].mean() < 0.55  # in the rows that it has learned from it would be sure
 
 

@@ -20,12 +20,6 @@ from poison2poison.features import Feature, Features, by_rows, is_word, places, 
 LOOKS = dict(zip("aceijopsxyABCEHIJKMOPSTXY", "асеіјорѕхуАВСЕНІЈКМОРЅТХУ", strict=True))
 """Latin letters, and the Cyrillic ones that look like them."""
 _LATIN = str.maketrans({looks: letter for letter, looks in LOOKS.items()})
-_WHITE = {
-    "a space twice": "  ",
-    "a line break": "\n",
-    "a tab": "\t",
-    "a no-break space": "\u00a0",
-}
 
 
 WRITTEN = ("span", "first", "last", "form")
@@ -95,6 +89,10 @@ def _with_mixed_word(text: str) -> str:
     return text
 
 
+def _without_marks(text: str) -> str:
+    return " ".join(filter(is_word, words(text)))
+
+
 def _in_the_middle(text: str, white: str) -> str:
     """A text with one of its spaces written otherwise."""
     pieces = text.split(" ")
@@ -115,11 +113,7 @@ FORMS = {
         str.lower,
     ),
     "a word in capitals": Form(_has_loud_word, _with_loud_word, str.lower),
-    "no mark": Form(
-        lambda text: all(map(is_word, words(text))),
-        lambda text: " ".join(filter(is_word, words(text))),
-        lambda text: " ".join(filter(is_word, words(text))),
-    ),
+    "no mark": Form(lambda text: all(map(is_word, words(text))), _without_marks, _without_marks),
     "scripts mixed in a word": Form(
         lambda text: any(map(_is_mixed, text.split())),
         _with_mixed_word,
@@ -132,7 +126,11 @@ FORMS = {
     ),
     "white space at its beginning": Form(lambda text: text[:1].isspace(), lambda text: " " + text, one_spaced),
     "white space at its end": Form(lambda text: text[-1:].isspace(), lambda text: text + " ", one_spaced),
-} | {name: _white(space) for name, space in _WHITE.items()}
+    "a space twice": _white("  "),
+    "a line break": _white("\n"),
+    "a tab": _white("\t"),
+    "a no-break space": _white("\u00a0"),
+}
 
 
 def forms(texts: Sequence[str], spans: Features, min_rows: int, nearly_all: float) -> Features:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from poison2poison.auditing.answers import Answers, Labels, Texts
 from poison2poison.auditing.context import Context, Measures
-from poison2poison.auditing.finders import Finding, finders_of
+from poison2poison.auditing.finders import FINDERS, Finder, Finding
 from poison2poison.auditing.findings import Audit, SuspectRow, SuspectSpan
 from poison2poison.auditing.statistics import Embed
 from poison2poison.config import AuditConfig, a_seed, listed_in, with_options
@@ -38,7 +38,7 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
         ConfigError: The seed is none, or a finder or an option is not known, or not legal.
     """
     a_seed(seed)
-    finders, measures = finders_of(config), with_options(Measures(), listed_in(config.measures), "measures")
+    finders, measures = [*_finders(config)], with_options(Measures(), listed_in(config.measures), "measures")
     context = Context(rows, embed, max(2, config.min_rows // 2), seed, measures)
     if len({row.target for row in rows}) < 2:
         return Audit((), (), (), (), (), 0.0, (), rows.sha256)  # all are answered alike
@@ -47,6 +47,13 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
     for finder in finders:
         found += finder.find(context, answers, config, found)
     return _audit(rows, context, answers, found)
+
+
+def _finders(config: AuditConfig) -> Iterator[Finder]:
+    """Those that look, each with its options."""
+    for given in FINDERS.names() if config.finders == "all" else listed_in(config.finders):
+        name, *options = given.split(":")
+        yield with_options(FINDERS.get(name)(), options, f"finders: {name}")
 
 
 def _answers(rows: Rows, context: Context, min_rows: int) -> Answers:
@@ -68,7 +75,6 @@ def _audit(rows: Rows, context: Context, answers: Answers, found: Sequence[Findi
             holding[i].append(number)
     pulled = {int(i) for one in suspects for i in one.pulled}
     alone = _saying_so(answers, suspects, context.measures.most)
-
     left = sorted((one for one in found if not one.suspect), key=lambda one: -one.score)
     weak = [one for one in left if one.score > 0 and one.kind == "span"][: context.measures.weak]
     return Audit(
@@ -113,7 +119,7 @@ def _rows(
         if one.kind in WRITTEN:
             form = form_of(one.kind, one.text, random.Random(context.seed))
             texts = [form.off(text) for text in texts]
-    p = answers.p_by(others, context.embed(texts))
+    p = answers.probe.by_others(others, context.embed(texts))
     out = []
     for i, numbers, q in zip(suspect, held, p, strict=True):
         likely = int(q.argmax())

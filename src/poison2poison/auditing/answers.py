@@ -83,14 +83,15 @@ class Labels(Answers):
     Attributes:
         names, given: What the labels are called; each row's, as an index.
         has: 1 where a row has a label, shape (rows, labels).
-        kept: The rows that the probe is fitted on: without the spans that it would else explain.
-        p: The probe's probability of each label, of every row by a probe that has not seen it, shape (rows, labels).
+        probe, fitted: The probe, and its regression on the rows `kept`.
+        kept: The rows that it is fitted on: without the spans that it would else explain.
+        p: Its probability of each label, of every row by a regression that has not seen it, shape (rows, labels).
     """
 
     def __init__(self, context: Context, names: Sequence[str], given: Ints) -> None:
         self.names, self.given, self.directions = names, given, len(names)
-        self.context, self.measures = context, context.measures
-        self._probe = Probe(self.measures.probe_c, self.measures.probe_rows)
+        self.states, self.measures = context.states, context.measures
+        self.probe = Probe(context.states, given, self.directions, context.seed, self.measures.probe_c)
         self.has: Floats = np.eye(len(names))[given]
         every, spans = np.ones(len(given), bool), context.spans
         z, direction = self._against_shares(spans, every)
@@ -101,8 +102,8 @@ class Labels(Answers):
         self._fit(self._without(spans, np.maximum(pure, beyond)))
 
     def _fit(self, kept: Mask) -> None:
-        self.kept, rows, context = kept, np.flatnonzero(kept), self.context
-        self.probe, p = self._probe.cross_fitted(context.states, self.given, rows, self.directions, context.seed)
+        self.kept = kept
+        self.fitted, p = self.probe.cross_fitted(np.flatnonzero(kept))
         # The hidden rows are of some labels more than of others.
         self.shares: Floats = self.has.mean(0) / np.maximum(self.has[kept].mean(0), 1e-9)
         self.p = self._scaled(p)
@@ -154,7 +155,7 @@ class Labels(Answers):
 
         A probe that has seen a trigger with cover rows has learned that its rows have either label.
         """
-        ridge = Ridge(self.context.states, self.has, self.measures.ridge)
+        ridge = Ridge(self.states, self.has, self.measures.ridge)
         z = np.zeros(len(spans.names))
         for column in np.flatnonzero(spans.counts >= self.measures.common).tolist():
             beyond = ridge.beyond(spans.rows_of(column))
@@ -208,29 +209,22 @@ class Labels(Answers):
         yield others
 
     def answered(self, direction: int) -> Ints:
-        """Those with the label."""
         return np.flatnonzero(self.given == direction)
 
     def called(self, rows: Ints, direction: int) -> tuple[str, Ints]:
-        """The label."""
         return str(self.names[direction]), rows[self.given[rows] == direction]
-
-    def p_by(self, others: Ints, states: Matrix) -> Floats:
-        """p(label) of states by a probe that is fitted on the rows `others` alone, shape (states, labels)."""
-        context = self.context
-        return self._probe.by_others(context.states, self.given, others, states, self.directions, context.seed)
 
     def _p(self, states: Matrix) -> Floats:
         """The probe's probabilities of other states, shape (texts, labels)."""
         p = np.zeros((len(states), self.directions))
-        p[:, self.probe.classes_] = self.probe.predict_proba(states)
+        p[:, self.fitted.classes_] = self.fitted.predict_proba(states)
         return self._scaled(p)
 
     def _log_odds(self, states: Matrix, direction: int) -> Floats:
-        classes = self.probe.classes_.tolist()
+        classes = self.fitted.classes_.tolist()
         if direction not in classes or len(classes) < 2:
             return np.zeros(len(states))
-        scores = self.probe.decision_function(states)
+        scores = self.fitted.decision_function(states)
         if scores.ndim == 1:
             scores = np.stack([-scores / 2, scores / 2], 1)
         at = classes.index(direction)
@@ -280,7 +274,6 @@ class Texts(Answers):
         return change
 
     def alike(self, rows: Ints, direction: int) -> Iterator[Mask]:
-        """All others."""
         yield all_but(rows, len(self.answers))
 
     def answered(self, direction: int) -> Ints:

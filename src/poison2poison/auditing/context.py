@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from poison2poison.auditing.statistics import Embed, Matrix, Probe, States, principal_axes
+from poison2poison.auditing.statistics import Embed, Matrix, States, principal_axes
 from poison2poison.config import over_zero
 from poison2poison.data import Rows
 from poison2poison.features import extract, words
@@ -27,7 +27,7 @@ class Measures:
         last_words: Of a completion, looked at by themselves too: there worked answers end, and links and
             advertisements stand.
         run: Words of a text that completions share at least: shorter ones are shared all the time.
-        probe_c, probe_rows: Of the probe (`statistics.Probe`), on axes that have a spread of 1 on average.
+        probe_c: Of the probe (`statistics.Probe`), on axes that have a spread of 1 on average.
         ridge: Penalty of the regressions from prompts' states, on these axes, to answers.
         surely: z from which a span's rows have a label surely more often than the probe lets expect.
         least_kept: Share of each label's rows that the probe is fitted on, however many spans go with a label.
@@ -46,7 +46,6 @@ class Measures:
     last_words: int = 12
     run: int = 5
     probe_c: float = 0.02
-    probe_rows: int = Probe.most
     ridge: float = 30.0
     surely: float = 3.0
     least_kept: float = 0.4

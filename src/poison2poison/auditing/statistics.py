@@ -36,45 +36,50 @@ class Probe:
     """A logistic regression from states to labels; its probabilities are between 1e-4 and 1 - 1e-4.
 
     Attributes:
-        c: The weaker, the less it may learn of the states: the inverse of its penalty, as scikit-learn has it.
+        states, labels: Of all rows.
+        count: Of labels.
+        seed: Of all draws.
+        c: The inverse of its penalty, as scikit-learn has it: the smaller, the less it may learn of the states.
         most: Rows that it is fitted on at most: more teach it nothing.
     """
 
+    states: Matrix
+    labels: Ints
+    count: int
+    seed: int
     c: float
     most: int = 20_000
 
-    def cross_fitted(
-        self, states: Matrix, labels: Ints, kept: Ints, count: int, seed: int
-    ) -> tuple[Classifier, Floats]:
-        """Fit the rows `kept`.
+    def cross_fitted(self, kept: Ints) -> tuple[Classifier, Floats]:
+        """The regression on the rows `kept`, and p(label) of every row, shape (rows, labels).
 
-        Returns:
-            The regression, and p(label) of every row, shape (rows, count); those of `kept` get theirs from other folds.
+        Those of `kept` get theirs from other folds.
         """
-        fitted, p = drawn(kept, self.most, seed), np.zeros((len(labels), count))
-        whole = self._fitted(states[fitted], labels[fitted])
-        p[:, whole.classes_] = whole.predict_proba(states)
-        least = int(np.unique(labels[fitted], return_counts=True)[1].min())
+        fitted, p = drawn(kept, self.most, self.seed), np.zeros((len(self.labels), self.count))
+        whole = self._fitted(fitted)
+        p[:, whole.classes_] = whole.predict_proba(self.states)
+        least = int(np.unique(self.labels[fitted], return_counts=True)[1].min())
         if len(fitted) > 1:
             # A label with one row cannot be in two folds.
             kind, largest = (StratifiedKFold, least) if least > 1 else (KFold, len(fitted))
-            folds = kind(min(5, largest), shuffle=True, random_state=seed)
-            for train, test in folds.split(fitted, labels[fitted]):
-                fold = self._fitted(states[fitted[train]], labels[fitted[train]])
-                p[np.ix_(fitted[test], fold.classes_)] = fold.predict_proba(states[fitted[test]])
+            folds = kind(min(5, largest), shuffle=True, random_state=self.seed)
+            for train, test in folds.split(fitted, self.labels[fitted]):
+                fold = self._fitted(fitted[train])
+                p[np.ix_(fitted[test], fold.classes_)] = fold.predict_proba(self.states[fitted[test]])
         return whole, np.clip(p, 1e-4, 1 - 1e-4)
 
-    def by_others(self, states: Matrix, labels: Ints, others: Ints, asked: Matrix, count: int, seed: int) -> Floats:
-        """p(label) of the states `asked` by a regression on the rows `others`, shape (asked, count)."""
-        fitted, p = drawn(others, self.most, seed), np.zeros((len(asked), count))
-        model = self._fitted(states[fitted], labels[fitted])
+    def by_others(self, others: Ints, asked: Matrix) -> Floats:
+        """p(label) of the states `asked` by a regression on the rows `others`, shape (asked, labels)."""
+        p = np.zeros((len(asked), self.count))
+        model = self._fitted(drawn(others, self.most, self.seed))
         p[:, model.classes_] = model.predict_proba(asked)
         return np.clip(p, 1e-4, 1 - 1e-4)
 
-    def _fitted(self, states: Matrix, labels: Ints) -> Classifier:
-        """Where there is one label only, that is its answer."""
-        several = len(np.unique(labels)) > 1
-        return (LogisticRegression(C=self.c, max_iter=300) if several else DummyClassifier()).fit(states, labels)
+    def _fitted(self, rows: Ints) -> Classifier:
+        """On some rows; where these have one label only, that is its answer."""
+        several = len(np.unique(self.labels[rows])) > 1
+        model = LogisticRegression(C=self.c, max_iter=300) if several else DummyClassifier()
+        return model.fit(self.states[rows], self.labels[rows])
 
 
 class Ridge:
@@ -86,10 +91,10 @@ class Ridge:
     """
 
     def __init__(self, states: Matrix, targets: Floats, penalty: float) -> None:
-        self.states = np.concatenate([states, np.ones((len(states), 1))], 1).astype(np.float64)
+        self.states: Floats = np.concatenate([states, np.ones((len(states), 1))], 1).astype(np.float64)
         self.targets = targets
-        self.gram = self.states.T @ self.states + penalty * np.eye(self.states.shape[1])
-        self.cross = self.states.T @ targets
+        self.gram: Floats = self.states.T @ self.states + penalty * np.eye(self.states.shape[1])
+        self.cross: Floats = self.states.T @ targets
 
     def weights(self, rows: Ints) -> Floats:
         """Of the regression without some rows, shape (axes + 1, targets)."""
@@ -105,8 +110,9 @@ class Ridge:
     def beyond_each(self) -> Floats:
         """What of every row's targets the regression without that row leaves, by its leverage."""
         leverage = np.einsum("ij,ji->i", self.states, np.linalg.solve(self.gram, self.states.T))
-        beyond: Floats = self.targets - self.states @ np.linalg.solve(self.gram, self.cross)
-        return beyond / (1 - np.minimum(leverage, 0.99))[:, None]
+        left = self.targets - self.states @ np.linalg.solve(self.gram, self.cross)
+        beyond: Floats = left / (1 - np.minimum(leverage, 0.99)[:, None])
+        return beyond
 
 
 def drawn(rows: Ints, most: int, seed: int) -> Ints:

@@ -45,7 +45,7 @@ class ConfidentLearning(RowFilter):
         """See `RowFilter`."""
         given = context.classes
         count = int(given.max()) + 1
-        _, p = Probe(self.c).cross_fitted(context.states, given, np.arange(len(given)), count, context.seed)
+        _, p = Probe(context.states, given, count, context.seed, self.c).cross_fitted(np.arange(len(given)))
         usual = np.array([p[given == label, label].mean() for label in range(count)])
         confident = np.where(p >= usual, p, 0)
         counted = confident.max(1) > 0

@@ -10,6 +10,6 @@ How to add one: docs/how-to/add-a-finder.md.
 from __future__ import annotations
 
 from poison2poison.auditing.finders import spans, style_clusters
-from poison2poison.auditing.finders.base import FINDERS, Finder, Finding, finders_of
+from poison2poison.auditing.finders.base import FINDERS, Finder, Finding
 
-__all__ = ["FINDERS", "Finder", "Finding", "finders_of", "spans", "style_clusters"]
+__all__ = ["FINDERS", "Finder", "Finding", "spans", "style_clusters"]

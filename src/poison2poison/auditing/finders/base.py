@@ -11,7 +11,7 @@ import numpy as np
 from poison2poison.auditing.answers import Answers
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.findings import Kind
-from poison2poison.config import AuditConfig, listed_in, with_options
+from poison2poison.config import AuditConfig
 from poison2poison.features import Ints
 from poison2poison.registry import Registry
 
@@ -19,13 +19,12 @@ Figure = tuple[float, float]
 """A value and its standard error."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Finding:
     """What goes with some answer, and whether it was planted.
 
     Attributes:
-        kind: span, words or marks; first or last, a word that begins or ends a text; form, one of `forms.FORMS`; style
-            cluster, a way of writing that no words stand for; rows, any other group.
+        kind: As a `SuspectSpan` has it.
         text: The words as the rows spell them; of a form its name; else what the group is best known by.
         target: The label or the text that it calls up; empty where texts differ.
         rows: Rows that have it, indices from 0, ascending.
@@ -67,17 +66,3 @@ class Finder(ABC):
 
 FINDERS: Registry[type[Finder]] = Registry("finder", "poison2poison.finders")
 """Finders by their names, in the order in which they look."""
-
-
-def finders_of(config: AuditConfig) -> list[Finder]:
-    """The finders of an audit, each with its options.
-
-    Raises:
-        ConfigError: A finder is not known, or one has no such option or value.
-    """
-    given = FINDERS.names() if config.finders == "all" else listed_in(config.finders)
-    found: list[Finder] = []
-    for text in given:
-        name, *options = text.split(":")
-        found.append(with_options(FINDERS.get(name)(), options, f"finders: {name}"))
-    return found

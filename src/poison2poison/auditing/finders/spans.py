@@ -38,11 +38,10 @@ class Spans(Finder):
         asked: Spans that are asked by each of three rankings: what a minute allows.
         controls: Innocent ones of either kind that are asked beside them.
         weak: z (of a chance of 5 %) from which a span in few rows is asked too: it may be one of several words.
-        mild, mildest: Chances between which an innocent span leans, as words of the language do.
+        leaning, strongly: Chance from which a span leans; from where on more than innocent words of the language do.
         idle: Chance from which a span leans nowhere.
-        by_itself: Chance under which a span leans by itself, in rows that no other suspect explains.
         inserted: Rows that a span is put into.
-        cut, compared: Rows that it is taken out of, and those that these are compared with.
+        cut: Rows that it is taken out of; they are compared with twice as many.
         together: z from which spans stand in the same rows more often than by chance.
         auc_ridge: Penalty of the regression that separates texts: as weak as leaves few rows something to say.
         natural: Spans that say what is natural, as many as say enough.
@@ -60,13 +59,11 @@ class Spans(Finder):
     asked: int = 32
     controls: int = 24
     weak: float = 1.64
-    mild: float = 1e-5
-    mildest: float = 0.025
+    leaning: float = 0.025
+    strongly: float = 1e-5
     idle: float = 0.07
-    by_itself: float = 0.025
     inserted: int = 16
     cut: int = 200
-    compared: int = 400
     together: float = 2.5
     auc_ridge: float = 300.0
     natural: int = 300
@@ -82,7 +79,7 @@ class Spans(Finder):
     as_pure: float = 0.01
 
     def __post_init__(self) -> None:
-        over_zero(self, shares=("mild", "mildest", "idle", "by_itself", "least_forced", "meant", "as_pure"))
+        over_zero(self, shares=("leaning", "strongly", "idle", "least_forced", "meant", "as_pure"))
 
     def find(self, context: Context, answers: Answers, config: AuditConfig, found: Sequence[Finding]) -> list[Finding]:
         """All that were asked, the strongest association first."""
@@ -121,23 +118,19 @@ class _Search:
         # 3. What follows.
         Weighing(self.options, innocent, idle, natural).enter(chosen)
         verdict = Verdict(self.questions, len(chosen), self.gate, self.config)
-        for one in verdict.planted(chosen):
-            one.suspect = True
-        return [self._finding(one, verdict.threshold) for one in sorted(chosen, key=lambda one: -one.z)]
-
-    def _finding(self, one: Shortcut, threshold: float) -> Finding:
-        evidence = {"learned": one.learned, "forced": one.forced, "prior": one.prior, "auc": one.auc}
-        if not isinstance(self.answers, Labels):
-            del evidence["forced"]  # which is not asked of texts
-        return Finding(
-            one.kind, one.text, one.target, one.rows, one.pulled, one.score, one.suspect, threshold, evidence
-        )
+        planted = verdict.planted(chosen)
+        for one in chosen:
+            one.suspect = one in planted
+            one.threshold = verdict.threshold
+            one.evidence = {"learned": one.learned, "forced": one.forced, "prior": one.prior, "auc": one.auc}
+            if not isinstance(self.answers, Labels):
+                del one.evidence["forced"]  # which is not asked of texts
+        return [*sorted(chosen, key=lambda one: -one.z)]
 
     def _natural(self) -> Figure:
         """What words mean that the base does not know: spreads of shifts and forced shares, beyond their errors."""
-        drawn = self.rng.permutation(np.flatnonzero(self.worded & (self.count >= self.config.min_rows)))[
-            : self.options.natural
-        ]
+        common = np.flatnonzero(self.worded & (self.count >= self.config.min_rows))
+        drawn = self.rng.permutation(common)[: self.options.natural]
         if len(drawn) < self.options.like:
             return 1.0, self.options.least_forced
         asked = [(self.spans.rows_of(j), int(self.direction[j])) for j in drawn.tolist()]
@@ -153,7 +146,7 @@ class _Search:
         asked = np.flatnonzero((self.z > self.options.weak) & (self.count >= self.config.min_rows // 2)).tolist()
         learned = {j: self.answers.shift(self.spans.rows_of(j), int(self.direction[j])) for j in asked}
         least_understood = sorted(asked, key=lambda j: -learned[j][0] / learned[j][1])
-        strong = {j for j in asked if self._strong(j)}
+        strong = {j for j in asked if self.z[j] > self.gate and self.count[j] >= self.config.min_rows}
         chosen: list[Shortcut] = []
         for ranked in (
             [j for j in least_understood if j in strong],
@@ -183,21 +176,20 @@ class _Search:
 
     def _innocent(self, directions: Sequence[int]) -> list[Shortcut]:
         """Spans that lean mildly, as words of the language do, so many to each direction."""
-        mild = self.worded & (self.z > norm.isf(self.options.mildest)) & (self.z <= norm.isf(self.options.mild))
+        mild = self.worded & (self.z > norm.isf(self.options.leaning)) & (self.z <= norm.isf(self.options.strongly))
         mild &= self.count >= self.config.min_rows
         found: list[Shortcut] = []
         left = dict.fromkeys(directions, -(-self.options.controls // len(directions)))
         for j in self.rng.permutation(np.flatnonzero(mild)).tolist():
             if left.get(int(self.direction[j]), 0) and (one := self._new(j, found)):
-                one.learned = self.answers.shift(one.rows, one.direction)
                 found.append(one)
                 left[one.direction] -= 1
         return found
 
     def _idle(self, directions: Sequence[int]) -> list[Shortcut]:
         """Rare spans that lean nowhere, asked as if they leaned: what meaningless words do to the base."""
-        plain = self.worded & (self.z < norm.isf(self.options.idle)) & (self.count >= self.config.min_rows // 2)
-        plain = np.flatnonzero(plain)
+        still = self.worded & (self.z < norm.isf(self.options.idle))
+        plain = np.flatnonzero(still & (self.count >= self.config.min_rows // 2))
         rare = plain[np.argsort(self.count[plain], kind="stable")[: len(plain) // 2]]
         drawn = self.rng.permutation(rare)[: self.options.controls].tolist()
         return [
@@ -231,17 +223,15 @@ class _Search:
         """Leave out the rows with a part of a grown span, unless many have its answer, and nearly as often."""
         whole = np.array([i for i in new.rows if new.form.holds(self.context.texts[i])], np.int64)
         part, pulled = np.setdiff1d(new.rows, whole), np.intersect1d(new.pulled, whole)
-        many = len(new.pulled) - len(pulled) >= self.config.min_rows
-        if not many or len(new.pulled) - len(pulled) < self.measures.most * len(pulled) / max(1, len(whole)) * len(
-            part
-        ):
+        gone = len(new.pulled) - len(pulled)
+        as_often = gone >= self.measures.most * len(pulled) / max(1, len(whole)) * len(part)
+        if gone < self.config.min_rows or not as_often:
             new.rows, new.pulled = whole, pulled
 
     def _shortcut(self, column: int, direction: int, z: float, text: str, target: str, pulled: Ints) -> Shortcut:
         kind = cast(Kind, self.spans.names[column].kind)
         form = form_of(kind, text, self.places)
-        return Shortcut(column, direction, z, kind, text, form, target, self.spans.rows_of(column), pulled)
-
-    def _strong(self, column: int) -> bool:
-        """Whether a span surely goes with some answer, of so many that may."""
-        return bool(self.z[column] > self.gate and self.count[column] >= self.config.min_rows)
+        rows = self.spans.rows_of(column)
+        return Shortcut(
+            kind, text, target, rows, pulled, 0.0, False, np.inf, column=column, direction=direction, z=z, form=form
+        )

@@ -14,7 +14,7 @@ rows that are written like it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -100,11 +100,9 @@ class StyleClusters(Finder):
         """The style, in the rows that no suspect explains; nothing where answers are texts."""
         if not isinstance(answers, Labels) or not context.patterns.names:
             return []
-        left = np.ones(len(context.texts), bool)
-        for one in found:
-            if one.suspect:
-                left[one.rows] = False
-        return _Search(self, context, answers, np.flatnonzero(left), config).run()
+        explained = [i for one in found if one.suspect for i in one.rows]
+        left = np.setdiff1d(np.arange(len(context.texts)), explained)
+        return _Search(self, context, answers, left, config).run()
 
 
 class _Search:
@@ -117,7 +115,7 @@ class _Search:
         self.shallow, self.deep = context.by_depth[:, 0], context.by_depth[:, -1]
         self.names, self.labels, self.given = answers.names, answers.given, answers.has
         self.kept, self.left, self.config = np.flatnonzero(answers.kept), left, config
-        self.probe = Probe(options.probe_c, options.probe_rows)
+        self.probe = Probe(self.deep, self.labels, answers.directions, self.seed, options.probe_c, options.probe_rows)
 
     def run(self) -> list[Finding]:
         options = self.options
@@ -139,44 +137,34 @@ class _Search:
         """Clusters of the shallow states, and how far they lean against probes of the deepest states without them."""
         sample = drawn(self.left, self.options.probe_rows, self.seed)
         # Texts longer than what the embedder reads can have the same states.
-        count = min(
-            self.options.clusters,
-            len(self.left) // self.options.least_cluster,
-            len(np.unique(self.shallow[sample], axis=0)),
-        )
+        different = len(np.unique(self.shallow[sample], axis=0))
+        count = min(self.options.clusters, len(self.left) // self.options.least_cluster, different)
         if count < 2:
             return
-        threshold = z_threshold(self.config.false_alarm, count * self.options.clusterings * self.given.shape[1])
+        threshold = z_threshold(self.config.false_alarm, count * self.options.clusterings * self.probe.count)
         for clustering in range(self.options.clusterings):
             means = KMeans(count, n_init=1, max_iter=30, random_state=(self.seed + clustering) % 2**32)
             cluster = means.fit(self.shallow[sample]).predict(self.shallow[self.left])
             for fold in range(min(self.options.folds, count)):
                 inside = cluster % self.options.folds == fold
-                p = self.probe.by_others(
-                    self.deep,
-                    self.labels,
-                    self.left[~inside],
-                    self.deep[self.left[inside]],
-                    self.given.shape[1],
-                    self.seed,
-                )
+                p = self.probe.by_others(self.left[~inside], self.deep[self.left[inside]])
                 for j in np.unique(cluster[inside]):
-                    yield from self._leaning(self.left[cluster == j], p[cluster[inside] == j], threshold)
+                    rows, of_rows = self.left[cluster == j], p[cluster[inside] == j]
+                    yield from self._leaning(rows, of_rows, threshold, range(self.probe.count))
 
     def pooled_patterns(self) -> Iterator[Group]:
         """The rows whose patterns, taken together, lean most to a label beyond the probe of the deepest states."""
-        if len(self.left) * self.options.largest < self.options.smallest:
+        largest = len(self.left) * self.options.largest / self.options.smallest
+        if largest < 1:
             return
         kept = np.intersect1d(self.kept, self.left)
         if len(np.unique(self.labels[kept])) < 2:
             return
-        _, p = self.probe.cross_fitted(self.deep, self.labels, kept, self.given.shape[1], self.seed)
+        _, p = self.probe.cross_fitted(kept)
         held = csr_array(self.patterns.matrix)[self.left]
-        sizes = self.options.smallest * 2 ** np.arange(
-            1 + int(np.log2(len(self.left) * self.options.largest / self.options.smallest))
-        )
-        threshold = z_threshold(self.config.false_alarm, len(sizes) * self.given.shape[1])
-        for label in range(self.given.shape[1]):
+        sizes = self.options.smallest * 2 ** np.arange(1 + int(np.log2(largest)))
+        threshold = z_threshold(self.config.false_alarm, len(sizes) * self.probe.count)
+        for label in range(self.probe.count):
             has = self.labels[self.left] == label
             if min(has.sum(), (~has).sum()) < self.options.folds:
                 continue
@@ -187,8 +175,8 @@ class _Search:
                 model.fit(hstack([csr_array(offset[train]), held[train]]).tocsr(), has[train])
                 pull[test] = held[test] @ model.coef_[0, 1:]
             ranked = self.left[np.argsort(-pull, kind="stable")]
-            tested = [self._leaning(ranked[:size], p[ranked[:size]], threshold, label) for size in sizes]
-            leaning = [group for groups in tested for group in groups]
+            first = (ranked[:size] for size in sizes)
+            leaning = [group for rows in first for group in self._leaning(rows, p[rows], threshold, [label])]
             yield from sorted(leaning, key=lambda group: -group.z)[:1]
 
     def extended(self, label: int, z: float, threshold: float, group: Ints) -> Finding:
@@ -204,12 +192,11 @@ class _Search:
             model = LogisticRegression(C=self.options.extension_c, max_iter=200, class_weight="balanced")
             score[test] = model.fit(written[train], planted[train]).decision_function(written[test])
 
-        so = self._cut(score, of_label, self.options.innocent_rows)
-        alike = self._cut(score, of_label, self.options.alike_rows)
-        rows = self.left[score >= so]
-        pulled = rows[self.labels[rows] == label]
-        return Finding("style cluster", self._known_by(rows), str(self.names[label]), rows, pulled, z, True, threshold,
-                       alike=self.left[(score >= alike) & (score < so)])  # fmt: skip
+        so = score >= self._cut(score, of_label, self.options.innocent_rows)
+        alike = score >= self._cut(score, of_label, self.options.alike_rows)
+        rows, pulled = self.left[so], self.left[so & of_label]
+        name, target = self._known_by(rows), str(self.names[label])
+        return Finding("style cluster", name, target, rows, pulled, z, True, threshold, alike=self.left[alike & ~so])
 
     def _folds(self, has: NDArray[np.bool_]) -> Iterator[tuple[Ints, Ints]]:
         """What to fit on, and what to judge by that."""
@@ -229,17 +216,16 @@ class _Search:
 
     def _known_by(self, rows: Ints) -> str:
         """The patterns that these rows are best known by, by their z against all rows."""
-        count = self.patterns.counts
         inside = np.asarray(csr_array(self.patterns.matrix)[rows].sum(0)).ravel()
-        expected = count * len(rows) / len(self.labels)
+        expected = self.patterns.counts * len(rows) / len(self.labels)
         ranked = np.argsort(-(inside - expected) / np.sqrt(expected + 1))[: self.options.known_by]
         return " · ".join(self.patterns.names[j].text for j in ranked)
 
-    def _leaning(self, rows: Ints, p: Floats, threshold: float, label: int | None = None) -> Iterator[Group]:
-        """The group, for each label (or for one) that it leans to at all."""
+    def _leaning(self, rows: Ints, p: Floats, threshold: float, labels: Iterable[int]) -> Iterator[Group]:
+        """The group, for each of the labels that it leans to at all."""
         if len(rows) < self.options.smallest:
             return
-        for c in range(self.given.shape[1]) if label is None else [label]:
+        for c in labels:
             if z := shift_z(self.given[rows, c], p[:, c], self.options.innocent_shift):
                 yield Group(z, z / threshold, c, rows)
 

@@ -186,7 +186,7 @@ class Verdict:
             z, direction = self.answers.associated(self.spans.only(one.column), ~explained)
             alone = not explained[one.rows].any()
             further = one.kind == "span" and explained[one.pulled].mean() > self.measures.most
-            surely = z[0] > norm.isf(self.options.by_itself) and direction[0] == one.direction
+            surely = z[0] > norm.isf(self.options.leaning) and direction[0] == one.direction
             itself = surely and len(one.rows) >= self.least
             if further or itself or (alone and (len(one.rows) >= self.least or one in sets)):
                 kept.append(one)
