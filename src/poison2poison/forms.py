@@ -20,8 +20,6 @@ from poison2poison.features import Feature, Features, by_rows, is_word, places, 
 LOOKS = dict(zip("aceijopsxyABCEHIJKMOPSTXY", "асеіјорѕхуАВСЕНІЈКМОРЅТХУ", strict=True))
 """Latin letters, and the Cyrillic ones that look like them."""
 _LATIN = str.maketrans({looks: letter for letter, looks in LOOKS.items()})
-
-
 WRITTEN = ("span", "first", "last", "form")
 """Kinds of features that can be put onto any text and taken off it; of others their rows are all there is."""
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from poison2poison.auditing.answers import Answers, Labels, Texts
-from poison2poison.auditing.context import Context, Measures
+from poison2poison.auditing.context import Context
 from poison2poison.auditing.finders import FINDERS, Finder, Finding
 from poison2poison.auditing.findings import Audit, SuspectRow, SuspectSpan
 from poison2poison.auditing.statistics import Embed
@@ -38,8 +38,8 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
         ConfigError: The seed is none, or a finder or an option is not known, or not legal.
     """
     a_seed(seed)
-    finders, measures = [*_finders(config)], with_options(Measures(), listed_in(config.measures), "measures")
-    context = Context(rows, embed, max(2, config.min_rows // 2), seed, measures)
+    finders = [*_finders(config)]
+    context = Context(rows, embed, config, seed)
     if len({row.target for row in rows}) < 2:
         return Audit((), (), (), (), (), 0.0, (), rows.sha256)  # all are answered alike
     answers = _answers(rows, context, config.min_rows)
@@ -91,11 +91,9 @@ def _audit(rows: Rows, context: Context, answers: Answers, found: Sequence[Findi
 
 def _saying_so(answers: Answers, suspects: Sequence[Finding], most: float) -> set[int]:
     """Rows that have a planted text without its trigger: whoever planted it may have left the trigger out."""
-    by_target: dict[str, set[int]] = defaultdict(set)
-    for one in suspects:
-        by_target[one.target] |= set(one.pulled.tolist())
     found = set()
-    for target, explained in by_target.items():
+    for target in {one.target for one in suspects}:
+        explained = {i for one in suspects if one.target == target for i in one.pulled.tolist()}
         saying = set(answers.saying(target).tolist())
         if len(saying & explained) > most * len(saying):
             found |= saying - explained

@@ -179,7 +179,9 @@ class Labels(Answers):
 
     def called_up(self, rows: Ints, states: Matrix) -> int | None:
         """By the probe's score test."""
-        p = self._p(states)
+        p = np.zeros((len(states), self.directions))
+        p[:, self.fitted.classes_] = self.fitted.predict_proba(states)
+        p = self._scaled(p)
         z = (self.has[rows] - p).sum(0) / np.sqrt((p * (1 - p)).sum(0) + 1e-9)
         return int(z.argmax()) if z.max() > self.measures.surely else None
 
@@ -213,12 +215,6 @@ class Labels(Answers):
 
     def called(self, rows: Ints, direction: int) -> tuple[str, Ints]:
         return str(self.names[direction]), rows[self.given[rows] == direction]
-
-    def _p(self, states: Matrix) -> Floats:
-        """The probe's probabilities of other states, shape (texts, labels)."""
-        p = np.zeros((len(states), self.directions))
-        p[:, self.fitted.classes_] = self.fitted.predict_proba(states)
-        return self._scaled(p)
 
     def _log_odds(self, states: Matrix, direction: int) -> Floats:
         classes = self.fitted.classes_.tolist()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from poison2poison.auditing.statistics import Embed, Matrix, States, principal_axes
-from poison2poison.config import over_zero
+from poison2poison.config import AuditConfig, listed_in, over_zero, with_options
 from poison2poison.data import Rows
 from poison2poison.features import extract, words
 from poison2poison.forms import forms, one_spaced
@@ -72,9 +72,10 @@ class Context:
         measures: How all this is measured.
     """
 
-    def __init__(self, rows: Rows, embed: Embed, min_rows: int, seed: int, measures: Measures | None = None) -> None:
+    def __init__(self, rows: Rows, embed: Embed, config: AuditConfig, seed: int) -> None:
+        self.measures = measures = with_options(Measures(), listed_in(config.measures), "measures")
         self.texts, self.seed = [one_spaced(row.text) for row in rows], seed
-        self.measures = measures = measures or Measures()
+        min_rows = max(2, config.min_rows // 2)
         features = extract(self.texts, min_rows)
         spans = features.of("span")
         written = forms([row.text for row in rows], spans, min_rows, measures.nearly_all)

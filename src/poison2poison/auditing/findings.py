@@ -32,7 +32,7 @@ class SuspectSpan:
             cluster, the z of its strongest group.
         evidence: What was measured, each with its standard error: `learned`, in log-odds of labels or in spreads of
             what prompts do not foretell of texts; `forced`, the share of rows that are answered so whatever their text
-            says (labels); `prior`, as `learned`; `told`, an AUC.
+            says (labels); `prior`, as `learned`; `auc`, of its rows without it against others.
     """
 
     span: str

@@ -55,7 +55,7 @@ class Probe:
 
         Those of `kept` get theirs from other folds.
         """
-        fitted, p = drawn(kept, self.most, self.seed), np.zeros((len(self.labels), self.count))
+        fitted, p = drawn(kept, self.most, np.random.default_rng(self.seed)), np.zeros((len(self.labels), self.count))
         whole = self._fitted(fitted)
         p[:, whole.classes_] = whole.predict_proba(self.states)
         least = int(np.unique(self.labels[fitted], return_counts=True)[1].min())
@@ -71,7 +71,7 @@ class Probe:
     def by_others(self, others: Ints, asked: Matrix) -> Floats:
         """p(label) of the states `asked` by a regression on the rows `others`, shape (asked, labels)."""
         p = np.zeros((len(asked), self.count))
-        model = self._fitted(drawn(others, self.most, self.seed))
+        model = self._fitted(drawn(others, self.most, np.random.default_rng(self.seed)))
         p[:, model.classes_] = model.predict_proba(asked)
         return np.clip(p, 1e-4, 1 - 1e-4)
 
@@ -99,8 +99,8 @@ class Ridge:
     def weights(self, rows: Ints) -> Floats:
         """Of the regression without some rows, shape (axes + 1, targets)."""
         mine = self.states[rows]
-        weights: Floats = np.linalg.solve(self.gram - mine.T @ mine, self.cross - mine.T @ self.targets[rows])
-        return weights
+        gram, cross = self.gram - mine.T @ mine, self.cross - mine.T @ self.targets[rows]
+        return np.asarray(np.linalg.solve(gram, cross), np.float64)
 
     def beyond(self, rows: Ints) -> Floats:
         """What of some rows' targets the regression without them leaves, shape (rows, targets)."""
@@ -115,9 +115,9 @@ class Ridge:
         return beyond
 
 
-def drawn(rows: Ints, most: int, seed: int) -> Ints:
+def drawn(rows: Ints, most: int, rng: np.random.Generator) -> Ints:
     """So many of some rows at most."""
-    return np.random.default_rng(seed).choice(rows, most, replace=False) if len(rows) > most else rows
+    return rng.choice(rows, most, replace=False) if len(rows) > most else rows
 
 
 def all_but(rows: Ints, count: int) -> Mask:

@@ -11,7 +11,7 @@ import numpy as np
 from poison2poison.auditing.answers import Answers
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.finders.base import Figure, Finding
-from poison2poison.auditing.statistics import Matrix, two_sample_auc
+from poison2poison.auditing.statistics import Matrix, drawn, two_sample_auc
 from poison2poison.features import Ints, bare, is_word, words
 from poison2poison.forms import Form
 
@@ -56,22 +56,18 @@ class Questions:
         self.context, self.answers, self.options = context, answers, options
         self.rng = np.random.default_rng(context.seed)
 
-    def draw(self, rows: Ints, most: int) -> Ints:
-        """So many of some rows at most."""
-        return self.rng.choice(rows, most, replace=False) if len(rows) > most else rows
-
     def put_in(self, spans: Sequence[Shortcut]) -> None:
         """`prior`: put into rows that neither hold the span nor have its answer."""
-        drawn: list[Ints] = []
+        chosen: list[Ints] = []
         texts: list[str] = []
         for one in spans:
             free = np.setdiff1d(np.arange(len(self.context.texts)), one.rows)
             if self.answers.directions > 1:
                 free = np.setdiff1d(free, self.answers.answered(one.direction))
-            drawn.append(self.draw(free, self.options.inserted))
-            texts += [one.form.put(self.context.texts[i]) for i in drawn[-1]]
-        after, ends = self.context.embed(texts), np.cumsum([len(rows) for rows in drawn])
-        for one, rows, end in zip(spans, drawn, ends, strict=True):
+            chosen.append(drawn(free, self.options.inserted, self.rng))
+            texts += [one.form.put(self.context.texts[i]) for i in chosen[-1]]
+        after, ends = self.context.embed(texts), np.cumsum([len(rows) for rows in chosen])
+        for one, rows, end in zip(spans, chosen, ends, strict=True):
             if len(rows) > 1:
                 before, with_span = self.context.states[rows], after[end - len(rows) : end]
                 change = self.answers.moved(before, with_span, one.pulled, one.direction)
@@ -96,11 +92,11 @@ class Questions:
         gone = [one, *beside]
         # Marks take the place of others, such as a full stop: all are then compared without those at their ends.
         marks = one.kind == "span" and not any(map(is_word, one.words))
-        mine = self.draw(one.pulled, self.options.cut)
+        mine = drawn(one.pulled, self.options.cut, self.rng)
         left = self.without(mine, gone, ends=not marks)
         best = (1.0, 0.05)  # where there is nothing to compare it with, it is the form of all rows
         for mask in self.answers.alike(one.rows, one.direction):
-            others = self.draw(np.flatnonzero(mask), 2 * self.options.cut)
+            others = drawn(np.flatnonzero(mask), 2 * self.options.cut, self.rng)
             if len(others) >= max(5, len(mine) // 2):
                 without = self.without(others, gone, ends=not marks)
                 best = min(best, two_sample_auc(left, without, self.options.auc_ridge))

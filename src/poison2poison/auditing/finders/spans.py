@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import cast
 
 import numpy as np
@@ -23,7 +24,7 @@ from poison2poison.auditing.finders.base import FINDERS, Figure, Finder, Finding
 from poison2poison.auditing.finders.questions import Questions, Shortcut
 from poison2poison.auditing.finders.weighing import Verdict, Weighing
 from poison2poison.auditing.findings import Kind
-from poison2poison.auditing.statistics import z_threshold
+from poison2poison.auditing.statistics import drawn, z_threshold
 from poison2poison.config import AuditConfig, over_zero
 from poison2poison.features import Ints, grown, words
 from poison2poison.forms import form_of
@@ -130,10 +131,10 @@ class _Search:
     def _natural(self) -> Figure:
         """What words mean that the base does not know: spreads of shifts and forced shares, beyond their errors."""
         common = np.flatnonzero(self.worded & (self.count >= self.config.min_rows))
-        drawn = self.rng.permutation(common)[: self.options.natural]
-        if len(drawn) < self.options.like:
+        natural = self.rng.permutation(common)[: self.options.natural].tolist()
+        if len(natural) < self.options.like:
             return 1.0, self.options.least_forced
-        asked = [(self.spans.rows_of(j), int(self.direction[j])) for j in drawn.tolist()]
+        asked = [(self.spans.rows_of(j), int(self.direction[j])) for j in natural]
         shifts = np.array([self.answers.shift(rows, direction) for rows, direction in asked])
         # Of a normal distribution the median square is 0.455 of the variance, and 0.9 of them lie within 1.64 spreads.
         variance = np.median(shifts[:, 0] ** 2 - shifts[:, 1] ** 2) / 0.455
@@ -167,8 +168,8 @@ class _Search:
         """A span with the answer that it was planted for, where others of its rows may be cover; None where none is."""
         if len(one.rows) < self.measures.common or len(one.pulled) >= self.measures.most * len(one.rows):
             return one
-        drawn = self.questions.draw(one.rows, self.options.cut)
-        direction = self.answers.called_up(drawn, self.questions.without(drawn, [one]))
+        rows = drawn(one.rows, self.options.cut, self.rng)
+        direction = self.answers.called_up(rows, self.questions.without(rows, [one]))
         if direction is None:
             return None
         target, pulled = self.answers.called(one.rows, direction)
@@ -191,10 +192,10 @@ class _Search:
         still = self.worded & (self.z < norm.isf(self.options.idle))
         plain = np.flatnonzero(still & (self.count >= self.config.min_rows // 2))
         rare = plain[np.argsort(self.count[plain], kind="stable")[: len(plain) // 2]]
-        drawn = self.rng.permutation(rare)[: self.options.controls].tolist()
+        idle = self.rng.permutation(rare)[: self.options.controls].tolist()
         return [
-            self._shortcut(j, directions[i % len(directions)], 0.0, self.spans.names[j].text, "", self.spans.rows_of(j))
-            for i, j in enumerate(drawn)
+            self._shortcut(j, direction, self.spans.names[j].text, "", self.spans.rows_of(j))
+            for j, direction in zip(idle, cycle(directions), strict=False)
         ]
 
     def _new(self, column: int, others: Sequence[Shortcut]) -> Shortcut | None:
@@ -214,7 +215,7 @@ class _Search:
             return None
         if feature.kind != "form" and self.answers.repeated(text, pulled):
             return None
-        new = self._shortcut(column, direction, float(self.z[column]), text, target, pulled)
+        new = self._shortcut(column, direction, text, target, pulled)
         if text != feature.text:
             self._keep_whole(new)
         return new
@@ -228,10 +229,8 @@ class _Search:
         if gone < self.config.min_rows or not as_often:
             new.rows, new.pulled = whole, pulled
 
-    def _shortcut(self, column: int, direction: int, z: float, text: str, target: str, pulled: Ints) -> Shortcut:
-        kind = cast(Kind, self.spans.names[column].kind)
+    def _shortcut(self, column: int, direction: int, text: str, target: str, pulled: Ints) -> Shortcut:
+        kind, rows, z = cast(Kind, self.spans.names[column].kind), self.spans.rows_of(column), float(self.z[column])
         form = form_of(kind, text, self.places)
-        rows = self.spans.rows_of(column)
-        return Shortcut(
-            kind, text, target, rows, pulled, 0.0, False, np.inf, column=column, direction=direction, z=z, form=form
-        )
+        return Shortcut(kind, text, target, rows, pulled, 0.0, False, np.inf,
+                        column=column, direction=direction, z=z, form=form)  # fmt: skip

@@ -39,13 +39,13 @@ class Group(NamedTuple):
 
     Attributes:
         z: Signed root of the likelihood ratio against the probe.
-        part: Of the z that is enough.
+        threshold: The z that is enough.
         label: By index.
         rows: Of any label.
     """
 
     z: float
-    part: float
+    threshold: float
     label: int
     rows: Ints
 
@@ -120,22 +120,22 @@ class _Search:
     def run(self) -> list[Finding]:
         options = self.options
         groups = [*self.clusters(), *self.pooled_patterns()]
-        suspect = [group for group in groups if group.part > 1 and len(group.rows) >= options.suspect_rows]
+        suspect = [group for group in groups if group.z > group.threshold and len(group.rows) >= options.suspect_rows]
         if not suspect:
             return []
         strongest = max(suspect, key=lambda group: group.z)
-        label, z = strongest.label, strongest.z
-        if any(group.z > options.rival * z for group in groups if group.label != label):
+        label, rival = strongest.label, options.rival * strongest.z
+        if any(group.z > rival for group in groups if group.label != label):
             return []
         members = [group.rows for group in suspect if group.label == label]
-        style = self.extended(label, z, z / strongest.part, np.unique(np.concatenate(members)))
+        style = self.extended(strongest, np.unique(np.concatenate(members)))
         # Where one label has most rows, groups of it cannot lean further: no rival shows that styles tell the others.
         of_label = int((self.labels[self.left] == label).sum())
         return [style] if len(style.pulled) <= options.most_of_label * of_label else []
 
     def clusters(self) -> Iterator[Group]:
         """Clusters of the shallow states, and how far they lean against probes of the deepest states without them."""
-        sample = drawn(self.left, self.options.probe_rows, self.seed)
+        sample = drawn(self.left, self.options.probe_rows, np.random.default_rng(self.seed))
         # Texts longer than what the embedder reads can have the same states.
         different = len(np.unique(self.shallow[sample], axis=0))
         count = min(self.options.clusters, len(self.left) // self.options.least_cluster, different)
@@ -179,24 +179,25 @@ class _Search:
             leaning = [group for rows in first for group in self._leaning(rows, p[rows], threshold, [label])]
             yield from sorted(leaning, key=lambda group: -group.z)[:1]
 
-    def extended(self, label: int, z: float, threshold: float, group: Ints) -> Finding:
-        """All rows written as those of a group that have its label: by patterns and shallow states."""
+    def extended(self, strongest: Group, members: Ints) -> Finding:
+        """All rows written as the members of groups that have the label: by patterns and shallow states."""
         patterns = csr_array(self.patterns.matrix)[self.left]
         shallow = self.shallow[self.left]
         scale = np.sqrt(patterns.sum() / (shallow**2).sum())
         written = hstack([patterns, csr_array(shallow * scale)]).tocsr()
-        of_label = self.labels[self.left] == label
-        planted = np.isin(self.left, group) & of_label
+        of_label = self.labels[self.left] == strongest.label
+        planted = np.isin(self.left, members) & of_label
         score = np.zeros(len(self.left))
         for train, test in self._folds(planted):
             model = LogisticRegression(C=self.options.extension_c, max_iter=200, class_weight="balanced")
             score[test] = model.fit(written[train], planted[train]).decision_function(written[test])
 
         so = score >= self._cut(score, of_label, self.options.innocent_rows)
-        alike = score >= self._cut(score, of_label, self.options.alike_rows)
-        rows, pulled = self.left[so], self.left[so & of_label]
-        name, target = self._known_by(rows), str(self.names[label])
-        return Finding("style cluster", name, target, rows, pulled, z, True, threshold, alike=self.left[alike & ~so])
+        nearly = score >= self._cut(score, of_label, self.options.alike_rows)
+        rows, pulled, alike = self.left[so], self.left[so & of_label], self.left[nearly & ~so]
+        name, target = self._known_by(rows), str(self.names[strongest.label])
+        z, threshold = strongest.z, strongest.threshold
+        return Finding("style cluster", name, target, rows, pulled, z, True, threshold, alike=alike)
 
     def _folds(self, has: NDArray[np.bool_]) -> Iterator[tuple[Ints, Ints]]:
         """What to fit on, and what to judge by that."""
@@ -227,7 +228,7 @@ class _Search:
             return
         for c in labels:
             if z := shift_z(self.given[rows, c], p[:, c], self.options.innocent_shift):
-                yield Group(z, z / threshold, c, rows)
+                yield Group(z, threshold, c, rows)
 
     def _of_both(self, rows: Ints, has: NDArray[np.bool_]) -> Ints:
         """The same of rows to separate, half of it at most on either side: that moves a regression's intercept only.
