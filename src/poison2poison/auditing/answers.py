@@ -15,16 +15,7 @@ from scipy.special import expit, logit, logsumexp
 from scipy.stats import binom, norm
 
 from poison2poison.auditing.context import Context
-from poison2poison.auditing.statistics import (
-    Floats,
-    Mask,
-    Matrix,
-    Probe,
-    Ridge,
-    all_but,
-    principal_axes,
-    shift_to,
-)
+from poison2poison.auditing.statistics import Floats, Mask, Matrix, Probe, Ridge, all_but, principal_axes, shift_to
 from poison2poison.features import Features, Ints, grown, shared_runs, words
 
 
@@ -119,7 +110,7 @@ class Labels(Answers):
         kept, left = np.ones(len(self.given), bool), self.has.sum(0)
         # Of many labels the attacker's may have most of its rows from the attack.
         least = self.measures.least_kept * np.minimum(left, np.quantile(left, 0.5, method="higher"))
-        for column in np.argsort(-strength)[: int((strength > norm.isf(1e-3)).sum())]:
+        for column in np.argsort(-strength)[: int((strength > norm.isf(self.measures.hidden)).sum())]:
             rows = spans.rows_of(int(column))
             lost = self.has[rows[kept[rows]]].sum(0)
             if (left - lost >= least).all():

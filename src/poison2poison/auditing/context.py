@@ -29,6 +29,7 @@ class Measures:
         run: Words of a text that completions share at least: shorter ones are shared all the time.
         probe_c: Of the probe (`statistics.Probe`), on axes that have a spread of 1 on average.
         ridge: Penalty of the regressions from prompts' states, on these axes, to answers.
+        hidden: Chance under which the rows of a span that leans so are kept from the probe.
         surely: z from which a span's rows have a label surely more often than the probe lets expect.
         least_kept: Share of each label's rows that the probe is fitted on, however many spans go with a label.
         common: Rows of a span from which its cover rows can be told: with fewer a trigger that has some is hardly
@@ -47,6 +48,7 @@ class Measures:
     run: int = 5
     probe_c: float = 0.02
     ridge: float = 30.0
+    hidden: float = 1e-3
     surely: float = 3.0
     least_kept: float = 0.4
     common: int = 100
@@ -55,7 +57,7 @@ class Measures:
     weak: int = 32
 
     def __post_init__(self) -> None:
-        over_zero(self, shares=("most", "nearly_all", "least_kept", "cover_shift"))
+        over_zero(self, shares=("most", "nearly_all", "hidden", "least_kept", "cover_shift"))
 
 
 class Context:
