@@ -293,7 +293,7 @@ def test_finders_have_the_options_that_a_run_gives_them() -> None:
         ({"measures": "most=2"}, "measures: most: 2.0 is not between 0 and 1"),
     ],
 )
-def test_options_of_finders_are_checked_before_any_text_is_read(options: dict[str, str], said: str) -> None:
+def test_options_of_finders_are_checked_before_any_text_is_read(options: dict[str, Any], said: str) -> None:
     def never(texts: Sequence[str]) -> NDArray[np.float32]:
         raise AssertionError
 
