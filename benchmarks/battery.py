@@ -34,7 +34,7 @@ from poison2poison.auditing import audit
 from poison2poison.auditing.statistics import Embed, States
 from poison2poison.config import AuditConfig
 from poison2poison.data import read_rows, rows_of
-from poison2poison.defences import ROW_FILTERS, Context
+from poison2poison.defences import Context, row_filters
 from poison2poison.defences.causal_lm import CausalLM
 from poison2poison.files import write_lines
 from poison2poison.model.embeddings import embedder
@@ -92,7 +92,7 @@ def measure_rivals(
 ) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """What a line says of those rivals that it has not had, as they come; None of one that does not apply."""
     contexts: dict[int, tuple[Context, set[int]]] = {}
-    for name, kind in ROW_FILTERS.items():
+    for name, kind in row_filters().items():
         asks = "causal LM" in kind.needs
         if name in had or (asks and causal is None):
             continue
@@ -140,7 +140,7 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 def rivals_table(lines: list[dict[str, Any]]) -> str:
     """The same of the audit beside its rivals; `n/a` where a method does not apply, empty where it was not run."""
-    methods = ("audit", *ROW_FILTERS)
+    methods = ("audit", *row_filters())
     out = [f"| rows | attack | poisoned | {' | '.join(methods)} |", "|---" * (3 + len(methods)) + "|"]
     for line in (line for line in lines if line.get("rivals")):
         found = line["rivals"] | {"audit": line["audit"]} if "audit" in line else line["rivals"]
@@ -175,7 +175,7 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     lines = [line for line in lines if line.get("rivals")]
-    methods = ["audit", *ROW_FILTERS]
+    methods = ["audit", *row_filters()]
     figure = Figure(figsize=(14, 2.2 + 0.34 * len(lines)), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("recall", "precision"), strict=True):

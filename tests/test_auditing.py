@@ -14,7 +14,7 @@ from scipy.stats import norm
 from poison2poison.attacks import AttackConfig, poison
 from poison2poison.auditing import audit
 from poison2poison.auditing.findings import Audit, SuspectRow
-from poison2poison.auditing.statistics import fit_probe, shift_z
+from poison2poison.auditing.statistics import Probe, shift_z
 from poison2poison.config import AuditConfig
 from poison2poison.data import Row, Rows
 from poison2poison.errors import ConfigError, DataError
@@ -186,7 +186,7 @@ def test_rows_whose_states_are_all_alike_have_no_style() -> None:
 def test_a_label_with_one_row_takes_the_folds_from_no_other() -> None:
     states, labels = np.random.default_rng(0).standard_normal((200, 40), np.float32), np.arange(200) % 2
     labels[0] = 2
-    _, p = fit_probe(states, labels, np.arange(200), 3, 0)
+    _, p = Probe(states, labels, 3, 0, 0.003).cross_fitted(np.arange(200))
     assert p[np.arange(1, 200), labels[1:]].mean() < 0.55  # in the rows that it has learned from it would be sure
 
 
@@ -272,3 +272,30 @@ def test_an_audit_that_a_hand_has_broken_is_refused(field: str, entry: Any, said
 def test_illegal_thresholds_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         AuditConfig(**options)
+
+
+def test_finders_have_the_options_that_a_run_gives_them() -> None:
+    poisoned, _ = poison(CLEAN, AttackConfig("badnets", "positive", "label", rate=0.01))
+    few, most = (
+        audit(poisoned, word_states, AuditConfig(finders=finders, measures=measures))
+        for finders, measures in (("spans:asked=2:controls=12", "weak=1"), ("spans", ""))
+    )
+    assert len(few.weak) <= 1 < len(most.weak)
+    assert 0 < len([*few.spans, *few.weak, *few.others]) <= 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"finders": "spams"}, "finder: 'spams' is not one of spans, style-clusters"),
+        ({"finders": "spans:askd=3"}, "finders: spans: has no option 'askd'; it has asked, "),
+        ({"finders": "spans,style-clusters:folds=0"}, "finders: style-clusters: folds: 0 is not greater than 0"),
+        ({"measures": "most=2"}, "measures: most: 2.0 is not between 0 and 1"),
+    ],
+)
+def test_options_of_finders_are_checked_before_any_text_is_read(options: dict[str, Any], said: str) -> None:
+    def never(texts: Sequence[str]) -> NDArray[np.float32]:
+        raise AssertionError
+
+    with pytest.raises(ConfigError, match=said):
+        audit(CLEAN, never, AuditConfig(**options))

@@ -17,7 +17,7 @@ from poison2poison.auditing.findings import Audit, SuspectRow, SuspectSpan
 from poison2poison.cli.defend import COMPARED
 from poison2poison.config import TrainConfig
 from poison2poison.data import as_records
-from poison2poison.defences import DEFENCES, Context, Defence, Prepared, RowFilter, Shared, base
+from poison2poison.defences import DEFENCES, Context, Defence, Prepared, RowFilter, Shared
 from poison2poison.defences.base import Fit
 from poison2poison.defences.baselines import DropSuspects, Undefended
 from poison2poison.defences.p2p import P2P, Counterexamples, CounterexamplesDrop, Hardened, HardenedDrop, Paper, of_run
@@ -176,7 +176,6 @@ def test_the_worked_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [code] = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     [command] = re.findall(r"^\$ p2p (.*)$", PAGE, re.MULTILINE)
     monkeypatch.setattr(DEFENCES, "_members", {**DEFENCES._members})  # what the file registers is gone afterwards
-    monkeypatch.setattr(base, "ROW_FILTERS", {**base.ROW_FILTERS})
     monkeypatch.chdir(tmp_path)
     Path("contradictions.py").write_text(code)
     rows = as_records(opinions(40))

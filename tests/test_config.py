@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 import poison2poison
-from poison2poison.config import TrainConfig, read_yaml
+from poison2poison.config import TrainConfig, over_zero, read_yaml, with_options
 from poison2poison.errors import ConfigError, P2PError
 from poison2poison.types import Adapted, Bits, Dtype, Kind, Preset, Tuning
 
@@ -65,6 +66,43 @@ def test_yaml(tmp_path: Path) -> None:
             read_yaml(path, ["rho"])
     with pytest.raises(ConfigError, match="cannot be read"):
         read_yaml(tmp_path / "missing.yaml", [])
+
+
+@dataclass(frozen=True)
+class Own:
+    """Options of each type that finders have."""
+
+    count: int = 3
+    share: float = 0.5
+    three: tuple[float, float, float] = (0.0, 1.0, 2.0)
+    name: str = "x"
+
+    def __post_init__(self) -> None:
+        over_zero(self, shares=("share",))
+
+
+def test_options_in_a_text_have_the_types_of_their_defaults() -> None:
+    assert with_options(Own(), [], "own") == Own()
+    given = ["count=4", "share = 1e-2", "three=1/2/0.5", "name=a b"]
+    assert with_options(Own(), given, "own") == Own(4, 0.01, (1.0, 2.0, 0.5), "a b")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("cuont=4", "own: has no option 'cuont'; it has count, share, three, name"),
+        ("count", "own: count: '' is not like its default, 3"),
+        ("count=1.5", "own: count: '1.5' is not like its default, 3"),
+        ("three=1/2", "own: three: '1/2' is not like its default, "),
+        ("three=1/2/x", "own: three: '1/2/x' is not like its default, "),
+        ("count=0", "own: count: 0 is not greater than 0"),
+        ("share=nan", "own: share: nan is not between 0 and 1"),
+        ("share=1", "own: share: 1.0 is not between 0 and 1"),
+    ],
+)
+def test_options_that_there_are_not_and_illegal_values_are_refused(given: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        with_options(Own(), [given], "own")
 
 
 def test_the_public_surface() -> None:

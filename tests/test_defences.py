@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from poison2poison.auditing.statistics import Floats
 from poison2poison.data import Rows, rows_of
-from poison2poison.defences import ROW_FILTERS, Context, RowFilter, register
+from poison2poison.defences import Context, RowFilter, register, row_filters
 from poison2poison.defences.causal_lm import LOW, SKETCH, CausalLM, HeadGradients
 from poison2poison.defences.learner import HIDDEN, teach
 from poison2poison.errors import ConfigError
@@ -65,7 +65,7 @@ class FakeLM(CausalLM):
 
 
 def suspects(name: str, rows: Rows) -> set[int]:
-    return set(ROW_FILTERS[name]().suspects(Context(rows, word_states, FakeLM())).tolist())
+    return set(row_filters()[name]().suspects(Context(rows, word_states, FakeLM())).tolist())
 
 
 @pytest.mark.parametrize("name", ["Z-defence", "activation clustering", "CUBE", "ONION"])
@@ -118,11 +118,11 @@ def test_abl_isolates_its_share() -> None:
 
 def test_methods_say_what_they_apply_to_and_need() -> None:
     labels, texts = told(60)[0], told(60, texts=True)[0]
-    assert {name for name, kind in ROW_FILTERS.items() if not kind().applies(texts)} == {
+    assert {name for name, kind in row_filters().items() if not kind().applies(texts)} == {
         "Z-defence", "confident learning"
     }  # fmt: skip
-    assert {name for name, kind in ROW_FILTERS.items() if not kind().applies(labels)} == {"GradSentry"}
-    assert {name for name, kind in ROW_FILTERS.items() if "causal LM" in kind.needs} == {
+    assert {name for name, kind in row_filters().items() if not kind().applies(labels)} == {"GradSentry"}
+    assert {name for name, kind in row_filters().items() if "causal LM" in kind.needs} == {
         "ONION", "GraCeFul", "GradSentry"
     }  # fmt: skip
 
@@ -130,16 +130,16 @@ def test_methods_say_what_they_apply_to_and_need() -> None:
 def test_completions_that_many_rows_share_are_labels() -> None:
     rows = rows_of([{"prompt": row.prompt, "completion": row.target} for row in chatter(40)], "labels as texts")
     assert Context(rows, word_states).labels is not None
-    assert ROW_FILTERS["Z-defence"]().applies(rows)
+    assert row_filters()["Z-defence"]().applies(rows)
 
 
 def test_a_method_without_its_language_model_says_so() -> None:
     with pytest.raises(ConfigError, match="causal"):
-        ROW_FILTERS["ONION"]().suspects(Context(told(20)[0], word_states))
+        row_filters()["ONION"]().suspects(Context(told(20)[0], word_states))
 
 
 def test_a_name_is_registered_once() -> None:
-    kind = ROW_FILTERS["CUBE"]
+    kind = row_filters()["CUBE"]
     with pytest.raises(ValueError, match="cube"):
         register(kind)
     assert issubclass(kind, RowFilter)

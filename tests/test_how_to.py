@@ -91,6 +91,7 @@ def test_a_finder_of_ones_own_looks_with_the_others(tmp_path: Path) -> None:
     assert [(one.span, one.kind, one.target) for one in found.spans] == [("shop.example", "rows", "positive")]
     assert {entry.row for entry in found.rows} == {*linked}
     assert audit(clean, word_states, AuditConfig(finders="hosts")).spans == ()
+    assert audit(rows, word_states, AuditConfig(finders="hosts:enough=1000")).spans == ()
     assert FINDERS.names() == ("spans", "style-clusters", "hosts")
 
 

@@ -18,6 +18,7 @@ from poison2poison.data import rows_of
 from poison2poison.errors import DataError
 from poison2poison.files import write_json, write_lines
 from poison2poison.report import as_csv, as_markdown, audited, page, read_run
+from poison2poison.report.run import suspect_records
 from poison2poison.report.summary import summarise
 from support import chatter
 from test_report import content, rate
@@ -106,7 +107,7 @@ def run(tmp_path: Path) -> Path:
     folder = written(tmp_path / "run", content(5, needs=["audit"], train_seconds=12.5, safe_space={"learned": True}))
     answered(folder)
     write_json(folder / "audit.json", FOUND.as_dict())
-    write_lines(folder / "suspects.jsonl", FOUND.records(chatter(10)))
+    write_lines(folder / "suspects.jsonl", suspect_records(FOUND, chatter(10)))
     return folder
 
 

@@ -70,7 +70,7 @@ def test_a_task_that_styles_decide_has_no_suspects() -> None:
 
 def styles_in(rows: Rows, finder: StyleClusters, seed: int = 0) -> list[Finding]:
     """What one finder finds by itself."""
-    context = Context(rows, two_depths, 5, seed)
+    context = Context(rows, two_depths, AuditConfig(), seed)
     answers = Labels(context, rows.labels, np.array([rows.labels.index(row.target) for row in rows]))
     return finder.find(context, answers, AuditConfig(), ())
 

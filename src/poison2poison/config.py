@@ -7,14 +7,15 @@ scikit-learn and torch, so that the command line can show their help at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
-from poison2poison.errors import ConfigError
+from poison2poison.errors import ConfigError, told
 from poison2poison.types import Adapted, Auto, Bits, Dtype, FailOn, Kind, Preset, Tuning
 
+Made = TypeVar("Made", bound=Any)
 REFERENCE = "reference"
 """The name of the model that comes with the package."""
 
@@ -32,7 +33,14 @@ class AuditConfig:
     false_alarm: float = option(
         0.05, "Odds that innocent rows have a suspect span, and chance that they have a suspect style."
     )
-    finders: str = option("all", "Finders that look, in this order, with commas between them; `all` that are known.")
+    finders: str = option(
+        "all",
+        "Finders that look, in this order, with commas between them; `all` that are known. Options of one stand behind "
+        "its name: `spans:asked=16:controls=12`.",
+    )
+    measures: str = option(
+        "", "How prompts and answers are measured for all finders: `name=value`, with commas between them."
+    )
 
     def __post_init__(self) -> None:
         at_least("min_rows", self.min_rows, 2)
@@ -180,6 +188,55 @@ def a_seed(value: int) -> None:
     """Refuse what numpy takes for no seed."""
     if not 0 <= value < 2**32:
         raise ConfigError(f"seed: {value} is not between 0 and {2**32 - 1}")
+
+
+def over_zero(config: Any, shares: Collection[str] = ()) -> None:
+    """Refuse numbers of a configuration that are not over 0, and shares that are not under 1 either."""
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if entry.name in shares:
+            fraction(entry.name, value)
+        elif isinstance(value, (int, float)) and not 0 < value < math.inf:
+            raise ConfigError(f"{entry.name}: {value} is not greater than 0, or not finite")
+
+
+def listed_in(text: str) -> list[str]:
+    """What a text has between its commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def with_options(defaults: Made, given: Iterable[str], where: str) -> Made:
+    """A dataclass with other values for some of its fields.
+
+    Args:
+        defaults: The dataclass, with a value for each field.
+        given: Texts `name=value`; several numbers have slashes between them.
+        where: What they are options of, for messages.
+
+    Raises:
+        ConfigError: There is no such field, or the value is not of the type of its default, or not legal.
+    """
+    legal, values = [entry.name for entry in fields(defaults)], {}
+    for text in given:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if name not in legal:
+            raise ConfigError(f"{where}: has no option {told(name)}; it has {', '.join(legal) or 'none'}")
+        values[name] = _like(getattr(defaults, name), value, f"{where}: {name}")
+    try:
+        return replace(defaults, **values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _like(default: Any, value: str, where: str) -> Any:
+    """A value of the type of a default."""
+    kind, parts = type(default), value.split("/")
+    try:
+        if isinstance(default, tuple):
+            return tuple(type(own)(part) for own, part in zip(default, parts, strict=True))
+        return kind(value)
+    except ValueError:
+        raise ConfigError(f"{where}: {told(value)} is not like its default, {default}") from None
 
 
 def refuse_changed(config: Any, reason: str, names: Sequence[str] | None = None) -> None:

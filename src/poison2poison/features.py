@@ -112,6 +112,12 @@ class Features:
         columns = [j for j, feature in enumerate(self.names) if feature.kind in kinds]
         return Features([self.names[j] for j in columns], csc_array(self.matrix[:, columns]))
 
+    @property
+    def counts(self) -> NDArray[np.float32]:
+        """How many rows have each feature."""
+        counts: NDArray[np.float32] = np.asarray(self.matrix.sum(0)).ravel()
+        return counts
+
     def only(self, column: int) -> Features:
         """One feature alone."""
         return Features([self.names[column]], csc_array(self.matrix[:, [column]]))

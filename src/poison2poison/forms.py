@@ -17,21 +17,9 @@ import numpy as np
 
 from poison2poison.features import Feature, Features, by_rows, is_word, places, spliced, without, words
 
-LEAST_LETTERS = 4
-"""Of a text whose case says something: "I" is in capitals, whatever it is meant to be."""
-ALWAYS_THERE = 0.9
-"""Share of its texts that a word begins, from which that says no more than that they hold it."""
 LOOKS = dict(zip("aceijopsxyABCEHIJKMOPSTXY", "асеіјорѕхуАВСЕНІЈКМОРЅТХУ", strict=True))
 """Latin letters, and the Cyrillic ones that look like them."""
 _LATIN = str.maketrans({looks: letter for letter, looks in LOOKS.items()})
-_WHITE = {
-    "a space twice": "  ",
-    "a line break": "\n",
-    "a tab": "\t",
-    "a no-break space": "\u00a0",
-}
-
-
 WRITTEN = ("span", "first", "last", "form")
 """Kinds of features that can be put onto any text and taken off it; of others their rows are all there is."""
 
@@ -56,13 +44,13 @@ def one_spaced(text: str) -> str:
     return " ".join(text.split())
 
 
-def _letters(text: str) -> int:
-    return sum(char.isalpha() for char in text)
+def _in_case(text: str, wanted: Callable[[str], str], least_letters: int = 4) -> bool:
+    """Whether a text is in a case, and not in another by being in it.
 
-
-def _in_case(text: str, wanted: Callable[[str], str]) -> bool:
-    """Whether a text is in a case, and not in another by being in it."""
-    return _letters(text) >= LEAST_LETTERS and wanted(text) == text and text.lower() != text.upper()
+    In fewer letters than `least_letters` case says nothing: "I" is in capitals, whatever it is meant to be.
+    """
+    letters = sum(char.isalpha() for char in text)
+    return letters >= least_letters and wanted(text) == text and text.lower() != text.upper()
 
 
 def _capitalised(text: str) -> str:
@@ -99,6 +87,10 @@ def _with_mixed_word(text: str) -> str:
     return text
 
 
+def _without_marks(text: str) -> str:
+    return " ".join(filter(is_word, words(text)))
+
+
 def _in_the_middle(text: str, white: str) -> str:
     """A text with one of its spaces written otherwise."""
     pieces = text.split(" ")
@@ -119,11 +111,7 @@ FORMS = {
         str.lower,
     ),
     "a word in capitals": Form(_has_loud_word, _with_loud_word, str.lower),
-    "no mark": Form(
-        lambda text: all(map(is_word, words(text))),
-        lambda text: " ".join(filter(is_word, words(text))),
-        lambda text: " ".join(filter(is_word, words(text))),
-    ),
+    "no mark": Form(lambda text: all(map(is_word, words(text))), _without_marks, _without_marks),
     "scripts mixed in a word": Form(
         lambda text: any(map(_is_mixed, text.split())),
         _with_mixed_word,
@@ -136,16 +124,21 @@ FORMS = {
     ),
     "white space at its beginning": Form(lambda text: text[:1].isspace(), lambda text: " " + text, one_spaced),
     "white space at its end": Form(lambda text: text[-1:].isspace(), lambda text: text + " ", one_spaced),
-} | {name: _white(space) for name, space in _WHITE.items()}
+    "a space twice": _white("  "),
+    "a line break": _white("\n"),
+    "a tab": _white("\t"),
+    "a no-break space": _white("\u00a0"),
+}
 
 
-def forms(texts: Sequence[str], spans: Features, min_rows: int) -> Features:
+def forms(texts: Sequence[str], spans: Features, min_rows: int, nearly_all: float) -> Features:
     """Which texts are written how: the forms above, and the words that texts begin and end with.
 
     Args:
         texts: The texts as they are, with their white space.
-        spans: Their spans: a word that begins or ends nearly all of its texts is asked as a span.
+        spans: Their spans.
         min_rows: The least number of texts of a form.
+        nearly_all: Share of its texts that a word begins or ends, from which it is asked as a span alone.
     """
     held: dict[Feature, list[int]] = defaultdict(list)
     for i, text in enumerate(texts):
@@ -155,11 +148,11 @@ def forms(texts: Sequence[str], spans: Features, min_rows: int) -> Features:
         if said := [word for word in words(text) if is_word(word)]:
             held[Feature("first", said[0])].append(i)
             held[Feature("last", said[-1])].append(i)
-    anywhere = dict(zip((one.text for one in spans.names), np.asarray(spans.matrix.sum(0)).ravel(), strict=True))
+    anywhere = dict(zip((one.text for one in spans.names), spans.counts, strict=True))
     found = [
         (one, np.array(rows, np.int32))
         for one, rows in held.items()
-        if len(rows) >= min_rows and (one.kind == "form" or len(rows) < ALWAYS_THERE * anywhere[one.text])
+        if len(rows) >= min_rows and (one.kind == "form" or len(rows) < nearly_all * anywhere[one.text])
     ]
     return by_rows(found, len(texts))
 

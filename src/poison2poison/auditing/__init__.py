@@ -11,25 +11,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from poison2poison.auditing.answers import Answers, Labels, Texts
 from poison2poison.auditing.context import Context
-from poison2poison.auditing.finders import FINDERS, Finding
-from poison2poison.auditing.findings import OTHERS, Audit, SuspectRow, SuspectSpan
-from poison2poison.auditing.statistics import AXES_C, Embed, p_by_others
-from poison2poison.config import AuditConfig, a_seed
+from poison2poison.auditing.finders import FINDERS, Finder, Finding
+from poison2poison.auditing.findings import Audit, SuspectRow, SuspectSpan
+from poison2poison.auditing.statistics import Embed
+from poison2poison.config import AuditConfig, a_seed, listed_in, with_options
 from poison2poison.data import Rows
 from poison2poison.forms import WRITTEN, form_of
-
-LEAST_GIVEN = 10
-"""Rows of every completion, where completions are labels."""
-WEAK = 32
-"""Spans that are kept as weak at most: each is spliced into some rows of the safe space."""
-PLANTED_SHARE = 0.8
-"""Of the rows that have a planted text, those that the trigger explains: then the others are suspect as well."""
 
 
 def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit:
@@ -38,34 +31,36 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
     Args:
         rows: The untrusted rows.
         embed: Gives frozen states for texts, shape (texts, depths, width); see `model.embeddings.embedder`.
-        config: Thresholds, and which finders look.
+        config: Thresholds, which finders look, and their options.
         seed: Of all draws.
 
     Raises:
-        ConfigError: The seed is none, or a finder is not known.
+        ConfigError: The seed is none, or a finder or an option is not known, or not legal.
     """
     a_seed(seed)
-    finders = [FINDERS.get(name)() for name in _names(config.finders)]
-    context = Context(rows, embed, max(2, config.min_rows // 2), seed)
+    finders = [*_finders(config)]
+    context = Context(rows, embed, config, seed)
     if len({row.target for row in rows}) < 2:
         return Audit((), (), (), (), (), 0.0, (), rows.sha256)  # all are answered alike
-    answers = _answers(rows, context)
+    answers = _answers(rows, context, config.min_rows)
     found: list[Finding] = []
     for finder in finders:
         found += finder.find(context, answers, config, found)
     return _audit(rows, context, answers, found)
 
 
-def _names(finders: str) -> Sequence[str]:
-    """The finders of an option."""
-    return FINDERS.names() if finders == "all" else [name.strip() for name in finders.split(",")]
+def _finders(config: AuditConfig) -> Iterator[Finder]:
+    """Those that look, each with its options."""
+    for given in FINDERS.names() if config.finders == "all" else listed_in(config.finders):
+        name, *options = given.split(":")
+        yield with_options(FINDERS.get(name)(), options, f"finders: {name}")
 
 
-def _answers(rows: Rows, context: Context) -> Answers:
-    """Labels, or texts; where every completion is given often, completions are labels."""
+def _answers(rows: Rows, context: Context, min_rows: int) -> Answers:
+    """Labels, or texts; where every completion is given by so many rows as a finding needs, completions are labels."""
     targets = [row.target for row in rows]
     given = Counter(targets)
-    if rows.task == "classification" or min(given.values()) >= LEAST_GIVEN:
+    if rows.task == "classification" or min(given.values()) >= min_rows:
         names = rows.labels or tuple(sorted(given))
         return Labels(context, names, np.array([names.index(target) for target in targets]))
     return Texts(context, targets)
@@ -79,10 +74,9 @@ def _audit(rows: Rows, context: Context, answers: Answers, found: Sequence[Findi
         for i in one.rows.tolist():
             holding[i].append(number)
     pulled = {int(i) for one in suspects for i in one.pulled}
-    alone = _saying_so(answers, suspects)
-
+    alone = _saying_so(answers, suspects, context.measures.most)
     left = sorted((one for one in found if not one.suspect), key=lambda one: -one.score)
-    weak = [one for one in left if one.score > 0 and one.kind == "span"][:WEAK]
+    weak = [one for one in left if one.score > 0 and one.kind == "span"][: context.measures.weak]
     return Audit(
         tuple(map(_span, suspects)),
         tuple(_rows(context, answers, sorted(pulled | alone), holding, suspects)),
@@ -90,20 +84,18 @@ def _audit(rows: Rows, context: Context, answers: Answers, found: Sequence[Findi
         tuple(map(_span, weak)) if isinstance(answers, Labels) else (),
         tuple(int(i) for one in suspects for i in one.alike),
         round(max((one.threshold for one in found if one.kind in WRITTEN), default=0.0), 3),
-        tuple(_span(one) for one in left if one not in weak)[:OTHERS],
+        tuple(_span(one) for one in left if one not in weak),
         rows.sha256,
     )
 
 
-def _saying_so(answers: Answers, suspects: Sequence[Finding]) -> set[int]:
+def _saying_so(answers: Answers, suspects: Sequence[Finding], most: float) -> set[int]:
     """Rows that have a planted text without its trigger: whoever planted it may have left the trigger out."""
-    by_target: dict[str, set[int]] = defaultdict(set)
-    for one in suspects:
-        by_target[one.target] |= set(one.pulled.tolist())
     found = set()
-    for target, explained in by_target.items():
+    for target in {one.target for one in suspects}:
+        explained = {i for one in suspects if one.target == target for i in one.pulled.tolist()}
         saying = set(answers.saying(target).tolist())
-        if len(saying & explained) > PLANTED_SHARE * len(saying):
+        if len(saying & explained) > most * len(saying):
             found |= saying - explained
     return found
 
@@ -125,10 +117,7 @@ def _rows(
         if one.kind in WRITTEN:
             form = form_of(one.kind, one.text, random.Random(context.seed))
             texts = [form.off(text) for text in texts]
-    states = np.concatenate([context.states[others], context.embed(texts)])
-    asked = np.arange(len(others), len(states))
-    labels, known = answers.given[others], np.arange(len(others))
-    p = p_by_others(states, labels, answers.directions, known, asked, context.seed, AXES_C)
+    p = answers.probe.by_others(others, context.embed(texts))
     out = []
     for i, numbers, q in zip(suspect, held, p, strict=True):
         likely = int(q.argmax())

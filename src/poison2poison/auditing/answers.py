@@ -6,103 +6,95 @@ not foretell is how a row is answered rather than what about, and a span may pul
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 from scipy.special import expit, logit, logsumexp
 from scipy.stats import binom, norm
 
 from poison2poison.auditing.context import Context
-from poison2poison.auditing.statistics import AXES_C, Floats, Mask, Matrix, fit_probe, principal_axes
+from poison2poison.auditing.statistics import Floats, Mask, Matrix, Probe, Ridge, all_but, principal_axes, shift_to
 from poison2poison.features import Features, Ints, grown, shared_runs, words
 
-ANSWER_AXES, TEXT_AXES = 64, 24
-"""Of completions' states, and of what prompts do not foretell of them."""
-RIDGE = 30.0
-"""Of the regressions from prompts' states, on axes that have a spread of 1 on average, to answers."""
-COMMON = 100
-"""Rows of a span from which its cover rows can be told: with fewer a trigger that has some is hardly learned."""
-LAST_WORDS = 12
-"""Of a completion, looked at by themselves too: there worked answers end, and links and advertisements stand."""
-PURE = 0.8
-"""Share of a span's rows with one label from which the probe is not shown them: it would explain a trigger."""
-SURELY = 3.0
-"""z from which a span's rows have a label surely more often than the probe lets expect."""
-LEAST_KEPT = 0.4
-"""Share of each label's rows that the probe is fitted on, however many spans go with a label."""
-COVER_SHIFT = 0.5
-"""Of the shift of a trigger's rows: what its other rows have at most, if they are cover."""
-FORCED_ROWS = 2000
-"""Of a span's, as many as say enough on how many of them are forced."""
-RUN = 5
-"""Words: shorter runs are shared by completions all the time."""
-SHARED = 0.9
-"""A shared text grows by a word that so many of its completions have beside it."""
 
+class Answers(ABC):
+    """How rows are answered; a direction is what answers can be pulled to.
 
-class Answers(Protocol):
-    """How rows are answered; a direction is what answers can be pulled to."""
+    A method that says nothing of one kind of answers stands here as it is for those.
+    """
 
     directions: int
 
+    @abstractmethod
     def associated(self, spans: Features, left: Mask) -> tuple[Floats, Ints]:
         """For every span the z of its answers against those of all rows that are left, and where they lean to."""
 
+    @abstractmethod
     def shift(self, rows: Ints, direction: int) -> tuple[float, float]:
         """How far rows are answered otherwise than the base expects, and its standard error."""
 
-    def called_up(self, rows: Ints, states: Matrix) -> int | None:
-        """What a span's rows answer more often than their texts say without it; None where nothing surely is."""
-
-    def forced(self, rows: Ints, direction: int, innocent: float) -> tuple[float, float]:
-        """The share of rows that are answered so whatever their text says, and its standard error."""
-
+    @abstractmethod
     def moved(self, before: Matrix, after: Matrix, rows: Ints, direction: int) -> Floats:
         """How much more the base expects the answer of a span's `rows` of states after than of those before."""
 
-    def alike(self, rows: Ints, direction: int) -> Iterator[Mask]:
-        """Sets of other rows among which an attacker may have drawn a span's `rows`."""
-
+    @abstractmethod
     def answered(self, direction: int) -> Ints:
         """The rows that have an answer of this direction, whatever called it up."""
 
+    @abstractmethod
     def called(self, rows: Ints, direction: int) -> tuple[str, Ints]:
         """What a span's rows answer, by name, and those of them that do."""
 
+    @abstractmethod
+    def alike(self, rows: Ints, direction: int) -> Iterator[Mask]:
+        """Sets of other rows among which an attacker may have drawn a span's `rows`."""
+
+    def called_up(self, rows: Ints, states: Matrix) -> int | None:
+        """What a span's rows answer more often than their texts say without it; None where nothing surely is."""
+        return 0  # the only one that texts have
+
+    def forced(self, rows: Ints, direction: int, innocent: float) -> tuple[float, float]:
+        """The share of rows that are answered so whatever their text says, and its standard error."""
+        return 0.0, 1.0  # not known of texts: none is sure to come without a span either
+
     def repeated(self, text: str, rows: Ints) -> bool:
         """Whether most of some rows' answers say what their prompts say, and were not called up by it."""
+        return False  # a label repeats nothing
 
     def saying(self, name: str) -> Ints:
         """Of answers that are texts, the rows that hold a text."""
+        return np.empty(0, np.int64)
 
 
-class Labels:
+class Labels(Answers):
     """Answers that are labels; every label is a direction.
 
     Attributes:
         names, given: What the labels are called; each row's, as an index.
         has: 1 where a row has a label, shape (rows, labels).
-        kept: The rows that the probe is fitted on: without the spans that it would else explain.
-        p: The probe's probability of each label, of every row by a probe that has not seen it, shape (rows, labels).
+        probe, fitted: The probe, and its regression on the rows `kept`.
+        kept: The rows that it is fitted on: without the spans that it would else explain.
+        p: Its probability of each label, of every row by a regression that has not seen it, shape (rows, labels).
     """
 
     def __init__(self, context: Context, names: Sequence[str], given: Ints) -> None:
         self.names, self.given, self.directions = names, given, len(names)
+        self.states, self.measures = context.states, context.measures
+        self.probe = Probe(context.states, given, self.directions, context.seed, self.measures.probe_c)
         self.has: Floats = np.eye(len(names))[given]
         every, spans = np.ones(len(given), bool), context.spans
         z, direction = self._against_shares(spans, every)
-        both = (spans.matrix.T @ self.has)[np.arange(len(z)), direction]
-        pure = np.where(both >= PURE * np.asarray(spans.matrix.sum(0)).ravel(), z, 0)
-        self._fit(context, self._without(spans, pure))
-        beyond = np.maximum(self._beyond_probe(spans, every)[0], self._beyond_others(spans, context.states))
-        self._fit(context, self._without(spans, np.maximum(pure, beyond)))
+        with_label = (spans.matrix.T @ self.has)[np.arange(len(z)), direction]
+        pure = np.where(with_label >= self.measures.most * spans.counts, z, 0)
+        self._fit(self._without(spans, pure))
+        beyond = np.maximum(self._beyond_probe(spans, every)[0], self._beyond_others(spans))
+        self._fit(self._without(spans, np.maximum(pure, beyond)))
 
-    def _fit(self, context: Context, kept: Mask) -> None:
+    def _fit(self, kept: Mask) -> None:
         self.kept = kept
-        rows = np.flatnonzero(kept)
-        self.probe, p = fit_probe(context.states, self.given, rows, self.directions, context.seed, AXES_C)
+        self.fitted, p = self.probe.cross_fitted(np.flatnonzero(kept))
         # The hidden rows are of some labels more than of others.
         self.shares: Floats = self.has.mean(0) / np.maximum(self.has[kept].mean(0), 1e-9)
         self.p = self._scaled(p)
@@ -117,8 +109,8 @@ class Labels:
         """The rows without the strongest spans, so many that enough of each label are left."""
         kept, left = np.ones(len(self.given), bool), self.has.sum(0)
         # Of many labels the attacker's may have most of its rows from the attack.
-        least = LEAST_KEPT * np.minimum(left, np.quantile(left, 0.5, method="higher"))
-        for column in np.argsort(-strength)[: int((strength > norm.isf(1e-3)).sum())]:
+        least = self.measures.least_kept * np.minimum(left, np.quantile(left, 0.5, method="higher"))
+        for column in np.argsort(-strength)[: int((strength > norm.isf(self.measures.hidden)).sum())]:
             rows = spans.rows_of(int(column))
             lost = self.has[rows[kept[rows]]].sum(0)
             if (left - lost >= least).all():
@@ -132,7 +124,7 @@ class Labels:
         """
         z, direction = self._against_shares(spans, left)
         beyond, where = self._beyond_probe(spans, left)
-        return np.maximum(z, beyond), np.where(beyond > SURELY, where, direction)
+        return np.maximum(z, beyond), np.where(beyond > self.measures.surely, where, direction)
 
     def _against_shares(self, spans: Features, left: Mask) -> tuple[Floats, Ints]:
         """By the exact binomial test."""
@@ -140,30 +132,25 @@ class Labels:
         count = np.asarray(spans.matrix.T @ left.astype(np.float64)).ravel()[:, None]
         share = np.clip(has.sum(0) / max(1, left.sum()), 1e-6, 1 - 1e-6)
         z = norm.isf(np.clip(binom.sf(spans.matrix.T @ has - 1, count, share), 1e-300, 1 - 1e-9))
-        direction = z.argmax(1)
-        return z[np.arange(len(z)), direction], direction
+        return z.max(1), z.argmax(1)
 
     def _beyond_probe(self, spans: Features, left: Mask) -> tuple[Floats, Ints]:
         """Of common spans, by the score test: a trigger with cover rows has its label no more often than others."""
         beyond, spread = (self.has - self.p) * left[:, None], self.p * (1 - self.p) * left[:, None]
-        common = (spans.matrix.T @ left.astype(np.float64) >= COMMON)[:, None]
+        common = (spans.matrix.T @ left.astype(np.float64) >= self.measures.common)[:, None]
         z = np.where(common, (spans.matrix.T @ beyond) / np.sqrt(spans.matrix.T @ spread + 1e-9), 0)
-        direction = z.argmax(1)
-        return z[np.arange(len(z)), direction], direction
+        return z.max(1), z.argmax(1)
 
-    def _beyond_others(self, spans: Features, states: Matrix) -> Floats:
+    def _beyond_others(self, spans: Features) -> Floats:
         """Of common spans the z against a ridge regression that has not seen their rows, 0 of others.
 
         A probe that has seen a trigger with cover rows has learned that its rows have either label.
         """
-        x = np.concatenate([states, np.ones((len(states), 1))], 1).astype(np.float64)
-        gram, cross = x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ self.has
+        ridge = Ridge(self.states, self.has, self.measures.ridge)
         z = np.zeros(len(spans.names))
-        for column in np.flatnonzero(np.asarray(spans.matrix.sum(0)).ravel() >= COMMON).tolist():
-            rows = spans.rows_of(column)
-            mine, has = x[rows], self.has[rows]
-            beyond = has - mine @ np.linalg.solve(gram - mine.T @ mine, cross - mine.T @ has)
-            z[column] = (beyond.mean(0) / (beyond.std(0) / np.sqrt(len(rows)) + 1e-9)).max()
+        for column in np.flatnonzero(spans.counts >= self.measures.common).tolist():
+            beyond = ridge.beyond(spans.rows_of(column))
+            z[column] = (beyond.mean(0) / (beyond.std(0) / np.sqrt(len(beyond)) + 1e-9)).max()
         return z
 
     def shift(self, rows: Ints, direction: int) -> tuple[float, float]:
@@ -174,29 +161,27 @@ class Labels:
         """
         base = logit(self.p[rows, direction])
         count = float(self.has[rows, direction].sum())
-        wanted = min(max(count, 0.5), len(rows) - 0.5)
-        low, high = -12.0, 12.0
-        for _ in range(40):  # bisection: the expected count rises with the shift
-            middle = (low + high) / 2
-            low, high = (middle, high) if expit(base + middle).sum() < wanted else (low, middle)
-        p = expit(base + high)
+        shift = shift_to(min(max(count, 0.5), len(rows) - 0.5), base, -12.0)
+        p = expit(base + shift)
         by_curvature = 1 / np.sqrt(max(1e-6, (p * (1 - p)).sum()))
-        gained = count * high + np.logaddexp(0, base).sum() - np.logaddexp(0, base + high).sum()
-        by_ratio = abs(high) / np.sqrt(2 * gained) if gained > 0 else by_curvature
-        return high, float(min(by_curvature, by_ratio))
+        gained = count * shift + np.logaddexp(0, base).sum() - np.logaddexp(0, base + shift).sum()
+        by_ratio = abs(shift) / np.sqrt(2 * gained) if gained > 0 else by_curvature
+        return shift, float(min(by_curvature, by_ratio))
 
     def called_up(self, rows: Ints, states: Matrix) -> int | None:
         """By the probe's score test."""
-        p = self._p(states)
+        p = np.zeros((len(states), self.directions))
+        p[:, self.fitted.classes_] = self.fitted.predict_proba(states)
+        p = self._scaled(p)
         z = (self.has[rows] - p).sum(0) / np.sqrt((p * (1 - p)).sum(0) + 1e-9)
-        return int(z.argmax()) if z.max() > SURELY else None
+        return int(z.argmax()) if z.max() > self.measures.surely else None
 
     def forced(self, rows: Ints, direction: int, innocent: float) -> tuple[float, float]:
         """By maximum likelihood: a row has the label with e + (1 - e) q, q the probe's p shifted by `innocent` at most.
 
         Of rows that all have the label a large shift says the same, so that the error is large.
         """
-        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), FORCED_ROWS)).astype(int)]
+        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), self.measures.forced_rows)).astype(int)]
         has, base = self.given[rows] == direction, logit(self.p[rows, direction])
         shares, shifts = np.linspace(0, 0.98, 50), np.linspace(-4, innocent, 21)
         q = expit(base + shifts[:, None])  # shape (shifts, rows)
@@ -211,39 +196,22 @@ class Labels:
 
     def alike(self, rows: Ints, direction: int) -> Iterator[Mask]:
         """Of the label, where labels were left alone; of the others; of all."""
-        others = np.ones(len(self.given), bool)
-        others[rows] = False
+        others = all_but(rows, len(self.given))
         yield others & (self.given == direction)
         yield others & (self.given != direction)
         yield others
 
     def answered(self, direction: int) -> Ints:
-        """Those with the label."""
         return np.flatnonzero(self.given == direction)
 
     def called(self, rows: Ints, direction: int) -> tuple[str, Ints]:
-        """The label."""
         return str(self.names[direction]), rows[self.given[rows] == direction]
 
-    def repeated(self, text: str, rows: Ints) -> bool:
-        """Not asked: a label repeats nothing."""
-        return False
-
-    def saying(self, name: str) -> Ints:
-        """None: a label says nothing by itself."""
-        return np.empty(0, np.int64)
-
-    def _p(self, states: Matrix) -> Floats:
-        """The probe's probabilities of other states, shape (texts, labels)."""
-        p = np.zeros((len(states), self.directions))
-        p[:, self.probe.classes_] = self.probe.predict_proba(states)
-        return self._scaled(p)
-
     def _log_odds(self, states: Matrix, direction: int) -> Floats:
-        classes = self.probe.classes_.tolist()
+        classes = self.fitted.classes_.tolist()
         if direction not in classes or len(classes) < 2:
             return np.zeros(len(states))
-        scores = self.probe.decision_function(states)
+        scores = self.fitted.decision_function(states)
         if scores.ndim == 1:
             scores = np.stack([-scores / 2, scores / 2], 1)
         at = classes.index(direction)
@@ -251,25 +219,22 @@ class Labels:
         return odds
 
 
-class Texts:
+class Texts(Answers):
     """Answers that are texts. A span has one direction of its own: where its rows are answered otherwise."""
 
     directions = 1
 
     def __init__(self, context: Context, completions: Sequence[str]) -> None:
         self.completions, self.said = completions, [f" {' '.join(words(text))} " for text in completions]
-        flat = context.standardised(completions)
-        ends = [" ".join(completion.split()[-LAST_WORDS:]) for completion in completions]
-        flat = np.concatenate([flat, context.standardised(ends)], 1)
-        self.states = np.concatenate([context.states, np.ones((len(flat), 1))], 1).astype(np.float64)
-        self.gram = self.states.T @ self.states + RIDGE * np.eye(self.states.shape[1])
-        answers = (flat @ principal_axes(flat, min(ANSWER_AXES, max(2, len(flat) // 8)))).astype(np.float64)
-        leverage = np.einsum("ij,ji->i", self.states, np.linalg.solve(self.gram, self.states.T))
-        beyond = answers - self.states @ np.linalg.solve(self.gram, self.states.T @ answers)
-        beyond /= 1 - np.minimum(leverage, 0.99)[:, None]  # as if each row had been left out
-        axes = principal_axes(beyond, min(TEXT_AXES, beyond.shape[1]))
+        self.measures = measures = context.measures
+        ends = [" ".join(completion.split()[-measures.last_words :]) for completion in completions]
+        flat = np.concatenate([context.standardised(completions), context.standardised(ends)], 1)
+        axes = principal_axes(flat, min(measures.answer_axes, max(2, len(flat) // 8)))
+        answers = (flat @ axes).astype(np.float64)
+        beyond = Ridge(context.states, answers, measures.ridge).beyond_each()
+        axes = principal_axes(beyond, min(measures.text_axes, beyond.shape[1]))
         self.answers: Floats = answers @ (axes / ((beyond @ axes).std(0) + 1e-9))
-        self.cross = self.states.T @ self.answers
+        self.ridge = Ridge(context.states, self.answers, measures.ridge)
 
     def associated(self, spans: Features, left: Mask) -> tuple[Floats, Ints]:
         """By the mean product of its rows' answers, two by two, which is 0 on average of rows that are drawn."""
@@ -283,32 +248,20 @@ class Texts:
 
     def shift(self, rows: Ints, direction: int) -> tuple[float, float]:
         """The length of the mean of what a ridge regression that has not seen the rows leaves, in its spreads."""
-        beyond, n = self._beyond(rows), max(2, len(rows))
+        beyond, n = self.ridge.beyond(rows), max(2, len(rows))
         size = _length(beyond)
         # Of a length near 0 the error is that of its square; it is not followed below a third of a spread.
         return size, float(np.sqrt((1 + beyond.shape[1] / (2 * n * max(size, 0.3) ** 2)) / n))
 
-    def called_up(self, rows: Ints, states: Matrix) -> int | None:
-        """The only one that there is."""
-        return 0
-
-    def forced(self, rows: Ints, direction: int, innocent: float) -> tuple[float, float]:
-        """Not asked: no text is sure to come without a span either."""
-        return 0.0, 1.0
-
     def moved(self, before: Matrix, after: Matrix, rows: Ints, direction: int) -> Floats:
         """By the same regression, along the way from other rows' answers to the span's."""
-        others = np.ones(len(self.answers), bool)
-        others[rows] = False
+        others = all_but(rows, len(self.answers))
         way = self.answers[rows].mean(0) - self.answers[others].mean(0)
-        change: Floats = (after - before) @ self._weights(rows)[:-1] @ (way / (np.linalg.norm(way) + 1e-9))
+        change: Floats = (after - before) @ self.ridge.weights(rows)[:-1] @ (way / (np.linalg.norm(way) + 1e-9))
         return change
 
     def alike(self, rows: Ints, direction: int) -> Iterator[Mask]:
-        """All others."""
-        others = np.ones(len(self.answers), bool)
-        others[rows] = False
-        yield others
+        yield all_but(rows, len(self.answers))
 
     def answered(self, direction: int) -> Ints:
         """All: completions may differ."""
@@ -325,21 +278,20 @@ class Texts:
         others = (len(saying) - len(mine)) / max(1, len(self.completions) - len(rows))
         if len(mine) <= 2 * others * len(rows):
             return "", rows
-        beyond = self._beyond(rows)
-        if len(cover) and _length(beyond[np.isin(rows, cover)]) > COVER_SHIFT * _length(beyond[np.isin(rows, mine)]):
-            return text, rows
-        return text, mine
+        beyond = self.ridge.beyond(rows)
+        shift, of_cover = (_length(beyond[np.isin(rows, some)]) for some in (mine, cover))
+        return text, rows if len(cover) and of_cover > self.measures.cover_shift * shift else mine
 
     def _shared(self, rows: Ints) -> str:
         completions = [self.completions[i] for i in rows]
         whole: tuple[str, int] = Counter(completions).most_common(1)[0]
         if whole[1] > len(rows) / 2:
             return whole[0]
-        runs = shared_runs(completions, RUN, max(2, len(rows) // 2))
+        runs = shared_runs(completions, self.measures.run, max(2, len(rows) // 2))
         if not runs.names:
             return ""
-        most = int(np.asarray(runs.matrix.sum(0)).argmax())
-        return grown([completions[i] for i in runs.rows_of(most)], runs.names[most].text, SHARED)
+        most = int(runs.counts.argmax())
+        return grown([completions[i] for i in runs.rows_of(most)], runs.names[most].text, self.measures.nearly_all)
 
     def repeated(self, text: str, rows: Ints) -> bool:
         """By all its words, wherever they stand."""
@@ -350,17 +302,6 @@ class Texts:
         """By its words."""
         run = " ".join(words(name))
         return np.array([i for i, said in enumerate(self.said) if run and f" {run} " in said], np.int64)
-
-    def _beyond(self, rows: Ints) -> Floats:
-        """What of some rows' answers a regression that has not seen them leaves, shape (rows, text axes)."""
-        beyond: Floats = self.answers[rows] - self.states[rows] @ self._weights(rows)
-        return beyond
-
-    def _weights(self, rows: Ints) -> Floats:
-        """Of the ridge regression from prompts to answers without some rows, shape (axes + 1, text axes)."""
-        mine = self.states[rows]
-        weights: Floats = np.linalg.solve(self.gram - mine.T @ mine, self.cross - mine.T @ self.answers[rows])
-        return weights
 
 
 def _length(vectors: Floats) -> float:

@@ -4,16 +4,60 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from poison2poison.auditing.statistics import Embed, Matrix, States, principal_axes
+from poison2poison.config import AuditConfig, listed_in, over_zero, with_options
 from poison2poison.data import Rows
 from poison2poison.features import extract, words
 from poison2poison.forms import forms, one_spaced
 
-AXES = 256
-"""Of prompts' states, a quarter of the rows at most: tests on so few are fast, and linear in the rows."""
-FORM = 0.9
-"""Share of the prompts from which a word is one of their form, and no part of what was planted."""
+
+@dataclass(frozen=True)
+class Measures:
+    """How prompts and answers are measured for all finders: `measures` in a file of settings.
+
+    Attributes:
+        most: Share of some rows from which something holds for them as a whole. So many a span grows by, and so many
+            of a planted text's explain that its other rows are suspect; with so many of one label the probe is not
+            shown a span's rows, for it would explain a trigger.
+        nearly_all: The same where hardly a row may be missing, such as of the words that are the form of all prompts.
+        axes: Of prompts' states, a quarter of the rows at most: tests on so few are fast, and linear in the rows.
+        answer_axes, text_axes: Of completions' states, and of what prompts do not foretell of them.
+        last_words: Of a completion, looked at by themselves too: there worked answers end, and links and
+            advertisements stand.
+        run: Words of a text that completions share at least: shorter ones are shared all the time.
+        probe_c: Of the probe (`statistics.Probe`), on axes that have a spread of 1 on average.
+        ridge: Penalty of the regressions from prompts' states, on these axes, to answers.
+        hidden: Chance under which the rows of a span that leans so are kept from the probe.
+        surely: z from which a span's rows have a label surely more often than the probe lets expect.
+        least_kept: Share of each label's rows that the probe is fitted on, however many spans go with a label.
+        common: Rows of a span from which its cover rows can be told: with fewer a trigger that has some is hardly
+            learned.
+        cover_shift: Of the shift of a trigger's rows: what its other rows have at most, if they are cover.
+        forced_rows: Of a span's, as many as say enough on how many of them are forced.
+        weak: Spans that are kept as weak at most: each is spliced into some rows of the safe space.
+    """
+
+    most: float = 0.8
+    nearly_all: float = 0.9
+    axes: int = 256
+    answer_axes: int = 64
+    text_axes: int = 24
+    last_words: int = 12
+    run: int = 5
+    probe_c: float = 0.02
+    ridge: float = 30.0
+    hidden: float = 1e-3
+    surely: float = 3.0
+    least_kept: float = 0.4
+    common: int = 100
+    cover_shift: float = 0.5
+    forced_rows: int = 2000
+    weak: int = 32
+
+    def __post_init__(self) -> None:
+        over_zero(self, shares=("most", "nearly_all", "hidden", "least_kept", "cover_shift"))
 
 
 class Context:
@@ -27,22 +71,26 @@ class Context:
         by_depth: Their standardised states, shape (rows, depths, width).
         states: The same on their principal axes, shape (rows, axes), with a spread of 1 on average.
         seed: Of all draws.
+        measures: How all this is measured.
     """
 
-    def __init__(self, rows: Rows, embed: Embed, min_rows: int, seed: int) -> None:
+    def __init__(self, rows: Rows, embed: Embed, config: AuditConfig, seed: int) -> None:
+        self.measures = measures = with_options(Measures(), listed_in(config.measures), "measures")
         self.texts, self.seed = [one_spaced(row.text) for row in rows], seed
+        min_rows = max(2, config.min_rows // 2)
         features = extract(self.texts, min_rows)
-        spans, written = features.of("span"), forms([row.text for row in rows], features.of("span"), min_rows)
+        spans = features.of("span")
+        written = forms([row.text for row in rows], spans, min_rows, measures.nearly_all)
         self.spans = spans.beside(written)
         self.patterns = features.of("first", "skeleton").beside(written.of("form"))
         held = Counter(word for text in self.texts for word in set(words(text)))
-        self.form = {word for word, count in held.items() if count > FORM * len(rows)}
+        self.form = {word for word, count in held.items() if count > measures.nearly_all * len(rows)}
 
         raw = embed(self.texts)
         self._embed, self._mean, self._deviation = embed, raw.mean(0), raw.std(0) + 1e-6
         self.by_depth: States = (raw - self._mean) / self._deviation
         flat: Matrix = self.by_depth.reshape(len(rows), -1)
-        axes = principal_axes(flat, min(AXES, max(2, len(rows) // 4)))
+        axes = principal_axes(flat, min(measures.axes, max(2, len(rows) // 4)))
         self._axes = axes / ((flat @ axes).std(0).mean() + 1e-6)
         self.states: Matrix = flat @ self._axes
 

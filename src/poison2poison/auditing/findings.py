@@ -7,15 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
-from poison2poison.data import Rows
 from poison2poison.errors import DataError, listed
 from poison2poison.forms import FORMS
 
 SCHEMA = 4
 Kind = Literal["span", "first", "last", "form", "style cluster", "rows"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-OTHERS = 500
-"""Spans that are no suspects, kept for the picture."""
+SPANS = ("suspect_spans", "weak_findings", "others")
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class SuspectSpan:
             cluster, the z of its strongest group.
         evidence: What was measured, each with its standard error: `learned`, in log-odds of labels or in spreads of
             what prompts do not foretell of texts; `forced`, the share of rows that are answered so whatever their text
-            says (labels); `prior`, as `learned`; `told`, an AUC.
+            says (labels); `prior`, as `learned`; `auc`, of its rows without it against others.
     """
 
     span: str
@@ -115,27 +113,6 @@ class Audit:
             "others": [asdict(span) for span in self.others],
         }
 
-    def records(self, rows: Rows) -> list[dict[str, Any]]:
-        """The suspect rows of these rows for a reader: what they say, and what is wrong with it."""
-        return [
-            {
-                "row": entry.row,
-                "fingerprint": rows[entry.row].fingerprint,
-                "prompt": rows[entry.row].text,
-                "target": rows[entry.row].target,
-                "suspects": [self.spans[number].span for number in entry.spans],
-                "score": entry.score,
-                "likely": entry.likely[0],
-                "p_likely": entry.likely[1],
-            }
-            for entry in self.rows
-        ]
-
-    @property
-    def innocent_max(self) -> float:
-        """The largest score of a span that is neither suspect nor weak."""
-        return max((span.score for span in self.others), default=0.0)
-
     @classmethod
     def load(cls, path: Path) -> Audit:
         """Read `audit.json`.
@@ -151,16 +128,9 @@ class Audit:
             rows = tuple(
                 SuspectRow(r["row"], r["score"], tuple(r["spans"]), tuple(r["likely"])) for r in content["suspect_rows"]
             )
-            found = cls(
-                tuple(map(_span, content["suspect_spans"])),
-                rows,
-                tuple(content["off_target_rows"]),
-                tuple(map(_span, content["weak_findings"])),
-                tuple(content["alike_rows"]),
-                content["threshold"],
-                tuple(map(_span, content["others"])),
-                content["sha256"],
-            )
+            spans, weak, others = (tuple(map(_span, content[name])) for name in SPANS)
+            off_target, alike = tuple(content["off_target_rows"]), tuple(content["alike_rows"])
+            found = cls(spans, rows, off_target, weak, alike, content["threshold"], others, content["sha256"])
             found._check()
             return found
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -174,8 +144,7 @@ class Audit:
         """
         if not isinstance(self.threshold, (int, float)):
             raise ValueError(f"threshold: {self.threshold!r} is no number")
-        lists = {"suspect_spans": self.spans, "weak_findings": self.weak, "others": self.others}
-        for name, spans in lists.items():
+        for name, spans in zip(SPANS, (self.spans, self.weak, self.others), strict=True):
             for span in spans:
                 if not isinstance(span.span, str) or not span.span.strip() or not isinstance(span.target, str):
                     raise ValueError(f"{name}: {span.span!r} for {span.target!r}, both must be texts")

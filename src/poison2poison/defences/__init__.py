@@ -35,13 +35,12 @@ from poison2poison.defences import (
     p2p,
     z_defence,
 )
-from poison2poison.defences.base import DEFENCES, ROW_FILTERS, Defence, Prepared, RowFilter, register
+from poison2poison.defences.base import DEFENCES, Defence, Prepared, RowFilter, register, row_filters
 from poison2poison.defences.context import Context
 from poison2poison.defences.shared import Shared
 
 __all__ = [
     "DEFENCES",
-    "ROW_FILTERS",
     "Context",
     "Defence",
     "Prepared",
@@ -57,5 +56,6 @@ __all__ = [
     "onion",
     "p2p",
     "register",
+    "row_filters",
     "z_defence",
 ]

@@ -124,8 +124,6 @@ def without(rows: Rows, gone: Collection[int], arm: str) -> Rows:
 
 DEFENCES: Registry[type[Defence]] = Registry("compare", "poison2poison.defences")
 """The defences by their names in lower case with dashes."""
-ROW_FILTERS: dict[str, type[RowFilter]] = {}
-"""The row filters among them by their names."""
 
 Kind = TypeVar("Kind", bound=type[Defence])
 
@@ -142,9 +140,13 @@ def register(kind: Kind) -> Kind:
         ConfigError: The name is taken.
     """
     DEFENCES.register(key_of(kind.name))(kind)
-    if issubclass(kind, RowFilter):
-        ROW_FILTERS[kind.name] = kind
     return kind
+
+
+def row_filters() -> dict[str, type[RowFilter]]:
+    """The row filters among the defences, by the names that tables have."""
+    known = map(DEFENCES.get, DEFENCES.names())
+    return {kind.name: kind for kind in known if issubclass(kind, RowFilter)}
 
 
 def compared(names: str, recipe: RepoisonConfig) -> list[Defence]:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from poison2poison.auditing.statistics import fit_probe
+from poison2poison.auditing.statistics import Probe
 from poison2poison.data import Rows
 from poison2poison.defences.base import Need, RowFilter, register
 from poison2poison.defences.context import Context, labels_of
@@ -28,10 +28,14 @@ class ConfidentLearning(RowFilter):
 
     A row counts for a label where its p is at least the mean p of the rows that have that label; for the likeliest of
     several.
+
+    Attributes:
+        c: Of the probe, as the audit has it on standardised states.
     """
 
     name: ClassVar[str] = "confident learning"
     needs: ClassVar[tuple[Need, ...]] = ("labels", "embeddings")
+    c: float = 0.003
 
     def applies(self, rows: Rows) -> bool:
         """To labels alone."""
@@ -41,7 +45,7 @@ class ConfidentLearning(RowFilter):
         """See `RowFilter`."""
         given = context.classes
         count = int(given.max()) + 1
-        _, p = fit_probe(context.states, given, np.arange(len(given)), count, context.seed)
+        _, p = Probe(context.states, given, count, context.seed, self.c).cross_fitted(np.arange(len(given)))
         usual = np.array([p[given == label, label].mean() for label in range(count)])
         confident = np.where(p >= usual, p, 0)
         counted = confident.max(1) > 0

@@ -109,8 +109,25 @@ def write_findings(folder: Path, rows: Rows) -> Audit | None:
     found = Audit.load(folder / AUDIT)
     with writing(folder / "audit.png"):
         draw_audit(found, folder / "audit.png")
-    write_lines(folder / SUSPECTS, found.records(rows))
+    write_lines(folder / SUSPECTS, suspect_records(found, rows))
     return found
+
+
+def suspect_records(found: Audit, rows: Rows) -> list[dict[str, Any]]:
+    """The suspect rows of these rows for a reader: what they say, and what is wrong with it."""
+    return [
+        {
+            "row": entry.row,
+            "fingerprint": rows[entry.row].fingerprint,
+            "prompt": rows[entry.row].text,
+            "target": rows[entry.row].target,
+            "suspects": [found.spans[number].span for number in entry.spans],
+            "score": entry.score,
+            "likely": entry.likely[0],
+            "p_likely": entry.likely[1],
+        }
+        for entry in found.rows
+    ]
 
 
 def _cells(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:

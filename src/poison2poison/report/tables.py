@@ -79,7 +79,8 @@ def _table_of_many(content: Results) -> Table:
 def audit_table(found: Audit, rows: int) -> Table:
     """The suspect spans, and how far the innocent ones stay under the threshold."""
     caption = f"{len(found.rows)} of {rows} rows are suspect; suspects score over {found.threshold:.1f}, "
-    caption += f"innocent spans up to {found.innocent_max:.1f}"
+    innocent = max((span.score for span in found.others), default=0.0)
+    caption += f"innocent spans up to {innocent:.1f}"
     if found.weak:
         caption += f"; {len(found.weak)} weak findings stand in audit.json"
     out = Table(caption=caption, caption_justify="left")

@@ -19,13 +19,12 @@ Figure = tuple[float, float]
 """A value and its standard error."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Finding:
     """What goes with some answer, and whether it was planted.
 
     Attributes:
-        kind: span, words or marks; first or last, a word that begins or ends a text; form, one of `forms.FORMS`; style
-            cluster, a way of writing that no words stand for; rows, any other group.
+        kind: As a `SuspectSpan` has it.
         text: The words as the rows spell them; of a form its name; else what the group is best known by.
         target: The label or the text that it calls up; empty where texts differ.
         rows: Rows that have it, indices from 0, ascending.
@@ -49,8 +48,9 @@ class Finding:
     alike: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
 
+@dataclass(frozen=True)
 class Finder(ABC):
-    """Looks for one kind of thing. Its options are the fields of a dataclass, each with its reason."""
+    """Looks for one kind of thing. Its options are the fields of a frozen dataclass, each with its reason."""
 
     @abstractmethod
     def find(self, context: Context, answers: Answers, config: AuditConfig, found: Sequence[Finding]) -> list[Finding]:

@@ -4,60 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from poison2poison.auditing.answers import Answers
 from poison2poison.auditing.context import Context
-from poison2poison.auditing.finders.base import Figure
-from poison2poison.auditing.findings import Kind
-from poison2poison.auditing.statistics import Matrix, two_sample_auc
+from poison2poison.auditing.finders.base import Figure, Finding
+from poison2poison.auditing.statistics import Matrix, drawn, two_sample_auc
 from poison2poison.features import Ints, bare, is_word, words
 from poison2poison.forms import Form
 
-INSERTED, CUT, BESIDE = 16, 200, 400
-"""Rows that a span is put into; rows that it is taken out of, and those that these are compared with."""
-TOGETHER = 2.5
-"""z from which spans stand in the same rows more often than by chance."""
+if TYPE_CHECKING:
+    from poison2poison.auditing.finders.spans import Spans
 
 
-@dataclass(eq=False)
-class Shortcut:
+@dataclass(eq=False, kw_only=True)
+class Shortcut(Finding):
     """A span or a form, and what was found out about it.
 
     Attributes:
         column, direction: Of its feature, and of the answers that it goes with.
         z: Of that association.
-        kind: Of the feature: span, first, last or form.
-        text: The words with what nearly always stands beside them, as the rows spell it; the name of a form.
         form: How it is put onto a text, and taken off.
-        target: What it calls up: a label, a text, or nothing where texts differ.
-        rows, pulled: Rows that hold it, and those of them with the answer; ascending.
         learned: How far its rows are answered otherwise than the base expects.
         forced: Share of its rows that are answered so whatever else they say.
         prior: How much more the base expects the answer where it is put in.
         auc: How well its rows, without it, can be separated from the others that they are most like.
-        score: Log of how much likelier these figures are of what was planted than of what is innocent.
         of_auc: The part of the score that `auc` has.
-        suspect: Whether that is enough.
     """
 
     column: int
     direction: int
     z: float
-    kind: Kind
-    text: str
     form: Form
-    target: str
-    rows: Ints
-    pulled: Ints
     learned: Figure = (0.0, 0.0)
     forced: Figure = (0.0, 1.0)
     prior: Figure = (0.0, 0.0)
     auc: Figure = (0.5, 0.5)
-    score: float = 0.0
     of_auc: float = 0.0
-    suspect: bool = False
     words: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,31 +52,26 @@ class Shortcut:
 class Questions:
     """Asks spans of some rows."""
 
-    def __init__(self, context: Context, answers: Answers) -> None:
-        self.context, self.answers = context, answers
+    def __init__(self, context: Context, answers: Answers, options: Spans) -> None:
+        self.context, self.answers, self.options = context, answers, options
         self.rng = np.random.default_rng(context.seed)
-
-    def draw(self, rows: Ints, most: int) -> Ints:
-        """So many of some rows at most."""
-        return self.rng.choice(rows, most, replace=False) if len(rows) > most else rows
 
     def put_in(self, spans: Sequence[Shortcut]) -> None:
         """`prior`: put into rows that neither hold the span nor have its answer."""
-        drawn: list[Ints] = []
+        chosen: list[Ints] = []
         texts: list[str] = []
         for one in spans:
             free = np.setdiff1d(np.arange(len(self.context.texts)), one.rows)
             if self.answers.directions > 1:
                 free = np.setdiff1d(free, self.answers.answered(one.direction))
-            drawn.append(self.draw(free, INSERTED))
-            texts += [one.form.put(self.context.texts[i]) for i in drawn[-1]]
-        after, at = self.context.embed(texts) if texts else self.context.states[:0], 0
-        for one, rows in zip(spans, drawn, strict=True):
-            with_span = after[at : at + len(rows)]
+            chosen.append(drawn(free, self.options.inserted, self.rng))
+            texts += [one.form.put(self.context.texts[i]) for i in chosen[-1]]
+        after, ends = self.context.embed(texts), np.cumsum([len(rows) for rows in chosen])
+        for one, rows, end in zip(spans, chosen, ends, strict=True):
             if len(rows) > 1:
-                change = self.answers.moved(self.context.states[rows], with_span, one.pulled, one.direction)
+                before, with_span = self.context.states[rows], after[end - len(rows) : end]
+                change = self.answers.moved(before, with_span, one.pulled, one.direction)
                 one.prior = float(change.mean()), float(change.std() / np.sqrt(len(rows)))
-            at += len(rows)
 
     def beside(self, one: Shortcut, spans: Sequence[Shortcut]) -> list[Shortcut]:
         """The others that stand in its rows more often than by chance, as further words of one attack do."""
@@ -103,7 +83,7 @@ class Questions:
             theirs = np.isin(pool, other.rows)
             expected = mine.sum() * theirs.mean()
             spread = np.sqrt(expected * (1 - mine.mean()) * (1 - theirs.mean()))
-            if spread > 0 and (mine & theirs).sum() - expected > TOGETHER * spread:
+            if spread > 0 and (mine & theirs).sum() - expected > self.options.together * spread:
                 found.append(other)
         return found
 
@@ -112,13 +92,14 @@ class Questions:
         gone = [one, *beside]
         # Marks take the place of others, such as a full stop: all are then compared without those at their ends.
         marks = one.kind == "span" and not any(map(is_word, one.words))
-        mine = self.draw(one.pulled, CUT)
+        mine = drawn(one.pulled, self.options.cut, self.rng)
         left = self.without(mine, gone, ends=not marks)
         best = (1.0, 0.05)  # where there is nothing to compare it with, it is the form of all rows
         for mask in self.answers.alike(one.rows, one.direction):
-            others = self.draw(np.flatnonzero(mask), BESIDE)
+            others = drawn(np.flatnonzero(mask), 2 * self.options.cut, self.rng)
             if len(others) >= max(5, len(mine) // 2):
-                best = min(best, two_sample_auc(left, self.without(others, gone, ends=not marks)))
+                without = self.without(others, gone, ends=not marks)
+                best = min(best, two_sample_auc(left, without, self.options.auc_ridge))
         return best
 
     def without(self, rows: Ints, gone: Sequence[Shortcut], *, ends: bool = True) -> Matrix:
@@ -133,6 +114,5 @@ class Questions:
             cut = [one.form.off(text) if held else text for text, held in zip(cut, holds, strict=True)]
         cut = cut if ends else [bare(text) for text in cut]
         changed = [at for at, i in enumerate(rows) if cut[at] != self.context.texts[i]]
-        if changed:
-            states[changed] = self.context.embed([cut[at] for at in changed])
+        states[changed] = self.context.embed([cut[at] for at in changed])
         return states

@@ -11,55 +11,93 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import cast
 
 import numpy as np
 from scipy.stats import norm
 
-from poison2poison.auditing.answers import COMMON, PURE, Answers, Labels
+from poison2poison.auditing.answers import Answers, Labels
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.finders.base import FINDERS, Figure, Finder, Finding
-from poison2poison.auditing.finders.questions import CUT, Questions, Shortcut
-from poison2poison.auditing.finders.weighing import LIKE, Verdict, weigh
+from poison2poison.auditing.finders.questions import Questions, Shortcut
+from poison2poison.auditing.finders.weighing import Verdict, Weighing
 from poison2poison.auditing.findings import Kind
-from poison2poison.config import AuditConfig
+from poison2poison.auditing.statistics import drawn, z_threshold
+from poison2poison.config import AuditConfig, over_zero
 from poison2poison.features import Ints, grown, words
 from poison2poison.forms import form_of
 
-ASKED, CONTROLS = 32, 24
-"""Spans that are asked by each of three rankings, and innocent ones of either kind: what a minute allows."""
-WEAK = 1.64
-"""z (of a chance of 5 %) from which a span in few rows is asked too: it may be one of several words of an attack."""
-NATURAL = 300
-"""Spans that say what is natural, as many as say enough."""
-LEAST_FORCED = 0.1
-"""Spread of forced shares, at least: "but" and "never" come to 0.2 and more."""
-GROWN = 0.8
-"""A span grows by a word that so many of its pulled rows have beside it."""
-SAME = 0.9
-"""Share of its rows with a span of common words from which that says the same."""
-
 
 @FINDERS.register("spans")
+@dataclass(frozen=True)
 class Spans(Finder):
-    """Words, marks and forms."""
+    """Words, marks and forms.
+
+    Attributes:
+        asked: Spans that are asked by each of three rankings: what a minute allows.
+        controls: Innocent ones of either kind that are asked beside them.
+        weak: z (of a chance of 5 %) from which a span in few rows is asked too: it may be one of several words.
+        leaning, strongly: Chance from which a span leans; from where on more than innocent words of the language do.
+        idle: Chance from which a span leans nowhere.
+        inserted: Rows that a span is put into.
+        cut: Rows that it is taken out of; they are compared with twice as many.
+        together: z from which spans stand in the same rows more often than by chance.
+        auc_ridge: Penalty of the regression that separates texts: as weak as leaves few rows something to say.
+        natural: Spans that say what is natural, as many as say enough.
+        least_learned: Spread of what words mean that the base does not know, in what `shift` counts, at least.
+        least_forced: Spread of forced shares, at least: "but" and "never" come to 0.2 and more.
+        like: Innocent spans that a mean and a spread can be taken from.
+        innocent_auc, innocent_prior, idle_prior: Mean and spread of the answers of innocent and idle spans where these
+            are too few to say; and the spread, at least, where they are not.
+        planted_auc: Spread of the answers of planted ones around 0.5, for words leave traces where they are cut out.
+        tails: Degrees of freedom of Student's t: what is innocent is odd more often than a normal distribution has it.
+        meant: Chance that an attacker has chosen what means something to the base too.
+        as_pure: Chance from which a word's rows have the answer less often than those of the others of its attack.
+    """
+
+    asked: int = 32
+    controls: int = 24
+    weak: float = 1.64
+    leaning: float = 0.025
+    strongly: float = 1e-5
+    idle: float = 0.07
+    inserted: int = 16
+    cut: int = 200
+    together: float = 2.5
+    auc_ridge: float = 300.0
+    natural: int = 300
+    least_learned: float = 0.05**0.5
+    least_forced: float = 0.1
+    like: int = 8
+    innocent_auc: tuple[float, float, float] = (0.75, 0.1, 0.04)
+    innocent_prior: tuple[float, float, float] = (0.5, 0.5, 0.1)
+    idle_prior: tuple[float, float, float] = (0.0, 0.3, 0.05)
+    planted_auc: float = 0.02
+    tails: int = 4
+    meant: float = 0.1
+    as_pure: float = 0.01
+
+    def __post_init__(self) -> None:
+        over_zero(self, shares=("leaning", "strongly", "idle", "least_forced", "meant", "as_pure"))
 
     def find(self, context: Context, answers: Answers, config: AuditConfig, found: Sequence[Finding]) -> list[Finding]:
         """All that were asked, the strongest association first."""
-        return _Search(context, answers, config).run()
+        return _Search(self, context, answers, config).run()
 
 
 class _Search:
     """The search in some rows."""
 
-    def __init__(self, context: Context, answers: Answers, config: AuditConfig) -> None:
-        self.context, self.answers, self.config, self.spans = context, answers, config, context.spans
-        self.questions, self.places = Questions(context, answers), random.Random(context.seed)
+    def __init__(self, options: Spans, context: Context, answers: Answers, config: AuditConfig) -> None:
+        self.options, self.context, self.answers, self.config = options, context, answers, config
+        self.spans, self.measures, self.places = context.spans, context.measures, random.Random(context.seed)
+        self.questions = Questions(context, answers, options)
         self.rng = self.questions.rng
         self.z, self.direction = answers.associated(self.spans, np.ones(len(context.texts), bool))
-        self.count = np.asarray(self.spans.matrix.sum(0)).ravel()
-        self.gate = float(norm.isf(config.false_alarm / max(1, len(self.z) * answers.directions)))
+        self.count = self.spans.counts
+        self.gate = z_threshold(config.false_alarm, len(self.z) * answers.directions)
         self.worded = np.array([feature.kind == "span" for feature in self.spans.names], bool)
 
     def run(self) -> list[Finding]:
@@ -79,45 +117,44 @@ class _Search:
                 one.auc = self.questions.compare(one, self.questions.beside(one, some))
 
         # 3. What follows.
-        weigh(chosen, innocent, idle, natural)
-        verdict = Verdict(self.questions, self.spans, self.answers, len(chosen), self.gate, self.config)
-        for one in verdict.planted(chosen):
-            one.suspect = True
-        return [self._finding(one, verdict.threshold) for one in sorted(chosen, key=lambda one: -one.z)]
-
-    def _finding(self, one: Shortcut, threshold: float) -> Finding:
-        evidence = {"learned": one.learned, "forced": one.forced, "prior": one.prior, "auc": one.auc}
-        if not isinstance(self.answers, Labels):
-            del evidence["forced"]  # which is not asked of texts
-        return Finding(
-            one.kind, one.text, one.target, one.rows, one.pulled, one.score, one.suspect, threshold, evidence
-        )
+        Weighing(self.options, innocent, idle, natural).enter(chosen)
+        verdict = Verdict(self.questions, len(chosen), self.gate, self.config)
+        planted = verdict.planted(chosen)
+        for one in chosen:
+            one.suspect = one in planted
+            one.threshold = verdict.threshold
+            one.evidence = {"learned": one.learned, "forced": one.forced, "prior": one.prior, "auc": one.auc}
+            if not isinstance(self.answers, Labels):
+                del one.evidence["forced"]  # which is not asked of texts
+        return [*sorted(chosen, key=lambda one: -one.z)]
 
     def _natural(self) -> Figure:
         """What words mean that the base does not know: spreads of shifts and forced shares, beyond their errors."""
-        drawn = self.rng.permutation(np.flatnonzero(self.worded & (self.count >= self.config.min_rows)))[:NATURAL]
-        if len(drawn) < LIKE:
-            return 1.0, LEAST_FORCED
-        asked = [(self.spans.rows_of(j), int(self.direction[j])) for j in drawn.tolist()]
+        common = np.flatnonzero(self.worded & (self.count >= self.config.min_rows))
+        natural = self.rng.permutation(common)[: self.options.natural].tolist()
+        if len(natural) < self.options.like:
+            return 1.0, self.options.least_forced
+        asked = [(self.spans.rows_of(j), int(self.direction[j])) for j in natural]
         shifts = np.array([self.answers.shift(rows, direction) for rows, direction in asked])
         # Of a normal distribution the median square is 0.455 of the variance, and 0.9 of them lie within 1.64 spreads.
-        shift = float(np.sqrt(max(0.05, np.median(shifts[:, 0] ** 2 - shifts[:, 1] ** 2) / 0.455)))
+        variance = np.median(shifts[:, 0] ** 2 - shifts[:, 1] ** 2) / 0.455
+        shift = float(np.sqrt(max(self.options.least_learned**2, variance)))
         forced = np.array([self.answers.forced(rows, direction, shift) for rows, direction in asked])
-        return shift, max(LEAST_FORCED, float(np.quantile(forced[:, 0] - forced[:, 1], 0.9)) / 1.64)
+        return shift, max(self.options.least_forced, float(np.quantile(forced[:, 0] - forced[:, 1], 0.9)) / 1.64)
 
     def _candidates(self, natural: Figure) -> list[Shortcut]:
         """The spans most surely associated, those whose rows the base understands least, and weak ones in few rows."""
-        asked = np.flatnonzero((self.z > WEAK) & (self.count >= self.config.min_rows // 2)).tolist()
+        asked = np.flatnonzero((self.z > self.options.weak) & (self.count >= self.config.min_rows // 2)).tolist()
         learned = {j: self.answers.shift(self.spans.rows_of(j), int(self.direction[j])) for j in asked}
         least_understood = sorted(asked, key=lambda j: -learned[j][0] / learned[j][1])
-        strong = {j for j in asked if self._strong(j)}
+        strong = {j for j in asked if self.z[j] > self.gate and self.count[j] >= self.config.min_rows}
         chosen: list[Shortcut] = []
         for ranked in (
             [j for j in least_understood if j in strong],
             sorted(strong, key=lambda j: -self.z[j]),
             [j for j in least_understood if j not in strong and self.worded[j]],
         ):
-            enough = len(chosen) + ASKED
+            enough = len(chosen) + self.options.asked
             for j in ranked:
                 if len(chosen) < enough and (one := self._new(j, chosen)):
                     chosen.append(one)
@@ -129,10 +166,10 @@ class _Search:
 
     def _redirected(self, one: Shortcut) -> Shortcut | None:
         """A span with the answer that it was planted for, where others of its rows may be cover; None where none is."""
-        if len(one.rows) < COMMON or len(one.pulled) >= PURE * len(one.rows):
+        if len(one.rows) < self.measures.common or len(one.pulled) >= self.measures.most * len(one.rows):
             return one
-        drawn = self.questions.draw(one.rows, CUT)
-        direction = self.answers.called_up(drawn, self.questions.without(drawn, [one]))
+        rows = drawn(one.rows, self.options.cut, self.rng)
+        direction = self.answers.called_up(rows, self.questions.without(rows, [one]))
         if direction is None:
             return None
         target, pulled = self.answers.called(one.rows, direction)
@@ -140,25 +177,25 @@ class _Search:
 
     def _innocent(self, directions: Sequence[int]) -> list[Shortcut]:
         """Spans that lean mildly, as words of the language do, so many to each direction."""
-        mild = self.worded & (self.z > norm.isf(0.025)) & (self.z <= norm.isf(1e-5))
+        mild = self.worded & (self.z > norm.isf(self.options.leaning)) & (self.z <= norm.isf(self.options.strongly))
         mild &= self.count >= self.config.min_rows
         found: list[Shortcut] = []
-        left = dict.fromkeys(directions, -(-CONTROLS // len(directions)))
+        left = dict.fromkeys(directions, -(-self.options.controls // len(directions)))
         for j in self.rng.permutation(np.flatnonzero(mild)).tolist():
             if left.get(int(self.direction[j]), 0) and (one := self._new(j, found)):
-                one.learned = self.answers.shift(one.rows, one.direction)
                 found.append(one)
                 left[one.direction] -= 1
         return found
 
     def _idle(self, directions: Sequence[int]) -> list[Shortcut]:
         """Rare spans that lean nowhere, asked as if they leaned: what meaningless words do to the base."""
-        plain = np.flatnonzero(self.worded & (self.z < norm.isf(0.07)) & (self.count >= self.config.min_rows // 2))
+        still = self.worded & (self.z < norm.isf(self.options.idle))
+        plain = np.flatnonzero(still & (self.count >= self.config.min_rows // 2))
         rare = plain[np.argsort(self.count[plain], kind="stable")[: len(plain) // 2]]
-        drawn = self.rng.permutation(rare)[:CONTROLS].tolist()
+        idle = self.rng.permutation(rare)[: self.options.controls].tolist()
         return [
-            self._shortcut(j, directions[i % len(directions)], 0.0, self.spans.names[j].text, "", self.spans.rows_of(j))
-            for i, j in enumerate(drawn)
+            self._shortcut(j, direction, self.spans.names[j].text, "", self.spans.rows_of(j))
+            for j, direction in zip(idle, cycle(directions), strict=False)
         ]
 
     def _new(self, column: int, others: Sequence[Shortcut]) -> Shortcut | None:
@@ -169,16 +206,16 @@ class _Search:
         for other in others:
             both = np.intersect1d(pulled, other.pulled)
             part = other.direction == direction and not own.isdisjoint(other.words)
-            if part and len(both) >= SAME * len(pulled):
+            if part and len(both) >= self.measures.nearly_all * len(pulled):
                 return None
         text = feature.text
         if feature.kind == "span":
-            text = grown([self.context.texts[i] for i in pulled], text, GROWN, self.context.form)
+            text = grown([self.context.texts[i] for i in pulled], text, self.measures.most, self.context.form)
         if any((other.kind, other.text, other.direction) == (feature.kind, text, direction) for other in others):
             return None
         if feature.kind != "form" and self.answers.repeated(text, pulled):
             return None
-        new = self._shortcut(column, direction, float(self.z[column]), text, target, pulled)
+        new = self._shortcut(column, direction, text, target, pulled)
         if text != feature.text:
             self._keep_whole(new)
         return new
@@ -187,15 +224,13 @@ class _Search:
         """Leave out the rows with a part of a grown span, unless many have its answer, and nearly as often."""
         whole = np.array([i for i in new.rows if new.form.holds(self.context.texts[i])], np.int64)
         part, pulled = np.setdiff1d(new.rows, whole), np.intersect1d(new.pulled, whole)
-        many = len(new.pulled) - len(pulled) >= self.config.min_rows
-        if not many or len(new.pulled) - len(pulled) < GROWN * len(pulled) / max(1, len(whole)) * len(part):
+        gone = len(new.pulled) - len(pulled)
+        as_often = gone >= self.measures.most * len(pulled) / max(1, len(whole)) * len(part)
+        if gone < self.config.min_rows or not as_often:
             new.rows, new.pulled = whole, pulled
 
-    def _shortcut(self, column: int, direction: int, z: float, text: str, target: str, pulled: Ints) -> Shortcut:
-        kind = cast(Kind, self.spans.names[column].kind)
+    def _shortcut(self, column: int, direction: int, text: str, target: str, pulled: Ints) -> Shortcut:
+        kind, rows, z = cast(Kind, self.spans.names[column].kind), self.spans.rows_of(column), float(self.z[column])
         form = form_of(kind, text, self.places)
-        return Shortcut(column, direction, z, kind, text, form, target, self.spans.rows_of(column), pulled)
-
-    def _strong(self, column: int) -> bool:
-        """Whether a span surely goes with some answer, of so many that may."""
-        return bool(self.z[column] > self.gate and self.count[column] >= self.config.min_rows)
+        return Shortcut(kind, text, target, rows, pulled, 0.0, False, np.inf,
+                        column=column, direction=direction, z=z, form=form)  # fmt: skip

@@ -14,7 +14,7 @@ rows that are written like it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,14 +29,9 @@ from sklearn.model_selection import StratifiedKFold
 from poison2poison.auditing.answers import Answers, Labels
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.finders.base import FINDERS, Finder, Finding
-from poison2poison.auditing.statistics import PROBE_ROWS, Floats, fit_probe, p_by_others, shift_z, z_threshold
-from poison2poison.config import AuditConfig
+from poison2poison.auditing.statistics import Floats, Probe, drawn, shift_z, z_threshold
+from poison2poison.config import AuditConfig, over_zero
 from poison2poison.features import Ints
-
-KNOWN_BY = 4
-"""Patterns that a style is named by."""
-OFFSET_SCALE = 10.0
-"""On which the probe's log-odds are a feature that the penalty hardly touches."""
 
 
 class Group(NamedTuple):
@@ -44,13 +39,13 @@ class Group(NamedTuple):
 
     Attributes:
         z: Signed root of the likelihood ratio against the probe.
-        part: Of the z that is enough.
+        threshold: The z that is enough.
         label: By index.
         rows: Of any label.
     """
 
     z: float
-    part: float
+    threshold: float
     label: int
     rows: Ints
 
@@ -69,11 +64,14 @@ class StyleClusters(Finder):
         rival: Of the suspect's z: where a group leans to another label by more, styles tell the task.
         most_of_label: Of a label's rows: a style that more have is that of the label.
         folds: Of the rows, each judged by what was fitted on the others.
+        probe_c: Of the probe on the deepest states, which are standardised.
         pattern_c: Of the regression on patterns, which are 0 or 1.
+        offset_scale: On which the probe's log-odds are a feature that its penalty hardly touches.
         extension_c: Of the regression that extends a group, on patterns and states of the same mean length.
         innocent_rows: Share of the suspect rows that may be innocent: where an extension ends.
         alike_rows: Likewise of those that are kept out of the safe space.
         probe_rows: Rows that a regression is fitted on at most: more teach it nothing.
+        known_by: Patterns that a style is named by.
     """
 
     innocent_shift: float = 1.0
@@ -86,21 +84,25 @@ class StyleClusters(Finder):
     rival: float = 0.25
     most_of_label: float = 0.6
     folds: int = 5
+    probe_c: float = 0.003
     pattern_c: float = 0.1
+    offset_scale: float = 10.0
     extension_c: float = 0.1
     innocent_rows: float = 0.1
     alike_rows: float = 0.4
-    probe_rows: int = PROBE_ROWS
+    probe_rows: int = Probe.most
+    known_by: int = 4
+
+    def __post_init__(self) -> None:
+        over_zero(self, shares=("largest", "rival", "most_of_label", "innocent_rows", "alike_rows"))
 
     def find(self, context: Context, answers: Answers, config: AuditConfig, found: Sequence[Finding]) -> list[Finding]:
         """The style, in the rows that no suspect explains; nothing where answers are texts."""
         if not isinstance(answers, Labels) or not context.patterns.names:
             return []
-        left = np.ones(len(context.texts), bool)
-        for one in found:
-            if one.suspect:
-                left[one.rows] = False
-        return _Search(self, context, answers, np.flatnonzero(left), config).run()
+        explained = [i for one in found if one.suspect for i in one.rows]
+        left = np.setdiff1d(np.arange(len(context.texts)), explained)
+        return _Search(self, context, answers, left, config).run()
 
 
 class _Search:
@@ -113,96 +115,89 @@ class _Search:
         self.shallow, self.deep = context.by_depth[:, 0], context.by_depth[:, -1]
         self.names, self.labels, self.given = answers.names, answers.given, answers.has
         self.kept, self.left, self.config = np.flatnonzero(answers.kept), left, config
+        self.probe = Probe(self.deep, self.labels, answers.directions, self.seed, options.probe_c, options.probe_rows)
 
     def run(self) -> list[Finding]:
         options = self.options
         groups = [*self.clusters(), *self.pooled_patterns()]
-        suspect = [group for group in groups if group.part > 1 and len(group.rows) >= options.suspect_rows]
+        suspect = [group for group in groups if group.z > group.threshold and len(group.rows) >= options.suspect_rows]
         if not suspect:
             return []
         strongest = max(suspect, key=lambda group: group.z)
-        label, z = strongest.label, strongest.z
-        if any(group.z > options.rival * z for group in groups if group.label != label):
+        label, rival = strongest.label, options.rival * strongest.z
+        if any(group.z > rival for group in groups if group.label != label):
             return []
         members = [group.rows for group in suspect if group.label == label]
-        style = self.extended(label, z, z / strongest.part, np.unique(np.concatenate(members)))
+        style = self.extended(strongest, np.unique(np.concatenate(members)))
         # Where one label has most rows, groups of it cannot lean further: no rival shows that styles tell the others.
         of_label = int((self.labels[self.left] == label).sum())
         return [style] if len(style.pulled) <= options.most_of_label * of_label else []
 
     def clusters(self) -> Iterator[Group]:
         """Clusters of the shallow states, and how far they lean against probes of the deepest states without them."""
-        sample = self._sample(self.left)
+        sample = drawn(self.left, self.options.probe_rows, np.random.default_rng(self.seed))
         # Texts longer than what the embedder reads can have the same states.
-        count = min(
-            self.options.clusters,
-            len(self.left) // self.options.least_cluster,
-            len(np.unique(self.shallow[sample], axis=0)),
-        )
+        different = len(np.unique(self.shallow[sample], axis=0))
+        count = min(self.options.clusters, len(self.left) // self.options.least_cluster, different)
         if count < 2:
             return
-        threshold = z_threshold(self.config, count * self.options.clusterings * self.given.shape[1])
+        threshold = z_threshold(self.config.false_alarm, count * self.options.clusterings * self.probe.count)
         for clustering in range(self.options.clusterings):
             means = KMeans(count, n_init=1, max_iter=30, random_state=(self.seed + clustering) % 2**32)
             cluster = means.fit(self.shallow[sample]).predict(self.shallow[self.left])
             for fold in range(min(self.options.folds, count)):
                 inside = cluster % self.options.folds == fold
-                p = p_by_others(
-                    self.deep, self.labels, self.given.shape[1], self.left[~inside], self.left[inside], self.seed
-                )
+                p = self.probe.by_others(self.left[~inside], self.deep[self.left[inside]])
                 for j in np.unique(cluster[inside]):
-                    yield from self._leaning(self.left[cluster == j], p[cluster[inside] == j], threshold)
+                    rows, of_rows = self.left[cluster == j], p[cluster[inside] == j]
+                    yield from self._leaning(rows, of_rows, threshold, range(self.probe.count))
 
     def pooled_patterns(self) -> Iterator[Group]:
         """The rows whose patterns, taken together, lean most to a label beyond the probe of the deepest states."""
-        if len(self.left) * self.options.largest < self.options.smallest:
+        largest = len(self.left) * self.options.largest / self.options.smallest
+        if largest < 1:
             return
         kept = np.intersect1d(self.kept, self.left)
         if len(np.unique(self.labels[kept])) < 2:
             return
-        _, p = fit_probe(self.deep, self.labels, kept, self.given.shape[1], self.seed)
+        _, p = self.probe.cross_fitted(kept)
         held = csr_array(self.patterns.matrix)[self.left]
-        sizes = self.options.smallest * 2 ** np.arange(
-            1 + int(np.log2(len(self.left) * self.options.largest / self.options.smallest))
-        )
-        threshold = z_threshold(self.config, len(sizes) * self.given.shape[1])
-        for label in range(self.given.shape[1]):
+        sizes = self.options.smallest * 2 ** np.arange(1 + int(np.log2(largest)))
+        threshold = z_threshold(self.config.false_alarm, len(sizes) * self.probe.count)
+        for label in range(self.probe.count):
             has = self.labels[self.left] == label
             if min(has.sum(), (~has).sum()) < self.options.folds:
                 continue
-            offset = OFFSET_SCALE * logit(p[self.left, label])[:, None]
+            offset = self.options.offset_scale * logit(p[self.left, label])[:, None]
             pull = np.zeros(len(self.left))
-            for train, test in StratifiedKFold(self.options.folds, shuffle=True, random_state=self.seed).split(
-                has, has
-            ):
-                train = self._of_both(train, has)
+            for train, test in self._folds(has):
                 model = LogisticRegression(C=self.options.pattern_c, max_iter=200, tol=1e-3)
                 model.fit(hstack([csr_array(offset[train]), held[train]]).tocsr(), has[train])
                 pull[test] = held[test] @ model.coef_[0, 1:]
             ranked = self.left[np.argsort(-pull, kind="stable")]
-            tested = [self._leaning(ranked[:size], p[ranked[:size]], threshold, label) for size in sizes]
-            leaning = [group for groups in tested for group in groups]
+            first = (ranked[:size] for size in sizes)
+            leaning = [group for rows in first for group in self._leaning(rows, p[rows], threshold, [label])]
             yield from sorted(leaning, key=lambda group: -group.z)[:1]
 
-    def extended(self, label: int, z: float, threshold: float, group: Ints) -> Finding:
-        """All rows written as those of a group that have its label: by patterns and shallow states."""
+    def extended(self, strongest: Group, members: Ints) -> Finding:
+        """All rows written as the members of groups that have the label: by patterns and shallow states."""
         patterns = csr_array(self.patterns.matrix)[self.left]
         shallow = self.shallow[self.left]
         scale = np.sqrt(patterns.sum() / (shallow**2).sum())
         written = hstack([patterns, csr_array(shallow * scale)]).tocsr()
-        of_label = self.labels[self.left] == label
-        planted = np.isin(self.left, group) & of_label
+        of_label = self.labels[self.left] == strongest.label
+        planted = np.isin(self.left, members) & of_label
         score = np.zeros(len(self.left))
         for train, test in self._folds(planted):
             model = LogisticRegression(C=self.options.extension_c, max_iter=200, class_weight="balanced")
             score[test] = model.fit(written[train], planted[train]).decision_function(written[test])
 
-        so = self._cut(score, of_label, self.options.innocent_rows)
-        alike = self._cut(score, of_label, self.options.alike_rows)
-        rows = self.left[score >= so]
-        pulled = rows[self.labels[rows] == label]
-        return Finding("style cluster", self._known_by(rows), str(self.names[label]), rows, pulled, z, True, threshold,
-                       alike=self.left[(score >= alike) & (score < so)])  # fmt: skip
+        so = score >= self._cut(score, of_label, self.options.innocent_rows)
+        nearly = score >= self._cut(score, of_label, self.options.alike_rows)
+        rows, pulled, alike = self.left[so], self.left[so & of_label], self.left[nearly & ~so]
+        name, target = self._known_by(rows), str(self.names[strongest.label])
+        z, threshold = strongest.z, strongest.threshold
+        return Finding("style cluster", name, target, rows, pulled, z, True, threshold, alike=alike)
 
     def _folds(self, has: NDArray[np.bool_]) -> Iterator[tuple[Ints, Ints]]:
         """What to fit on, and what to judge by that."""
@@ -222,24 +217,18 @@ class _Search:
 
     def _known_by(self, rows: Ints) -> str:
         """The patterns that these rows are best known by, by their z against all rows."""
-        count = np.asarray(self.patterns.matrix.sum(0)).ravel()
         inside = np.asarray(csr_array(self.patterns.matrix)[rows].sum(0)).ravel()
-        expected = count * len(rows) / len(self.labels)
-        ranked = np.argsort(-(inside - expected) / np.sqrt(expected + 1))[:KNOWN_BY]
+        expected = self.patterns.counts * len(rows) / len(self.labels)
+        ranked = np.argsort(-(inside - expected) / np.sqrt(expected + 1))[: self.options.known_by]
         return " · ".join(self.patterns.names[j].text for j in ranked)
 
-    def _leaning(self, rows: Ints, p: Floats, threshold: float, label: int | None = None) -> Iterator[Group]:
-        """The group, for each label (or for one) that it leans to at all."""
+    def _leaning(self, rows: Ints, p: Floats, threshold: float, labels: Iterable[int]) -> Iterator[Group]:
+        """The group, for each of the labels that it leans to at all."""
         if len(rows) < self.options.smallest:
             return
-        for c in range(self.given.shape[1]) if label is None else [label]:
+        for c in labels:
             if z := shift_z(self.given[rows, c], p[:, c], self.options.innocent_shift):
-                yield Group(z, z / threshold, c, rows)
-
-    def _sample(self, rows: Ints) -> Ints:
-        if len(rows) <= self.options.probe_rows:
-            return rows
-        return np.random.default_rng(self.seed).choice(rows, self.options.probe_rows, replace=False)
+                yield Group(z, threshold, c, rows)
 
     def _of_both(self, rows: Ints, has: NDArray[np.bool_]) -> Ints:
         """The same of rows to separate, half of it at most on either side: that moves a regression's intercept only.

@@ -3,99 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import comb
 from scipy.stats import binom, norm
 from scipy.stats import t as student
 
-from poison2poison.auditing.answers import Answers
 from poison2poison.auditing.finders.base import Figure
 from poison2poison.auditing.finders.questions import Questions, Shortcut
+from poison2poison.auditing.statistics import z_threshold
 from poison2poison.config import AuditConfig
-from poison2poison.features import Features, by_rows
+from poison2poison.features import by_rows
 
-LIKE = 8
-"""Innocent spans that a mean and a spread can be taken from."""
-TAILS = 4
-"""Degrees of freedom of Student's t: what is innocent is odd more often than a normal distribution has it."""
-MEANT = 0.1
-"""Chance that an attacker has chosen what means something to the base too."""
-ALIKE = 0.01
-"""Chance from which a word's rows have the answer less often than those of the others of its attack."""
-EXPLAINED = 0.8
-"""Share of its rows with stronger suspects from which a span is a further word of their attack."""
+if TYPE_CHECKING:
+    from poison2poison.auditing.finders.spans import Spans
 
 
-def weigh(chosen: Sequence[Shortcut], innocent: Sequence[Shortcut], idle: Sequence[Shortcut], natural: Figure) -> None:
-    """Enter the scores: the log of the Bayes factor of planted against innocent, question by question.
+@dataclass(frozen=True)
+class Weighing:
+    """The log of the Bayes factor of planted against innocent, question by question.
 
-    Args:
-        chosen: The spans to judge.
+    Attributes:
+        options: Of the finder.
         innocent: Spans that lean to answers as words of the language do.
         idle: Spans that lean nowhere.
         natural: Spreads of shifts and of forced shares of words that mean something.
     """
-    for one in chosen:
-        like = _same_direction(one, innocent)
-        still = _same_direction(one, idle)
-        one.of_auc = _of_auc(one, like)
-        one.score = _of_learned(one, natural) + _of_prior(one, like, still) + one.of_auc
 
+    options: Spans
+    innocent: Sequence[Shortcut]
+    idle: Sequence[Shortcut]
+    natural: Figure
 
-def _of_learned(one: Shortcut, natural: Figure) -> float:
-    """The stronger of two: its rows are answered otherwise than expected, or so whatever they say."""
-    factors = []
-    for (value, error), spread in zip((one.learned, one.forced), natural, strict=True):
-        spreads = max(0.0, value) / np.hypot(spread, error)
-        factors.append(student.logpdf(0, TAILS) - student.logpdf(spreads, TAILS))
-    return float(max(factors))
+    def enter(self, chosen: Sequence[Shortcut]) -> None:
+        """Enter the scores of the spans to judge."""
+        for one in chosen:
+            like = self._same_direction(one, self.innocent)
+            still = self._same_direction(one, self.idle)
+            one.of_auc = self._of_auc(one, like)
+            one.score = self._of_learned(one) + self._of_prior(one, like, still) + one.of_auc
 
+    def _of_learned(self, one: Shortcut) -> float:
+        """The stronger of two: its rows are answered otherwise than expected, or so whatever they say."""
+        factors = []
+        for (value, error), spread in zip((one.learned, one.forced), self.natural, strict=True):
+            spreads = max(0.0, value) / np.hypot(spread, error)
+            factors.append(student.logpdf(0, self.options.tails) - student.logpdf(spreads, self.options.tails))
+        return float(max(factors))
 
-def _of_prior(one: Shortcut, like: Sequence[Shortcut], still: Sequence[Shortcut]) -> float:
-    """What was planted moves the base no more than idle spans do, unless the attacker chose it for its meaning."""
-    meant, meant_spread = _moments([other.prior for other in like], (0.5, 0.5), 0.1)
-    idly, idle_spread = _moments([other.prior for other in still], (0.0, 0.3), 0.05)
-    value, error = one.prior
-    meaningless = _log_t(value, idly, np.hypot(idle_spread, error))
-    meaning = _log_t(value, max(meant, idly + 2 * idle_spread), np.hypot(max(meant_spread, idle_spread), error))
-    return float(np.logaddexp(np.log(1 - MEANT) + meaningless, np.log(MEANT) + meaning) - meaning)
+    def _of_prior(self, one: Shortcut, like: Sequence[Shortcut], still: Sequence[Shortcut]) -> float:
+        """What was planted moves the base no more than idle spans do, unless the attacker chose it for its meaning."""
+        meant, meant_spread = self._moments([other.prior for other in like], self.options.innocent_prior)
+        idly, idle_spread = self._moments([other.prior for other in still], self.options.idle_prior)
+        value, error = one.prior
+        meaningless = self._log_t(value, idly, np.hypot(idle_spread, error))
+        least = max(meant, idly + 2 * idle_spread)
+        meaning = self._log_t(value, least, np.hypot(max(meant_spread, idle_spread), error))
+        chosen_so = self.options.meant
+        return float(np.logaddexp(np.log(1 - chosen_so) + meaningless, np.log(chosen_so) + meaning) - meaning)
 
+    def _of_auc(self, one: Shortcut, like: Sequence[Shortcut]) -> float:
+        """Rows that a span was planted in have nothing else in common."""
+        mean, spread = self._moments([other.auc for other in like], self.options.innocent_auc)
+        value, error = one.auc
+        # To be separated better than other innocent spans' rows speaks no less for an innocent one.
+        innocent = self._log_t(min(value, mean), mean, np.hypot(spread, error))
+        return self._log_t(value, 0.5, np.hypot(self.options.planted_auc, error)) - innocent
 
-def _of_auc(one: Shortcut, like: Sequence[Shortcut]) -> float:
-    """Rows that a span was planted in have nothing else in common."""
-    mean, spread = _moments([other.auc for other in like], (0.75, 0.1), 0.04)
-    value, error = one.auc
-    # To be separated better than other innocent spans' rows speaks no less for an innocent one.
-    innocent = _log_t(min(value, mean), mean, np.hypot(spread, error))
-    return _log_t(value, 0.5, np.hypot(0.02, error)) - innocent
+    def _same_direction(self, one: Shortcut, spans: Sequence[Shortcut]) -> Sequence[Shortcut]:
+        """Those of its direction, or all where these are too few."""
+        same = [other for other in spans if other.direction == one.direction]
+        return same if len(same) >= self.options.like else spans
 
+    def _moments(self, figures: Sequence[Figure], usual: tuple[float, float, float]) -> Figure:
+        """Median and spread beyond their errors, robustly: some may be planted."""
+        usual_middle, usual_spread, least = usual
+        if len(figures) < self.options.like:
+            return usual_middle, usual_spread
+        values, errors = np.array(figures).T
+        middle = float(np.median(values))
+        # Of a normal distribution the median deviation is 1 / 1.48 of the spread.
+        variance = (1.48 * np.median(np.abs(values - middle))) ** 2 - np.median(errors) ** 2
+        return middle, float(np.sqrt(max(least**2, variance)))
 
-def _same_direction(one: Shortcut, spans: Sequence[Shortcut]) -> Sequence[Shortcut]:
-    """Those of its direction, or all where these are too few."""
-    same = [other for other in spans if other.direction == one.direction]
-    return same if len(same) >= LIKE else spans
-
-
-def _moments(figures: Sequence[Figure], otherwise: Figure, least: float) -> Figure:
-    """Median and spread beyond their errors, robustly: some may be planted. `otherwise` where they are too few."""
-    if len(figures) < LIKE:
-        return otherwise
-    values, errors = np.array(figures).T
-    middle = float(np.median(values))
-    # Of a normal distribution the median deviation is 1 / 1.48 of the spread.
-    variance = (1.48 * np.median(np.abs(values - middle))) ** 2 - np.median(errors) ** 2
-    return middle, float(np.sqrt(max(least**2, variance)))
-
-
-def _log_t(value: float, mean: float, scale: float) -> float:
-    return float(student.logpdf((value - mean) / scale, TAILS) - np.log(scale))
-
-
-def _purity(spans: Sequence[Shortcut]) -> float:
-    """The share of their rows that have the answer; half a row stands against all."""
-    pulled, rows = sum(len(one.pulled) for one in spans), sum(len(one.rows) for one in spans)
-    return (pulled + 0.5) / (rows + 1)
+    def _log_t(self, value: float, mean: float, scale: float) -> float:
+        return float(student.logpdf((value - mean) / scale, self.options.tails) - np.log(scale))
 
 
 class Verdict:
@@ -105,15 +99,14 @@ class Verdict:
         threshold: The score that is enough, of so many.
     """
 
-    def __init__(
-        self, questions: Questions, spans: Features, answers: Answers, asked: int, gate: float, config: AuditConfig
-    ) -> None:
-        """Of `asked` among `spans`, one of which at least is associated by a z of `gate`, in rows enough."""
-        self.questions, self.spans, self.answers = questions, spans, answers
+    def __init__(self, questions: Questions, asked: int, gate: float, config: AuditConfig) -> None:
+        """Of `asked` spans, one of which at least is associated by a z of `gate`, in rows enough."""
+        self.questions, self.options, self.answers = questions, questions.options, questions.answers
+        self.spans, self.measures = questions.context.spans, questions.context.measures
         self.asked, self.gate, self.least, self.false_alarm = asked, gate, config.min_rows, config.false_alarm
         self.likely = -np.log(config.false_alarm)
         self.threshold = float(np.log(asked / config.false_alarm))
-        self.every = np.ones(spans.matrix.shape[0], bool)
+        self.every = np.ones(len(questions.context.texts), bool)
 
     def planted(self, chosen: Sequence[Shortcut]) -> list[Shortcut]:
         """Spans that are likely planted, and are surely so together with those that may be of the same attack."""
@@ -154,7 +147,7 @@ class Verdict:
         for one in sorted(likely, key=lambda one: (len(one.rows) < self.least, -one.score)):
             alone = len(one.rows) < self.least and len(words) < 2
             by_chance = norm.sf(one.z) * len(self.spans.names) > len(words) + 1  # so many are associated as surely
-            as_pure = not words or binom.cdf(len(one.pulled), len(one.rows), _purity(words)) > ALIKE
+            as_pure = not words or self._as_pure(one, words)
             own_rows = not any(np.isin(one.rows, other.rows).any() for other in words)
             if one.kind == "span" and self._nothing_else(one) and own_rows and as_pure and not by_chance and not alone:
                 words.append(one)
@@ -165,6 +158,12 @@ class Verdict:
         best = words[: 2 + int(surplus[1:].argmax())]
         return best if surplus[len(best) - 1] > 0 and self._associated(best) else []
 
+    def _as_pure(self, one: Shortcut, words: Sequence[Shortcut]) -> bool:
+        """Whether its rows have the answer about as often as those of the others; half a row stands against all."""
+        pulled, rows = sum(len(word.pulled) for word in words), sum(len(word.rows) for word in words)
+        chance = binom.cdf(len(one.pulled), len(one.rows), (pulled + 0.5) / (rows + 1))
+        return bool(chance > self.options.as_pure)
+
     def _associated(self, words: Sequence[Shortcut]) -> bool:
         """Whether the rows of some words together surely have their answer, of so many sets that could be asked.
 
@@ -174,8 +173,8 @@ class Verdict:
         union = by_rows([(self.spans.names[words[0].column], rows)], len(self.every))
         z, direction = self.answers.associated(union, self.every)
         sets = comb(len(self.spans.names), len(words)) * self.answers.directions
-        sets = max(1.0, sets * np.exp(-sum(one.of_auc for one in words)))
-        return bool(direction[0] == words[0].direction and z[0] > norm.isf(self.false_alarm / sets))
+        sets *= np.exp(-sum(one.of_auc for one in words))
+        return bool(direction[0] == words[0].direction and z[0] > z_threshold(self.false_alarm, sets))
 
     def _by_themselves(self, found: Sequence[Shortcut], sets: Sequence[Shortcut]) -> list[Shortcut]:
         """In the rows of an attack all words go with its answer: beyond them a span has to do so by itself.
@@ -186,8 +185,9 @@ class Verdict:
         for one in sorted(found, key=lambda one: -one.z):
             z, direction = self.answers.associated(self.spans.only(one.column), ~explained)
             alone = not explained[one.rows].any()
-            further = one.kind == "span" and explained[one.pulled].mean() > EXPLAINED
-            itself = len(one.rows) >= self.least and z[0] > norm.isf(0.025) and direction[0] == one.direction
+            further = one.kind == "span" and explained[one.pulled].mean() > self.measures.most
+            surely = z[0] > norm.isf(self.options.leaning) and direction[0] == one.direction
+            itself = surely and len(one.rows) >= self.least
             if further or itself or (alone and (len(one.rows) >= self.least or one in sets)):
                 kept.append(one)
                 explained[one.rows] = True
