@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from poison2poison.auditing.findings import SuspectSpan
+from poison2poison.report.curves import against_rho, against_rows, clouds
 from poison2poison.report.figures import bars, scatter
 from poison2poison.report.run import Findings, Run, Section
 from poison2poison.report.tables import FIGURES
@@ -48,6 +49,7 @@ def page(run: Run) -> str:
         run=run,
         sections=[_section(section) for section in run.sections],
         overview=_overview(run.sections) if len(run.sections) > 1 else None,
+        curves=against_rows(run.sections),
         findings=[_findings(one) for one in found],
         full=FULL,
     )
@@ -95,6 +97,8 @@ def _section(section: Section) -> dict[str, Any]:
             for arm in section.arms
         ],
         "bars": bars(section.arms),
+        "rho": against_rho(section),
+        "states": [{**one, "clouds": clouds(one["sets"])} for one in section.states],
         "not_implanted": _not_implanted(section),
         "sentences": [sentence(content) for content in results],
         "seeds": ", ".join(str(cell["seed"]) for cell in section.cells),
