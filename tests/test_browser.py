@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import random
 import re
 import shutil
 import subprocess
@@ -13,11 +12,8 @@ from typing import Any
 
 import pytest
 
-from poison2poison.files import write_json, write_lines
 from poison2poison.report import page, read_run
-from support import chatter
-from test_html import FOUND, answered
-from test_report import content, rate
+from test_html import benchmark
 
 WIDTHS = (360, 800, 1400)
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
@@ -43,28 +39,6 @@ window.onload = () => {
   document.body.replaceChildren(JSON.stringify({found, errors}));
 };
 """
-
-
-def benchmark(folder: Path) -> Path:
-    """What `p2p bench` leaves of two rates, with three insertion ratios, and states of one cell."""
-    cells = []
-    for share, asr in ((0.02, 4), (0.1, 60)):
-        arms = content(asr, needs=["audit"], rho=0.5)["arms"]
-        arms += [{**arms[1], "name": f"p2p-paper@{rho}", "rho": rho, "asr": rate(asr + 9)} for rho in (0.2, 0.8)]
-        results = {"command": "defend", "model": "reference", "task": "reviews", "seed": 0, "arms": arms,
-                   "data": {"train": {"source": "t", "rows": 500, "sha256": ""}}}  # fmt: skip
-        place = {"task": "reviews", "model": "reference", "attack": "badnets", "rate": share, "seed": 0}
-        one = {"folder": f"cells/at-{share}/run", "failed": {}, "inapplicable": {}, "results": results}
-        cells.append({**place, **one})
-    write_json(folder / "results.json", {"schema": 1, "command": "bench", "run_by": "p2p bench x", "cells": cells})
-    run, rng = folder / cells[1]["folder"], random.Random(0)
-    run.mkdir(parents=True)
-    sets = {name: [[rng.gauss(i, 1), rng.gauss(0, 1)] for _ in range(50)] for i, name in enumerate(("clean", "hit"))}
-    write_json(run / "states.json", {"arms": [{"arm": arm, "spread": 0.7, "sets": sets} for arm in ("a", "b")]})
-    answered(run)
-    write_json(run / "audit.json", FOUND.as_dict())
-    write_lines(run / "suspects.jsonl", FOUND.records(chatter(10)))
-    return folder
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here")

@@ -8,7 +8,7 @@ import pytest
 
 from poison2poison.report import read_run
 from poison2poison.report.curves import against_rho, against_rows, clouds, height
-from test_browser import benchmark
+from test_html import benchmark
 
 
 def test_asr_stands_against_poisoned_rows_with_the_floor(tmp_path: Path) -> None:
@@ -38,6 +38,14 @@ def test_asr_stands_against_rho_where_a_run_varies_it(tmp_path: Path) -> None:
     assert against_rho(run.sections[0]) is None
 
 
+def test_a_model_that_has_not_learned_its_safe_space_is_hollow(tmp_path: Path) -> None:
+    run = read_run(benchmark(tmp_path / "bench"))
+    run.sections[0].arms[1] = {**run.sections[0].arms[1], "unlearned": True}
+    [curves] = against_rows(run.sections)
+    assert [mark.hollow for mark in curves.lines[1].marks] == [True, False]
+    assert curves.lines[1].marks[0].title == "p2p-paper, 10: 4.0, safe space not learned"
+
+
 def test_one_rate_is_no_curve(tmp_path: Path) -> None:
     run = read_run(benchmark(tmp_path / "bench"))
     assert against_rows(run.sections[:1]) == []
@@ -47,7 +55,8 @@ def test_one_rate_is_no_curve(tmp_path: Path) -> None:
 def test_clouds_share_one_frame_and_one_scale(stretch: float) -> None:
     sets = {"clean": [[0.0, 0.0], [4.0, 1.0]], "hit": [[2.0, -1.0]]}
     one, other = clouds({name: [[stretch * x for x in point] for point in points] for name, points in sets.items()})
-    assert (one.name, other.name, one.number, other.number) == ("clean", "hit", 0, 1)
+    assert (one.name, other.name, one.number, other.number, other.hollow) == ("clean", "hit", 0, 1, False)
+    assert [cloud.hollow for cloud in clouds({name: [[0.0, 0.0]] for name in "abcd"})] == [False, False, True, True]
     assert one.points == [(4.0, 50.0), (96.0, 27.0)]
     assert other.points == [(50.0, 73.0)]
     assert clouds({}) == []

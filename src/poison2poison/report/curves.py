@@ -15,18 +15,19 @@ from poison2poison.report.run import Section
 
 FLOOR, CLEAN = "floor", "clean"
 """A line, and the arm that it is of, which is shown by nothing else."""
-Points = dict[str, list[tuple[float, Mapping[str, Any]]]]
-"""By the line: where along the axis, and the figure there."""
+Points = dict[str, list[tuple[float, Mapping[str, Any], bool]]]
+"""By the line: where along the axis, the figure there, and whether it counts."""
 
 
 class Mark(NamedTuple):
-    """A figure: its place, the ends of its interval, and what it says."""
+    """A figure: its place, the ends of its interval, what it says, and whether it is hollow since it does not count."""
 
     x: float
     y: float
     low: float
     high: float
     title: str
+    hollow: bool
 
 
 class Line(NamedTuple):
@@ -49,10 +50,11 @@ class Curves(NamedTuple):
 
 
 class Cloud(NamedTuple):
-    """The inputs of one set, as points (x, y)."""
+    """The inputs of one set, as points (x, y); with the benign trigger they are hollow."""
 
     name: str
     number: int
+    hollow: bool
     points: list[tuple[float, float]]
 
 
@@ -77,7 +79,7 @@ def against_rows(sections: Sequence[Section]) -> list[Curves]:
         for section in found:
             at = round(section.place["rate"] * section.rows)
             for arm in section.arms:
-                _enter(points, arm["arm"], at, arm["figures"])
+                _enter(points, arm["arm"], at, arm)
         out.append(_curves(", ".join(names), "poisoned rows", points, math.log))
     return [curves for curves in out if len(curves.ticks) > 1]
 
@@ -87,21 +89,22 @@ def against_rho(section: Section) -> Curves | None:
     points: Points = defaultdict(list)
     for arm in section.arms:
         if "rho" in arm:
-            _enter(points, arm["arm"].partition("@")[0], arm["rho"], arm["figures"])
-    curves = _curves(section.title, "rho, the share of the rows that was re-poisoned", points, float)
+            _enter(points, arm["arm"].partition("@")[0], arm["rho"], arm)
+    curves = _curves("", "rho, the share of the rows that was re-poisoned", points, float)
     return curves if len(curves.ticks) > 1 else None
 
 
-def _enter(points: Points, name: str, at: float, figures: Mapping[str, Any]) -> None:
+def _enter(points: Points, name: str, at: float, arm: Mapping[str, Any]) -> None:
     """Enter an arm's ASR, and the floor once."""
+    figures = arm["figures"]
     if "asr" in figures and name != CLEAN:
-        points[name].append((at, figures["asr"]))
-    if FLOOR in figures and at not in [known for known, _ in points[FLOOR]]:
-        points[FLOOR].append((at, figures[FLOOR]))
+        points[name].append((at, figures["asr"], not arm.get("unlearned", False)))
+    if FLOOR in figures and at not in [known for known, _, _ in points[FLOOR]]:
+        points[FLOOR].append((at, figures[FLOOR], True))
 
 
 def _curves(title: str, axis: str, points: Points, scale: Callable[[float], float]) -> Curves:
-    places = sorted({at for line in points.values() for at, _ in line})
+    places = sorted({at for line in points.values() for at, _, _ in line})
     ends = [scale(places[0]), scale(places[-1])] if places else [0.0, 0.0]
 
     def across(at: float) -> float:
@@ -109,16 +112,18 @@ def _curves(title: str, axis: str, points: Points, scale: Callable[[float], floa
 
     lines = []
     for number, (name, found) in enumerate(sorted(points.items(), key=lambda pair: pair[0] == FLOOR)):
-        marks = [_mark(name, at, across(at), figure) for at, figure in sorted(found, key=lambda pair: pair[0])]
+        in_order = sorted(found, key=lambda point: point[0])
+        marks = [_mark(name, at, across(at), figure, counts=counts) for at, figure, counts in in_order]
         pieces = [(one.x, one.y, other.x, other.y) for one, other in pairwise(marks)]
         lines.append(Line(name, number, marks, pieces))
     return Curves(title, axis, lines, [(f"{at:g}", across(at)) for at in places], GRID)
 
 
-def _mark(name: str, at: float, x: float, figure: Mapping[str, Any]) -> Mark:
+def _mark(name: str, at: float, x: float, figure: Mapping[str, Any], *, counts: bool) -> Mark:
     value = figure["value"]
     low, high = (height(figure.get(end, value)) for end in ("low", "high"))
-    return Mark(x, height(value), low, high, f"{name}, {at:g}: {100 * value:.1f}")
+    told = f"{name}, {at:g}: {100 * value:.1f}" + ("" if counts else ", safe space not learned")
+    return Mark(x, height(value), low, high, told, not counts)
 
 
 def clouds(sets: Mapping[str, Sequence[Sequence[float]]]) -> list[Cloud]:
@@ -133,4 +138,5 @@ def clouds(sets: Mapping[str, Sequence[Sequence[float]]]) -> list[Cloud]:
         x, y = ((point[axis] - middle[axis]) / widest for axis in (0, 1))
         return round(50 + 46 * x, 2), round(50 - 46 * y, 2)
 
-    return [Cloud(name, number, [*map(place, points)]) for number, (name, points) in enumerate(sets.items())]
+    # The sets come in pairs: clean and triggered rows, first without the benign trigger.
+    return [Cloud(name, i % 2, i > 1, [*map(place, points)]) for i, (name, points) in enumerate(sets.items())]

@@ -57,8 +57,12 @@ def _overview(sections: Sequence[Section]) -> str:
     for section in sections:
         figures = {arm["arm"]: arm["figures"] for arm in section.arms}
         floor = next((_percent(one, "asr") for name, one in figures.items() if name == CLEAN), "")
+        unlearned = {arm["arm"] for arm in section.arms if arm.get("unlearned")}
         cells = [_glance(figures[name]) if name in figures else "" for name in names]
-        lines.append([section.title, _suspects(section), floor, *cells])
+        cells = [f"{cell}, not learned" if name in unlearned else cell for cell, name in zip(cells, names, strict=True)]
+        lines.append(
+            [section.title + (" (not implanted)" if section.not_implanted else ""), _suspects(section), floor, *cells]
+        )
     return _table([[_plain(cell) for cell in line] for line in lines])
 
 

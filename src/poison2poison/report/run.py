@@ -60,6 +60,11 @@ class Section:
         return next((int(known["train"]["rows"]) for known in sets if "train" in known), 0)
 
     @property
+    def not_implanted(self) -> bool:
+        """Whether the attack did not take in the undefended model of some seed."""
+        return any(arm.get("implanted") is False for arm in self.arms)
+
+    @property
     def title(self) -> str:
         """The place in words."""
         attack, rate = self.place["attack"], self.place["rate"]
