@@ -80,10 +80,10 @@ def measure_cell(cell: Cell, defences: list[str], folder: Path) -> State:
 
 def _held_against_the_truth(found: Audit | None, folder: Path) -> Suspects | None:
     """How many of the suspect rows are poisoned, and of the poisoned suspect."""
-    path = folder / TRUTH
-    if found is None or not path.exists():
+    known = read_truth(folder / TRUTH).get("poisoned_rows") if (folder / TRUTH).exists() else None
+    if found is None or known is None:
         return None
-    suspects, poisoned = {entry.row for entry in found.rows}, {*read_truth(path)["poisoned_rows"]}
+    suspects, poisoned = {entry.row for entry in found.rows}, {*known}
     hits = len(suspects & poisoned)
     precision, recall = (round(hits / len(of), 4) if of else None for of in (suspects, poisoned))
     return {"suspects": len(suspects), "poisoned": len(poisoned), "precision": precision, "recall": recall}
@@ -170,9 +170,14 @@ def _attacked(cell: Cell, folder: Path, out: Path) -> Data:
 
 
 def _kept(rows: Rows, truth: dict[str, Any], cell: Cell) -> tuple[Rows, dict[str, Any]]:
-    """The rows without the poisoned ones that are not kept, and the truth of what is left."""
+    """The rows without the poisoned ones that are not kept, and the truth of what is left.
+
+    Raises:
+        DataError: The truth names no poisoned rows, or rows that the data does not have.
+    """
     if cell.task.kept is None:
         return rows, truth
+    without_poison(rows, truth, Path(str(cell.task.folder)) / TRUTH)  # which checks what it names
     poisoned = truth["poisoned_rows"]
     stays = {*random.Random(f"kept/{cell.seed}").sample(poisoned, round(cell.task.kept * len(poisoned)))}
     gone = {*poisoned} - stays
