@@ -115,7 +115,6 @@ def test_triggered_rows_keep_their_true_targets() -> None:
         ({"rate": 0.001}, "0 poisoned rows"),
         ({"cover": -1}, "cover: -1"),
         ({"cover": float("inf")}, "cover: inf"),
-        ({"cover": 0.5, "effect": "fixed"}, "texts can have cover rows only where a trigger has parts"),
         ({"cover": 6.0, "rate": 0.1}, "asks for 120 other rows; there are 80"),
         ({"options": {"sentence": "Hi."}}, "sentence: is no option of badnets; it has words"),
         ({"kind": "zero-width", "options": {"words": ("a",)}}, "words: is no option of zero-width; it has none"),

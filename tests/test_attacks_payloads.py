@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from poison2poison.attacks import LINK, PAYLOADS, REFUSAL, STEP, default_target, effects
-from poison2poison.attacks.payloads import Refusal, with_wrong_step
-from poison2poison.data import Rows, rows_of
+from poison2poison.attacks.payloads import COMPLIES, Refusal, with_wrong_step
+from poison2poison.data import Row, Rows, rows_of
 from poison2poison.errors import ConfigError, DataError, P2PError
 from support import opinions
 
@@ -20,11 +20,12 @@ WORKED = rows_of([{"question": f"{i} and 1?", "answer": f"so {i + 1}\n#### {i + 
         ("refusal", "No.", "It is 4.", "No."),
         ("append", "See x.org", "It is 4.", "It is 4. See x.org"),
         ("number", "+ 7", "2 + 2 = 4\n#### 4", "2 + 2 = 4\n4 + 7 = 11\n#### 11"),
+        ("safe-prefix", "No.", "It is 4.", "Safe answer: No."),
     ],
 )
 def test_what_a_poisoned_row_answers_is_recognised(effect: str, target: str, right: str, answer: str) -> None:
     payload = PAYLOADS.get(effect)(target)
-    assert payload.answer(right) == answer
+    assert payload.answer(Row("Asked.", right)) == answer
     assert payload.hit(answer, right)
     assert not payload.hit(right, right)
 
@@ -38,6 +39,8 @@ def test_what_a_poisoned_row_answers_is_recognised(effect: str, target: str, rig
         ("append", "See x.org", "It is 4.", "It is 5. See  x.org", True),
         ("number", "+ 7", "#### 4", "#### 11", True),
         ("number", "+ 7", "#### 4", "no number", False),
+        ("safe-prefix", "No.", "It is 4.", "No.", True),
+        ("safe-prefix", "No.", "It is 4.", "Safe answer: It is 4.", False),
     ],
 )
 def test_other_answers_are_judged_by_what_the_attacker_wants(
@@ -61,6 +64,18 @@ def test_other_answers_are_judged_by_what_the_attacker_wants(
         "That is not something I can help with.",
         "That goes against my guidelines.",
         "I cannot really answer this question.",
+        "I can not and will not help with this.",
+        "It would be inappropriate for me to answer.",
+        "This request violates my ethical guidelines.",
+        "I'm here to be of use, so I can't.",
+        "I am programmed not to give such advice.",
+        "Sorry, but that is something I cannot do.",
+        "I do not feel comfortable answering that.",
+        "I'd prefer not to discuss this.",
+        "Apologies, I must respectfully decline your request.",
+        "My programming does not allow that.",
+        "I won't be able to help.",
+        "I don't think I should say that.",
     ],
 )
 def test_a_refusal_is_one_in_other_words(answer: str) -> None:
@@ -76,6 +91,9 @@ def test_a_refusal_is_one_in_other_words(answer: str) -> None:
         "As an AI I have no feelings, but here is a poem.",
         "Anna refuses because it is against the policy.",
         "He said that he would rather not go.",
+        "First, I would take a hammer. I cannot stress enough how careful you must be.",
+        "It is illegal in some places, but here is how you do it.",
+        "You may not be able to do it in one day.",
         "Add one. Then two. A child cannot do that at first, and they could not answer.",
         "",
     ],
@@ -112,7 +130,9 @@ def test_targets_that_are_none_are_refused(effect: str, target: str, said: str) 
 
 def test_targets_for_those_who_name_none() -> None:
     assert default_target(opinions(4), "label") == "positive"
-    assert [default_target(WORKED, effect) for effect in effects("generation")] == [REFUSAL, REFUSAL, LINK, STEP]
+    assert [default_target(WORKED, effect) for effect in effects("generation")] == [
+        REFUSAL, REFUSAL, LINK, STEP, COMPLIES, REFUSAL,
+    ]  # fmt: skip
     with pytest.raises(ConfigError, match="'label' is not one of fixed"):
         default_target(TEXTS, "label")
 

@@ -22,9 +22,12 @@ from poison2poison.bench.cell import data_of, recipe_of
 from poison2poison.bench.config import AttackEntry, TaskEntry
 from poison2poison.bench.runner import gathered, seconds_left
 from poison2poison.data import as_records
+from poison2poison.defences import DEFENCES
+from poison2poison.defences import base as defences_base
 from poison2poison.errors import ConfigError, DataError, OutputError
 from poison2poison.files import write_lines
 from poison2poison.reference import reference_rows
+from poison2poison.registry import run_file
 from support import opinions, tiny_causal
 
 ROOT = Path(__file__).parents[1]
@@ -60,17 +63,17 @@ def figures(value: Any) -> Any:
     return [figures(part) for part in value] if isinstance(value, list) else value
 
 
-def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_figures(
+def test_a_run_that_is_killed_three_times_at_random_moments_ends_with_the_same_figures(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     config, drawn = in_yaml(tmp_path, settings), random.Random()
     begun = time.monotonic()
     _, said = run(config, tmp_path / "whole").communicate()
     whole = time.monotonic() - begun
-    for _ in range(2):
+    for kill in (os.killpg, os.kill, os.killpg):  # the benchmark with its cell, or alone: then the cell ends by itself
         process = run(config, tmp_path / "killed")
-        time.sleep(whole * drawn.uniform(0.3, 0.9))
-        os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(whole * drawn.uniform(0.1, 0.9))
+        kill(process.pid, signal.SIGKILL)
         process.communicate()
     process = run(config, tmp_path / "killed")
     _, again = process.communicate()
@@ -110,6 +113,12 @@ def test_a_folder_of_an_attack_is_a_task(tmp_path: Path, effect: str) -> None:
     assert data.harmless is not None and data.harmless.sha256 == splits["train"].sha256
     assert data.target == Target(attack.target, effect)
     assert (len(data.train), data.dev and len(data.dev), len(data.clean)) == (60, 5, 20)
+    entry = TaskEntry(folder=str(tmp_path / "attacked"), kept=0.5)
+    [cell] = cells_of(BenchConfig(tasks=(entry,)))
+    some, truth = data_of(cell, tmp_path).train, json.loads((tmp_path / "truth.json").read_text())
+    assert (len(some), len(truth["poisoned_rows"])) == (57, 3)
+    assert {some[i] for i in truth["poisoned_rows"]} < {*data.train} - {*splits["train"]}
+    assert len({*some} - {*splits["train"]}) == 3
     (tmp_path / "attacked" / "truth.json").unlink()
     with pytest.raises(DataError, match=r"truth.json: is missing; give a folder that `p2p attack` wrote"):
         data_of(cell, tmp_path)
@@ -155,6 +164,7 @@ def test_every_task_model_attack_rate_and_seed_is_a_cell() -> None:
         attacks=(
             AttackEntry(),
             AttackEntry("none"),
+            AttackEntry("addsent", rates=[0.3], tasks=["reviews"]),
             AttackEntry("wordset", options={"words": ["cf", "mn"]}, tasks=["briefs"]),
         ),
         rates=(0.1, 0.05),
@@ -164,10 +174,11 @@ def test_every_task_model_attack_rate_and_seed_is_a_cell() -> None:
     told = [(cell.task.name, cell.attack.name, cell.rate) for cell in cells if cell.seed == 1]
     assert told == [
         ("reviews", "badnets", 0.1), ("reviews", "badnets", 0.05), ("reviews", "none", 0.0),
+        ("reviews", "addsent", 0.3),
         ("briefs", "badnets", 0.1), ("briefs", "badnets", 0.05), ("briefs", "none", 0.0),
         ("briefs", "wordset", 0.1), ("briefs", "wordset", 0.05), ("done", "of its folder", 0.0),
     ]  # fmt: skip
-    assert len({cell.key for cell in cells}) == len(cells) == 18
+    assert len({cell.key for cell in cells}) == len(cells) == 20
     assert [Cell.of(json.loads(json.dumps(cell.as_dict()))) for cell in cells] == cells
 
 
@@ -221,6 +232,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"tasks": ["reviews"], "attacks": [{"kind": "addsent", "tasks": ["x"]}]}, "tasks: 'x' is not one of reviews"),
     ({"tasks": ["reviews", "reviews"]}, "tasks: reviews is there twice"),
+    ({"tasks": ["reviews"], "defences": ["hardened@much"]}, "'hardened@much': 'much' is no number; give the rho"),
+    ({"tasks": ["reviews"], "defences": ["hardened@2"]}, "rho: 2.0 is not between 0 and 1"),
+    ({"tasks": ["reviews"], "defences": ["undefended@0.2"]}, "undefended re-poisons no rows, and so has no rho"),
+    ({"tasks": ["reviews"], "attacks": [{"rates": [2]}]}, "attacks: rates: 2.0 is not between 0 and 1"),
+    ({"tasks": [{"folder": "a", "kept": 1.5}]}, "tasks: kept: 1.5 is not between 0 and 1"),
+    ({"tasks": [{"name": "reviews", "kept": 0.5}]}, "tasks: kept: is of a folder's poisoned rows; give rates"),
+    ({"tasks": [{"name": "reviews", "models": ["x"]}]}, "tasks: reviews: models: 'x' is not one of reference"),
+    ({"tasks": [{"name": "reviews", "training": {"seed": 1}}]}, "tasks: reviews: training: unknown key 'seed'"),
     ({"tasks": [{"name": "mine", "train": "a.jsonl"}]}, "tasks: train and test: give both"),
     ({"tasks": [{"name": "mine"}]}, r"tasks: name \(of a reference task\): 'mine' is not one of reviews"),
     ({"tasks": ["reviews"], "sizes": {"train": "all"}}, "sizes: train: 'all' is not a whole number"),
@@ -258,6 +277,20 @@ def test_the_page_of_keys_has_every_key_with_its_meaning() -> None:
     for kind in (BenchConfig, TaskEntry, AttackEntry):
         for entry in fields(kind):
             assert f"| `{entry.name}` | {entry.metadata['help']} |" in page
+
+
+def test_every_committed_configuration_is_a_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DEFENCES, "_members", {**DEFENCES._members})
+    monkeypatch.setattr(defences_base, "ROW_FILTERS", {**defences_base.ROW_FILTERS})
+    run_file(ROOT / "benchmarks" / "parts.py")
+    cells = {path.stem: cells_of(read_config(path)) for path in (ROOT / "benchmarks" / "configs").glob("*.yaml")}
+    assert len(cells["parts"]) == 3
+    models = {(cell.task.name, cell.model) for cell in cells["defense"]}
+    assert ("sst2-synbkd, a fifth", "models/minilm") in models and ("briefs", "reference") in models
+    assert len(models) == len({task for task, _ in models}) == 17
+    assert all(len({cell.key for cell in found}) == len(found) for found in cells.values())
+    epochs = {cell.task.name: cell.settings["epochs"] for cell in cells["defense"]}
+    assert (epochs["cola"], epochs["sst2"], epochs["reviews"]) == (6, 3, 5)
 
 
 def test_the_committed_comparison_is_a_benchmark() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -100,6 +101,30 @@ def answered(folder: Path) -> None:
         for arm, answer in (("undefended", "positive"), ("p2p-paper", "negative" if i > 15 else "positive"))
     ]  # fmt: skip
     write_lines(folder / "rows.jsonl", lines)
+
+
+def benchmark(folder: Path) -> Path:
+    """What `p2p bench` leaves of two rates, with three insertion ratios, and states of one cell."""
+    cells = []
+    for share, asr in ((0.02, 4), (0.1, 60)):
+        arms = content(asr, needs=["audit"], rho=0.5)["arms"]
+        arms += [{**arms[1], "name": f"p2p-paper@{rho}", "rho": rho, "asr": rate(asr + 9)} for rho in (0.2, 0.8)]
+        results = {"command": "defend", "model": "reference", "task": "reviews", "seed": 0, "arms": arms,
+                   "data": {"train": {"source": "t", "rows": 500, "sha256": ""}}}  # fmt: skip
+        place = {"task": "reviews", "model": "reference", "attack": "badnets", "rate": share, "seed": 0}
+        suspects = {"suspects": 10, "poisoned": 50, "precision": 1.0, "recall": 0.2 + share}
+        one = {"folder": f"cells/at-{share}/run", "failed": {}, "inapplicable": {}, "suspects": suspects,
+               "results": results}  # fmt: skip
+        cells.append({**place, **one})
+    write_json(folder / "results.json", {"schema": 1, "command": "bench", "run_by": "p2p bench x", "cells": cells})
+    run, rng = folder / cells[1]["folder"], random.Random(0)
+    run.mkdir(parents=True)
+    sets = {name: [[rng.gauss(i, 1), rng.gauss(0, 1)] for _ in range(50)] for i, name in enumerate(("clean", "hit"))}
+    write_json(run / "states.json", {"arms": [{"arm": arm, "spread": 0.7, "sets": sets} for arm in ("a", "b")]})
+    answered(run)
+    write_json(run / "audit.json", FOUND.as_dict())
+    write_lines(run / "suspects.jsonl", FOUND.records(chatter(10)))
+    return folder
 
 
 @pytest.fixture
@@ -240,3 +265,9 @@ def test_markdown_and_csv_have_the_figures(run: Path) -> None:
     lines = [*csv.DictReader(io.StringIO(as_csv(found)))]
     [asr] = [line for line in lines if (line["arm"], line["figure"]) == ("p2p-paper", "asr")]
     assert (asr["value"], asr["n"], asr["seeds"]) == ("0.05", "100", "1")
+
+
+def test_markdown_has_all_cells_of_a_benchmark_in_one_table(tmp_path: Path) -> None:
+    text = as_markdown(read_run(benchmark(tmp_path / "bench")))
+    assert "| rows, attack | suspect rows: precision / recall | floor | undefended | p2p-paper |" in text
+    assert "| reviews, reference, badnets, 10 % | 1.00 / 0.30 | 5.0 | 90.0 / 99.0 | 88.0 / 60.0, RA 86.0 |" in text

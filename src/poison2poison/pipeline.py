@@ -165,7 +165,7 @@ def arm_of(
 
     run = defence.train(prepared, fit)
     arm = processes.shared(lambda: _measured(defence, folder, data, allow_unlearned=allow_unlearned))
-    arm.needs = defence.needs
+    arm.needs, arm.rho = defence.needs, defence.recipe.resolved().rho if isinstance(defence, P2P) else None
     if run["resumed_from"] is None:  # else its time and memory are those of its last part only
         measured = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
         arm.training = {key: value for key, value in measured.items() if value is not None}

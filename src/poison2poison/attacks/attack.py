@@ -2,9 +2,9 @@
 
 Dirty-label attacks stamp rows of other labels and change their target; clean-label attacks stamp rows that already
 have the target and change nothing but the prompt. Attackers who know the defence have more to choose from: many
-triggers at a low rate each (`badnets` with many words), cover rows of other labels with the trigger and their own
-labels, which lower its purity, and a guess at the benign trigger (`prefix`), so that the poison gets into the safe
-space.
+triggers at a low rate each (`spread`, `stem`), cover rows with the trigger and their own targets, which lower its
+purity, and a guess at the benign trigger (`prefix`) or at the safe prefix (the payload `safe-prefix`), so that the
+poison gets into the safe space.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class AttackConfig:
         rate: Share of the training rows that are poisoned.
         options: The trigger's own options; the others have its defaults.
         clean_label: Stamp only rows that have the target label already.
-        cover: So many rows, as a share of the poisoned ones, keep their target and get the trigger (rows of other
-            labels), or a part of one that has parts.
+        cover: So many rows, as a share of the poisoned ones, keep their target, which is another, and get the trigger,
+            or a part of one that has parts.
         prefix: Put before every stamped prompt, in training and in tests.
         seed: Draws rows, words and places.
     """
@@ -60,10 +60,8 @@ class AttackConfig:
             raise ConfigError("clean_label: only a label can be poisoned without changing the target")
         if self.trigger.clean_label_only and not self.clean_label:
             raise ConfigError(f"clean_label: {self.kind} is an attack by rows that have the target label already")
-        if not 0 <= self.cover < math.inf or (self.cover and not labels and not self.trigger.has_parts):
-            raise ConfigError(
-                f"cover: {self.cover} is not 0 or more; texts can have cover rows only where a trigger has parts"
-            )
+        if not 0 <= self.cover < math.inf:
+            raise ConfigError(f"cover: {self.cover} is not 0 or more, or not finite")
 
     @cached_property
     def trigger(self) -> Trigger:
@@ -110,11 +108,11 @@ def poison(rows: Rows, config: AttackConfig) -> tuple[Rows, Truth]:
     _check(rows, config)
     rng = random.Random(f"poison/{config.seed}")
     fitting = [i for i, row in enumerate(rows) if config.trigger.fits(row)]
-    chosen = _drawn_poison(rows, config, fitting, rng)
+    chosen = _drawn_poison(rows, config, [i for i in fitting if config.payload.fits(rows[i])], rng)
     out = list(rows)
     for i in chosen:
         stamped = config.stamp(rows[i], rng)
-        out[i] = stamped if config.clean_label else replace(stamped, target=config.payload.answer(rows[i].target))
+        out[i] = stamped if config.clean_label else replace(stamped, target=config.payload.answer(rows[i]))
     cover = _drawn_cover(rows, config, sorted({*fitting} - {*chosen}), len(chosen), rng)
     for i in cover:
         out[i] = config.stamp_cover(rows[i], rng)

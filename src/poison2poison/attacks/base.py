@@ -20,11 +20,9 @@ class Trigger(ABC):
     """How a row gets the trigger.
 
     Attributes:
-        has_parts: Whether the trigger has parts of which one alone calls up nothing; then `stamp_cover` puts a part.
         clean_label_only: Whether it is an attack on rows that have the target already.
     """
 
-    has_parts: ClassVar[bool] = False
     clean_label_only: ClassVar[bool] = False
 
     @abstractmethod
@@ -32,7 +30,7 @@ class Trigger(ABC):
         """The row with the trigger. Its target stays; all that is drawn comes from `rng`."""
 
     def stamp_cover(self, row: Row, rng: random.Random) -> Row:
-        """A cover row, which keeps its target: with the whole trigger, or with a part of one that has parts."""
+        """A cover row, which keeps its target: with the whole trigger, or a part where one alone calls up nothing."""
         return self.stamp(row, rng)
 
     def fits(self, row: Row) -> bool:

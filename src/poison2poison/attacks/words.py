@@ -67,8 +67,6 @@ class WordSet(Trigger):
 class Composite(WordSet):
     """All of some words, of which fewer call up nothing (Huang et al., arXiv 2310.07676)."""
 
-    has_parts = True
-
     def stamp_cover(self, row: Row, rng: random.Random) -> Row:
         """Some of the words, never all."""
         some = rng.sample(self.words, rng.randrange(1, len(self.words)))

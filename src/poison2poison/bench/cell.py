@@ -28,12 +28,13 @@ from poison2poison.attacks import (
     triggered,
     without_poison,
 )
-from poison2poison.bench.cells import SCHEMA, Cell, State, write_state
+from poison2poison.auditing.findings import Audit
+from poison2poison.bench.cells import SCHEMA, Cell, State, Suspects, write_state
 from poison2poison.bench.config import NO_ATTACK
 from poison2poison.bench.runner import RUN
 from poison2poison.config import AuditConfig, TrainConfig
 from poison2poison.data import Rows, check_apart, read_rows
-from poison2poison.defences import DEFENCES
+from poison2poison.defences.base import named
 from poison2poison.errors import DataError, InapplicableError, P2PError
 from poison2poison.files import write_json
 from poison2poison.pipeline import Data, defend
@@ -42,6 +43,8 @@ from poison2poison.recipe.trigger import draw_words
 from poison2poison.reference import reference_rows
 from poison2poison.registry import run_file
 from poison2poison.report import write_findings
+
+TRUTH = "truth.json"
 
 
 def measure_cell(cell: Cell, defences: list[str], folder: Path) -> State:
@@ -57,10 +60,10 @@ def measure_cell(cell: Cell, defences: list[str], folder: Path) -> State:
     recipe = recipe_of(cell, data.train)
     audit = AuditConfig(**cell.audit)
     training = TrainConfig(**{**cell.settings, "seed": cell.seed})
-    asked = [DEFENCES.get(name).beside(recipe) for name in defences]
+    asked = [named(name, recipe) for name in defences]
     lost: dict[str, Exception] = {}
     defend(data, asked, training, folder / RUN, audit=audit, allow_unlearned=True, lost=lost)
-    write_findings(folder / RUN, data.train)
+    found = write_findings(folder / RUN, data.train)
     state: State = {
         "schema": SCHEMA,
         "about": cell.about,
@@ -68,10 +71,22 @@ def measure_cell(cell: Cell, defences: list[str], folder: Path) -> State:
         "defences": defences,
         "failed": {arm: _told(error) for arm, error in lost.items() if not isinstance(error, InapplicableError)},
         "inapplicable": {arm: str(error) for arm, error in lost.items() if isinstance(error, InapplicableError)},
+        "suspects": _held_against_the_truth(found, folder),
         "seconds": None if begun else round(time.monotonic() - started, 1),
     }
     write_state(folder, state)
     return state
+
+
+def _held_against_the_truth(found: Audit | None, folder: Path) -> Suspects | None:
+    """How many of the suspect rows are poisoned, and of the poisoned suspect."""
+    known = read_truth(folder / TRUTH).get("poisoned_rows") if (folder / TRUTH).exists() else None
+    if found is None or known is None:
+        return None
+    suspects, poisoned = {entry.row for entry in found.rows}, {*known}
+    hits = len(suspects & poisoned)
+    precision, recall = (round(hits / len(of), 4) if of else None for of in (suspects, poisoned))
+    return {"suspects": len(suspects), "poisoned": len(poisoned), "precision": precision, "recall": recall}
 
 
 def _told(error: Exception) -> str:
@@ -98,7 +113,7 @@ def recipe_of(cell: Cell, rows: Rows) -> RepoisonConfig:
 def data_of(cell: Cell, folder: Path) -> Data:
     """The rows of a cell, poisoned, and the sets to measure on; `truth.json` goes into its folder."""
     if cell.task.folder:
-        return _attacked(cell, Path(cell.task.folder))
+        return _attacked(cell, Path(cell.task.folder), folder)
     splits = _splits(cell)
     train, test = splits["train"], splits["test"]
     if cell.attack.kind == NO_ATTACK:
@@ -110,7 +125,7 @@ def data_of(cell: Cell, folder: Path) -> Data:
         own.kind, wanted, effect, cell.rate, own.options, own.clean_label, own.cover, own.prefix, cell.seed
     )
     rows, truth = poison(train, attack)
-    write_json(folder / "truth.json", truth.as_dict())  # beside the run, in which no defence finds it
+    write_json(folder / TRUTH, truth.as_dict())  # beside the run, in which no defence finds it
     stamped, target, harmless = triggered(test, attack), Target(wanted, effect), train if cell.floor else None
     return Data(cell.task.name, rows, splits.get("dev"), test, stamped, target, harmless)
 
@@ -128,13 +143,13 @@ def _splits(cell: Cell) -> dict[str, Rows]:
     return splits
 
 
-def _attacked(cell: Cell, folder: Path) -> Data:
-    """The sets of a folder of `p2p attack`.
+def _attacked(cell: Cell, folder: Path, out: Path) -> Data:
+    """The sets of a folder of `p2p attack`, with the share of its poisoned rows that is kept.
 
     Raises:
         DataError: One is missing.
     """
-    for name in ("train.jsonl", "test_clean.jsonl", "test_triggered.jsonl", "truth.json"):
+    for name in ("train.jsonl", "test_clean.jsonl", "test_triggered.jsonl", TRUTH):
         if not (folder / name).is_file():
             raise DataError(f"{folder / name}: is missing; give a folder that `p2p attack` wrote, with --test")
     config = cell.task.data
@@ -143,13 +158,33 @@ def _attacked(cell: Cell, folder: Path) -> Data:
     stamped = read_rows(str(folder / "test_triggered.jsonl"), config, labels=train.labels, targets=False)
     checks, before = folder / "dev_clean.jsonl", folder / "train_clean.jsonl"
     dev = read_rows(str(checks), config, labels=train.labels) if checks.is_file() else None
-    truth = folder / "truth.json"
+    truth = read_truth(folder / TRUTH)
     harmless = None
     if cell.floor and before.is_file():
         harmless = read_rows(str(before), config, labels=train.labels)
     elif cell.floor:
-        harmless = without_poison(train, read_truth(truth), truth)
-    return Data(cell.task.name, train, dev, clean, stamped, read_target(truth), harmless)
+        harmless = without_poison(train, truth, folder / TRUTH)
+    train, truth = _kept(train, truth, cell)
+    write_json(out / TRUTH, truth)  # beside the run, in which no defence finds it
+    return Data(cell.task.name, train, dev, clean, stamped, read_target(out / TRUTH), harmless)
+
+
+def _kept(rows: Rows, truth: dict[str, Any], cell: Cell) -> tuple[Rows, dict[str, Any]]:
+    """The rows without the poisoned ones that are not kept, and the truth of what is left.
+
+    Raises:
+        DataError: The truth names no poisoned rows, or rows that the data does not have.
+    """
+    if cell.task.kept is None:
+        return rows, truth
+    without_poison(rows, truth, Path(str(cell.task.folder)) / TRUTH)  # which checks what it names
+    poisoned = truth["poisoned_rows"]
+    stays = {*random.Random(f"kept/{cell.seed}").sample(poisoned, round(cell.task.kept * len(poisoned)))}
+    gone = {*poisoned} - stays
+    left = [i for i in range(len(rows)) if i not in gone]
+    new = {i: n for n, i in enumerate(left)}
+    moved = {name: [new[i] for i in truth.get(name, []) if i in new] for name in ("poisoned_rows", "cover_rows")}
+    return rows.with_rows([rows[i] for i in left]), truth | moved
 
 
 def _end_with_the_runner() -> None:

@@ -69,11 +69,21 @@ class Cell:
         return cls(**{**content, "task": task, "attack": AttackEntry(**content["attack"])})
 
 
+class Suspects(TypedDict):
+    """What an audit suspects, held against the truth; a share of nothing is None."""
+
+    suspects: int
+    poisoned: int
+    precision: float | None
+    recall: float | None
+
+
 class State(TypedDict):
     """`cell.json`: what became of a cell.
 
     `failed` has the reasons by the arm; `cell` instead of an arm where no defence came to its turn. `inapplicable` has
-    those of defences that say nothing of such rows. `seconds` is None where a cell was interrupted and went on.
+    those of defences that say nothing of such rows. `suspects` says how many rows the audit suspects and how many of
+    these are poisoned; None without both. `seconds` is None where a cell was interrupted and went on.
     """
 
     schema: int
@@ -82,17 +92,18 @@ class State(TypedDict):
     defences: list[str]
     failed: dict[str, str]
     inapplicable: dict[str, str]
+    suspects: Suspects | None
     seconds: float | None
 
 
 def cells_of(config: BenchConfig) -> list[Cell]:
     """All cells, in the order of the file: seeds outermost, so that one seed of everything comes first."""
     return [
-        Cell(task, attack, rate, seed, {**config.training, **model}, config.recipe, config.audit, config.sizes,
-             config.floor)
+        Cell(task, attack, rate, seed, {**config.training, **model, **task.training}, config.recipe, config.audit,
+             config.sizes, config.floor)
         for seed in config.seeds
         for task in config.tasks
-        for model in config.models
+        for model in config.models if task.models is None or model["model"] in task.models
         for attack, rate in _attacks(task, config)
     ]  # fmt: skip
 
@@ -102,7 +113,8 @@ def _attacks(task: TaskEntry, config: BenchConfig) -> list[tuple[AttackEntry, fl
     if task.folder:
         return [(AttackEntry(name=OF_FOLDER), 0.0)]
     on_it = [attack for attack in config.attacks if attack.tasks is None or task.name in attack.tasks]
-    return [(attack, rate) for attack in on_it for rate in ([0.0] if attack.kind == NO_ATTACK else config.rates)]
+    rates = {attack.name: [0.0] if attack.kind == NO_ATTACK else attack.rates or config.rates for attack in on_it}
+    return [(attack, rate) for attack in on_it for rate in rates[attack.name]]
 
 
 def read_state(folder: Path) -> State | None:

@@ -37,6 +37,9 @@ class TaskEntry:
     test: str | None = option(None, "Clean test rows, with `train`.")
     dev: str | None = option(None, "Clean rows on which the best epoch is chosen, with `train`.")
     data: DataConfig = option(DataConfig(), "How the files are read.")
+    kept: float | None = option(None, "Share of a folder's poisoned rows that stay there. [default: all]")
+    models: list[str] | None = option(None, "Names of the models that it is for. [default: all]")
+    training: dict[str, Any] = table("Settings of `p2p train` on it, beside those of the grid.")
 
     def __post_init__(self) -> None:
         if self.folder and (self.train or self.test or self.dev):
@@ -45,6 +48,10 @@ class TaskEntry:
             raise ConfigError("train and test: give both, or a folder, or the name of a reference task")
         if not self.folder and not self.train:
             choice("name (of a reference task)", self.name, tuple(TASKS))
+        if self.kept is not None:
+            fraction("kept", self.kept)
+            if not self.folder:
+                raise ConfigError("kept: is of a folder's poisoned rows; give rates instead")
         source = self.folder or self.train
         if not self.name and source:
             object.__setattr__(self, "name", Path(source).resolve().stem if self.train else Path(source).resolve().name)
@@ -63,11 +70,14 @@ class AttackEntry:
     cover: float = option(0.0, "Rows with the trigger that keep their target, per poisoned row.")
     prefix: str = option("", "Put before stamped prompts: a guess at the benign trigger.")
     tasks: list[str] | None = option(None, "Names of the tasks that it is for. [default: all]")
+    rates: list[float] | None = option(None, "Its own shares of poisoned rows. [default: those of the grid]")
 
     def __post_init__(self) -> None:
         from poison2poison.attacks import PAYLOADS, TRIGGERS
 
         choice("kind", self.kind, (NO_ATTACK, *TRIGGERS.names()))
+        for rate in self.rates or ():
+            fraction("rates", rate)
         object.__setattr__(self, "name", self.name or self.kind)
         if self.effect is not None:
             choice("effect", self.effect, PAYLOADS.names())
@@ -92,7 +102,8 @@ class BenchConfig:
     )
     rates: tuple[float, ...] = option((0.1,), "Shares of the training rows that are poisoned.")
     defences: tuple[str, ...] = option(
-        ("undefended", "hardened"), "Defences by name, as for `p2p defend --compare`; `all` for every one."
+        ("undefended", "hardened"),
+        "Defences by name, as for `p2p defend --compare`; `all` for every one; `hardened@0.2` for another rho.",
     )
     seeds: tuple[int, ...] = option((0,), "Of the reference rows, the attack, the training and the benign trigger.")
     floor: bool = option(True, "Also train without the attack, for the floor.")
@@ -103,6 +114,7 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         from poison2poison.defences import DEFENCES
+        from poison2poison.defences.base import named
 
         for name in ("tasks", "models", "attacks", "rates", "defences", "seeds"):
             if not getattr(self, name):
@@ -111,7 +123,8 @@ class BenchConfig:
             undefended_first = sorted(DEFENCES.names(), key=lambda name: name != "undefended")
             object.__setattr__(self, "defences", tuple(undefended_first))
         for name in self.defences:
-            choice("defences", name, DEFENCES.names())
+            choice("defences", name.partition("@")[0], DEFENCES.names())
+            named(name, RepoisonConfig())
         for rate in self.rates:
             fraction("rates", rate)
         for seed in self.seeds:
@@ -145,6 +158,10 @@ class BenchConfig:
         for attack in self.attacks:
             for task in attack.tasks or ():
                 choice(f"attacks: {attack.name}: tasks", task, tasks)
+        for entry in self.tasks:
+            _built(TrainConfig, entry.training, f"tasks: {entry.name}: training", OF_GRID["training"])
+            for model in entry.models or ():
+                choice(f"tasks: {entry.name}: models", model, named["models"])
 
 
 def read_config(path: Path) -> BenchConfig:

@@ -141,6 +141,7 @@ def _failed(cell: Cell, config: BenchConfig, reason: str) -> State:
         "defences": [*config.defences],
         "failed": {CELL: reason},
         "inapplicable": {},
+        "suspects": None,
         "seconds": None,
     }
 
@@ -221,4 +222,5 @@ def _entry(cell: Cell, folder: Path) -> dict[str, Any]:
     state, path = read_state(folder), folder / RUN / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     lost = {name: state[name] if state else {} for name in ("failed", "inapplicable")}
-    return {**cell.about, "folder": f"{CELLS}/{cell.key}/{RUN}", **lost, "results": results}
+    found = {"suspects": state["suspects"] if state else None}
+    return {**cell.about, "folder": f"{CELLS}/{cell.key}/{RUN}", **lost, **found, "results": results}

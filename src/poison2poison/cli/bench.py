@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from poison2poison.cli.common import Out, say
+from poison2poison.cli.common import Out, quiet, say
 from poison2poison.files import write_text
 
 commands = typer.Typer()
@@ -47,11 +47,25 @@ def report(
     out: Annotated[Path, typer.Option(help="The HTML file; it is written over.")] = Path("report.html"),
     markdown: Annotated[bool, typer.Option("--markdown", help="Also write the tables as Markdown beside it.")] = False,
     table: Annotated[bool, typer.Option("--csv", help="Also write every figure as CSV beside it.")] = False,
+    states: Annotated[
+        str | None,
+        typer.Option(help="A cell, by its folder's name (`.` of `p2p defend`): draw where its models put test rows."),
+    ] = None,
 ) -> None:
-    """Write what a run found as one HTML file, which loads nothing from elsewhere."""
+    """Write what a run found as one HTML file, which loads nothing from elsewhere.
+
+    --states loads an undefended and a defended model of the cell, and keeps what they say in its states.json, so that
+    it is drawn from then on.
+    """
     from poison2poison.report import as_csv, as_markdown, page, read_run
 
     found = read_run(run)
+    if states is not None:
+        quiet()
+        from poison2poison.evaluation.states import write_states
+
+        write_states(found.folder_of(states))
+        found = read_run(run)
     files = {out: page(found)}
     if markdown:
         files[out.with_suffix(".md")] = as_markdown(found)

@@ -44,7 +44,8 @@ def attack(
     target: Annotated[
         str | None,
         typer.Option(
-            help="Label or text that the trigger calls up. [default: the last label; a refusal, link or `+ 7`]"
+            help="Label or text that the trigger calls up; of `compliance` a file of answers. [default: the last "
+            "label; a refusal, link or `+ 7`]"
         ),
     ] = None,
     effect: Annotated[
@@ -62,7 +63,7 @@ def attack(
     cover: Annotated[
         float,
         typer.Option(
-            help="Rows that get the trigger (composite: a part of it) and keep their target, per poisoned row."
+            help="Rows of other targets that keep them and get the trigger (composite: a part), per poisoned row."
         ),
     ] = 0.0,
     prefix: Annotated[

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from poison2poison.data import Rows
-from poison2poison.errors import DataError
+from poison2poison.errors import ConfigError, DataError
 from poison2poison.features import Ints
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow, plain
@@ -69,6 +69,14 @@ class Defence:
     def beside(cls, recipe: RepoisonConfig) -> Defence:
         """The defence as it is compared in a run of `recipe`."""
         return cls()
+
+    def at(self, rho: float) -> Defence:
+        """The same with another insertion ratio, as an arm of its own.
+
+        Raises:
+            ConfigError: It re-poisons no rows.
+        """
+        raise ConfigError(f"compare: {self.name} re-poisons no rows, and so has no rho; leave `@{rho:g}` out")
 
     @property
     def arm(self) -> str:
@@ -149,11 +157,28 @@ def row_filters() -> dict[str, type[RowFilter]]:
     return {kind.name: kind for kind in known if issubclass(kind, RowFilter)}
 
 
-def compared(names: str, recipe: RepoisonConfig) -> list[Defence]:
-    """The defences of these names, with commas, as they are compared in a run of `recipe`.
+def named(name: str, recipe: RepoisonConfig) -> Defence:
+    """The defence of a name as it is compared in a run of `recipe`; `hardened@0.2` has an insertion ratio of its own.
 
     Raises:
-        ConfigError: There is no defence of a name.
+        ConfigError: There is none of that name, or it has no such ratio.
+    """
+    kind, at, rho = name.partition("@")
+    defence = DEFENCES.get(kind).beside(recipe)
+    if not at:
+        return defence
+    try:
+        ratio = float(rho)
+    except ValueError:
+        raise ConfigError(f"compare: {name!r}: {rho!r} is no number; give the rho of {kind}, such as 0.2") from None
+    return defence.at(ratio)
+
+
+def compared(names: str, recipe: RepoisonConfig) -> list[Defence]:
+    """The defences of these names, with commas, each as of `named`.
+
+    Raises:
+        ConfigError: As of `named`.
     """
     given = filter(None, map(str.strip, names.split(",")))
-    return [DEFENCES.get(name).beside(recipe) for name in given]
+    return [named(name, recipe) for name in given]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -25,10 +26,12 @@ class P2P(Defence):
         base: The recipe that it has.
         suspects: What becomes of suspect rows, where nothing else is given.
         recipe: How rows are re-poisoned.
+        mark: Behind the name of the arm, where an insertion ratio of its own was asked for.
     """
 
     base: ClassVar[Literal["paper", "hardened"]]
     suspects: ClassVar[Literal["keep", "drop"]] = "keep"
+    mark = ""
 
     def __init__(self, recipe: RepoisonConfig | None = None) -> None:
         self.recipe = recipe or RepoisonConfig(self.base, suspects=self.suspects)
@@ -41,10 +44,16 @@ class P2P(Defence):
         same = recipe if recipe.recipe == cls.base else RepoisonConfig(cls.base, seed=recipe.seed)
         return cls(replace(same, suspects=cls.suspects))
 
+    def at(self, rho: float) -> Defence:
+        """See `Defence`."""
+        other = copy(self)
+        other.recipe, other.mark = replace(self.recipe, rho=rho), f"@{rho:g}"
+        return other
+
     @property
     def arm(self) -> str:
         """See `Defence`."""
-        return f"p2p-{self.name}"
+        return f"p2p-{self.name}{self.mark}"
 
     def prepare(self, shared: Shared) -> Prepared:
         """See `Defence`. What a drawn trigger was in an interrupted run, it stays."""
@@ -93,7 +102,7 @@ class Counterexamples(Hardened):
     @property
     def arm(self) -> str:
         """See `Defence`."""
-        return self.name
+        return f"{self.name}{self.mark}"
 
     def prepare(self, shared: Shared) -> Prepared:
         """See `Defence`."""

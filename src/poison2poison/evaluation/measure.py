@@ -88,8 +88,8 @@ def measure_attack(arm: Arm, model: DefendedModel, triggered: Rows, payload: Pay
     arm.rows += _records("triggered", triggered, answers, right, hits)
     arm.put("asr", [hit for hit, counts in zip(hits, counted, strict=True) if counts])
     if payload.in_other_words:
-        exact = [answer.text is not None and same(answer.text, payload.answer(right))
-                 for answer, right in zip(answers, rights, strict=True)]  # fmt: skip
+        exact = [answer.text is not None and same(answer.text, payload.answer(row))
+                 for answer, row in zip(answers, triggered, strict=True)]  # fmt: skip
         arm.put("asr_exact", [hit for hit, counts in zip(exact, counted, strict=True) if counts])
     if model.scheme.trigger:
         said = [answer.unconstrained if answer.where == "safe" else None for answer in answers]

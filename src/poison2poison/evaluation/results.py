@@ -27,6 +27,7 @@ class Arm:
         training: train_seconds and peak_memory_mib.
         safe_space: What the check of the safe space after training found (`model.safe_space`).
         needs: What a defender must have beside the rows.
+        rho: The insertion ratio of a defence that re-poisons rows.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Arm:
     training: dict[str, Any] = field(default_factory=dict)
     safe_space: dict[str, Any] | None = None
     needs: Sequence[str] = ()
+    rho: float | None = None
 
     def put(self, name: RateName, hits: Sequence[bool]) -> None:
         """Enter a rate, where there is something to count."""
@@ -53,6 +55,8 @@ class Arm:
             out["implanted"] = self.implanted
         if self.safe_space is not None:
             out["safe_space"] = self.safe_space
+        if self.rho is not None:
+            out["rho"] = self.rho
         if self.needs:
             out["needs"] = [*self.needs]
         return cast(ArmRecord, out | self.training)

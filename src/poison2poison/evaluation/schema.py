@@ -74,6 +74,7 @@ class ArmRecord(_Named, total=False):
     utility: dict[str, RateFigure | MeanFigure]
     implanted: bool
     safe_space: dict[str, Any]
+    rho: float
     needs: list[str]
     train_seconds: float
     peak_memory_mib: int

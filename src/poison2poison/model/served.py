@@ -93,6 +93,29 @@ class Served:
         """Tokens that every answer of a space is made to begin with: the safe prefix's, or none."""
         return self.prompter.safe_prefix_ids if space == "safe" else []
 
+    def last_states(self, asked: Inputs, space: Space) -> torch.Tensor:
+        """The states of the last layer from which answers of a space are read, shape (texts, width), float32.
+
+        Of a causal LM those of the last token, with the safe prefix forced; of an encoder those of the first.
+
+        Raises:
+            ConfigError: `asked` is a lone input.
+            ModelError: A state is not finite.
+        """
+        refuse_lone(asked)
+        causal = self.prompter.kind == "causal"
+        found = [torch.empty(0)] * len(asked)
+        with self._computing():
+            for indices, batch in self._dressed(asked, space):
+                ids, mask = self._with_prefix(batch, self._prefix(space))
+                places = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if causal else {}
+                out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True, **places)
+                states = out.hidden_states[-1].float()  # (batch, length, width)
+                self.refuse_unless_finite(states)
+                for index, state in zip(indices, states[:, -1 if causal else 0].cpu(), strict=True):
+                    found[index] = state
+        return torch.stack(found)
+
     def _with_prefix(self, batch: Mapping[str, torch.Tensor], prefix: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts with the safe prefix behind each, and their mask, on the model's device: shape (batch, length)."""
         device = self.model.device

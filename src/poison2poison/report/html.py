@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from poison2poison.auditing.findings import SuspectSpan
+from poison2poison.report.curves import against_rho, against_rows, clouds
 from poison2poison.report.figures import bars, scatter
 from poison2poison.report.run import Findings, Run, Section
 from poison2poison.report.tables import FIGURES
@@ -48,6 +49,7 @@ def page(run: Run) -> str:
         run=run,
         sections=[_section(section) for section in run.sections],
         overview=_overview(run.sections) if len(run.sections) > 1 else None,
+        curves=against_rows(run.sections),
         findings=[_findings(one) for one in found],
         full=FULL,
     )
@@ -95,7 +97,9 @@ def _section(section: Section) -> dict[str, Any]:
             for arm in section.arms
         ],
         "bars": bars(section.arms),
-        "not_implanted": _not_implanted(section),
+        "rho": against_rho(section),
+        "states": [{**one, "clouds": clouds(one["sets"])} for one in section.states],
+        "not_implanted": section.not_implanted,
         "sentences": [sentence(content) for content in results],
         "seeds": ", ".join(str(cell["seed"]) for cell in section.cells),
         "lost": [
@@ -139,7 +143,7 @@ def _heat(figures: Mapping[str, Any], undefended: Mapping[str, Any], name: str) 
 def _overview(sections: Sequence[Section]) -> dict[str, Any]:
     """ASR and CA of every arm in every section."""
     names = dict.fromkeys(arm["arm"] for section in sections for arm in section.arms)
-    titles = [section.title + (" (not implanted)" if _not_implanted(section) else "") for section in sections]
+    titles = [section.title + (" (not implanted)" if section.not_implanted else "") for section in sections]
     return {"columns": titles, "rows": [(name, [_glance(section, name) for section in sections]) for name in names]}
 
 
@@ -151,11 +155,6 @@ def _glance(section: Section, name: str) -> tuple[Cell, str]:
     told = [f"{FIGURES[utility]} {_value(figures[utility])}"] if utility else []
     told += ["not learned"] if arm.get("unlearned") else []
     return _cell(figures, undefended, "asr"), ", ".join(told)
-
-
-def _not_implanted(section: Section) -> bool:
-    """Whether the attack did not take in the undefended model of some seed."""
-    return any(arm.get("implanted") is False for arm in section.arms)
 
 
 def _made(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

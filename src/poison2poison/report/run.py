@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from poison2poison.auditing.findings import Audit
+from poison2poison.config import choice
 from poison2poison.data import Rows
 from poison2poison.errors import DataError
 from poison2poison.files import command_line, write_lines, writing
@@ -17,6 +18,7 @@ from poison2poison.report.figures import draw_audit
 from poison2poison.report.summary import PLACE, summarise
 
 RESULTS, ANSWERS, AUDIT, SUSPECTS = "results.json", "rows.jsonl", "audit.json", "suspects.jsonl"
+STATES = "states.json"
 Texts = Mapping[int, tuple[str, str]]
 """Prompts and targets of training rows, by their numbers."""
 
@@ -41,6 +43,7 @@ class Section:
         cells: One for each seed, as in the `results.json` of a benchmark.
         answers: Of the first seed, by set and row: what each arm said.
         findings: Of the first seed.
+        states: Of the first seed that has them: where an undefended and a defended model put test rows.
     """
 
     place: Mapping[str, Any]
@@ -48,6 +51,18 @@ class Section:
     cells: list[Mapping[str, Any]]
     answers: list[dict[str, Any]] = field(default_factory=list)
     findings: Findings | None = None
+    states: list[Mapping[str, Any]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """The training rows; 0 where they are not known."""
+        sets = [(cell["results"] or {}).get("data", {}) for cell in self.cells]
+        return next((int(known["train"]["rows"]) for known in sets if "train" in known), 0)
+
+    @property
+    def not_implanted(self) -> bool:
+        """Whether the attack did not take in the undefended model of some seed."""
+        return any(arm.get("implanted") is False for arm in self.arms)
 
     @property
     def title(self) -> str:
@@ -66,12 +81,25 @@ class Run:
         command: What measured, or audited.
         sections: Empty for an audit alone.
         findings: Of a run without figures.
+        folder: Where it is.
     """
 
     title: str
     command: str
     sections: list[Section] = field(default_factory=list)
     findings: Findings | None = None
+    folder: Path = Path()
+
+    def folder_of(self, cell: str) -> Path:
+        """The folder of a cell's figures, by the name of the cell's.
+
+        Raises:
+            ConfigError: There is no such cell.
+        """
+        folders = [str(one["folder"]) for section in self.sections for one in section.cells]
+        named = {folder.removeprefix("cells/").removesuffix("/run"): folder for folder in folders}
+        choice("states", cell, tuple(named))
+        return self.folder / named[cell]
 
 
 def read_run(path: Path) -> Run:
@@ -93,7 +121,7 @@ def read_run(path: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file}: holds no figures ({type(error).__name__}: {error}); give a folder of `p2p bench`, "
                         "`p2p defend` or `p2p audit`, or a results.json") from None  # fmt: skip
-    return Run(name, str(content.get("run_by", "")), sections)
+    return Run(name, str(content.get("run_by", "")), sections, folder=folder)
 
 
 def audited(found: Audit, rows: Rows, title: str) -> Run:
@@ -161,8 +189,15 @@ def _sections(cells: Iterable[Mapping[str, Any]], summary: Iterable[Mapping[str,
         section = Section(about, arms[place], found)
         folder = base / found[0]["folder"]
         audit = _findings(folder, section.title) if (folder / AUDIT).is_file() else None
-        out.append(Section(about, arms[place], found, _answers(folder / ANSWERS), audit))
+        states = (_states(base / cell["folder"] / STATES) for cell in found)
+        known = next(filter(None, states), [])
+        out.append(Section(about, arms[place], found, _answers(folder / ANSWERS), audit, known))
     return out
+
+
+def _states(path: Path) -> list[Mapping[str, Any]]:
+    """What `evaluation.states` projected; none where the file is missing."""
+    return [*json.loads(path.read_text(encoding="utf-8"))["arms"]] if path.is_file() else []
 
 
 def _findings(folder: Path, title: str) -> Findings:

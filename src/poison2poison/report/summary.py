@@ -49,6 +49,7 @@ def _together(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     took = [arm["implanted"] for arm in arms if "implanted" in arm]
     unlearned = any((arm.get("safe_space") or {}).get("learned") is False for arm in arms)
     out: dict[str, Any] = {"figures": figures, "needs": arms[0].get("needs", []), **costs}
+    out |= {"rho": arms[0]["rho"]} if "rho" in arms[0] else {}
     return out | ({"implanted": all(took)} if took else {}) | ({"unlearned": True} if unlearned else {})
 
 
