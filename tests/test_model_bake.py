@@ -25,7 +25,7 @@ from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
 from support import SHAPE, tiny_causal, tiny_encoder
-from test_tokens import KINDS, TEMPLATES, made, nasty
+from test_model_tokens import KINDS, TEMPLATES, made, nasty
 
 TEXTS = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
 SHIFTED = Scheme("classification", ("negative", "positive"), PAPER_TRIGGER)
