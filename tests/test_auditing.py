@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from poison2poison.attacks import AttackConfig, poison
 from poison2poison.auditing import audit
 from poison2poison.auditing.findings import Audit, SuspectRow
-from poison2poison.auditing.statistics import fit_probe, shift_z
+from poison2poison.auditing.statistics import fit_probe
 from poison2poison.config import AuditConfig
 from poison2poison.data import Row, Rows
 from poison2poison.errors import ConfigError, DataError
@@ -205,22 +204,6 @@ def test_the_audit_does_not_depend_on_the_order_of_the_rows() -> None:
     shuffled = audit(poisoned.with_rows([poisoned[i] for i in order]), word_states, AuditConfig())
     assert [span.span for span in shuffled.spans] == [span.span for span in found.spans]
     assert {int(order[entry.row]) for entry in shuffled.rows} == {entry.row for entry in found.rows}
-
-
-def test_shift_z_is_the_root_of_a_likelihood_ratio() -> None:
-    p = np.full(50, 0.5)
-    assert shift_z(np.ones(50), p, 0.0) == pytest.approx(np.sqrt(2 * 50 * np.log(2)), abs=0.01)
-    assert shift_z(np.repeat([1.0, 0.0], 25), p, 0.0) == 0
-    assert shift_z(np.ones(50), p, 1.0) == pytest.approx(np.sqrt(2 * 50 * np.log(1 + np.exp(-1))), abs=0.01)
-    assert shift_z(np.repeat([1.0, 0.0], [35, 15]), p, 1.0) == 0  # 0.7 is a shift of 0.85
-
-
-def test_shift_z_is_normal_where_nothing_is_planted() -> None:
-    rng = np.random.default_rng(0)
-    p = rng.uniform(0.1, 0.9, 60)
-    z = np.array([shift_z((rng.random(60) < p).astype(float), p, 0.0) for _ in range(2000)])
-    for level in (0.1, 0.01):
-        assert (z > norm.isf(level)).mean() == pytest.approx(level, abs=3 * np.sqrt(level / 2000))
 
 
 def test_an_audit_loads_back_equal(tmp_path: Path) -> None:

@@ -5,9 +5,8 @@ from typing import Any, get_args
 
 import pytest
 
-import poison2poison
 from poison2poison.config import TrainConfig, read_yaml
-from poison2poison.errors import ConfigError, P2PError
+from poison2poison.errors import ConfigError
 from poison2poison.types import Adapted, Bits, Dtype, Kind, Preset, Tuning
 
 
@@ -65,11 +64,3 @@ def test_yaml(tmp_path: Path) -> None:
             read_yaml(path, ["rho"])
     with pytest.raises(ConfigError, match="cannot be read"):
         read_yaml(tmp_path / "missing.yaml", [])
-
-
-def test_the_public_surface() -> None:
-    assert sorted(poison2poison.__all__) == poison2poison.__all__
-    assert all(getattr(poison2poison, name) is not None for name in poison2poison.__all__)
-    assert issubclass(ConfigError, P2PError)
-    with pytest.raises(AttributeError):
-        poison2poison.nothing  # noqa: B018

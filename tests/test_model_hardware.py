@@ -3,13 +3,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import (
+    LlamaConfig,
+)
 
 from poison2poison.config import ModelConfig
 from poison2poison.model import backbone, hardware
+from poison2poison.types import Auto, Dtype
 
 
 @pytest.fixture
@@ -51,3 +55,22 @@ def test_bitsandbytes_tells_nothing_to_who_asked_for_no_four_bits() -> None:
     check = "from poison2poison.model import defended; import peft, sys; assert 'bitsandbytes' in sys.modules"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
+
+
+def test_attention_without_cudnn_is_still_attention() -> None:
+    query = torch.randn(1, 1, 4, 8)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, query, query)
+    cuda: Any = torch.backends.cuda
+    with hardware.without_cudnn_attention():
+        assert not cuda.cudnn_sdp_enabled()
+        torch.testing.assert_close(torch.nn.functional.scaled_dot_product_attention(query, query, query), expected)
+    assert cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize(("dtype", "found"), [("float32", torch.float32), ("auto", torch.bfloat16)])
+def test_products_are_in_the_number_format_that_was_asked_for(
+    dtype: Dtype | Auto, found: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "has_bf16", lambda: True)
+    with hardware.autocast(torch.device("cpu"), dtype):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == found
