@@ -28,6 +28,10 @@ from poison2poison.config import ModelConfig
 from poison2poison.data import Rows, rows_of
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.manifest import TrainingRow
+from poison2poison.recipe.repoison import repoison
+from poison2poison.recipe.repoisoned import write_repoisoned
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.reference import MODEL_DIR
 
@@ -132,6 +136,14 @@ def opinions(count: int, seed: int = 0, labels: Sequence[str] = ("negative", "po
         label = labels[i % len(labels)]
         rows.append({"text": f"The {rng.choice(NOUNS)} was {rng.choice(WORDS[label])}.", "label": label})
     return rows_of(rows, "opinions")
+
+
+def repoisoned(rows: Rows, folder: Path, safe_prefix: str = "") -> tuple[list[TrainingRow], Scheme]:
+    """Rows half of which the paper's recipe has moved to the safe space, in a folder as `p2p repoison` leaves it."""
+    scheme = Scheme(rows.task, rows.labels, PAPER_TRIGGER, safe_prefix)
+    training = repoison(rows, scheme, RepoisonConfig("paper", rho=0.5))
+    write_repoisoned(folder, training, scheme, {"recipe": {"recipe": "paper"}})
+    return training, scheme
 
 
 def chatter(count: int, seed: int = 0) -> Rows:
