@@ -15,8 +15,8 @@ from poison2poison.config import ModelConfig
 from poison2poison.errors import ModelError
 from poison2poison.files import write_json
 from poison2poison.model import backbone
-from poison2poison.model.defended import DefendedModel
-from support import LABELS, PROMPTS, saved, tiny_causal, tiny_encoder
+from poison2poison.model.defended import DefendedModel, load_prompter
+from support import LABELS, PROMPTS, TEXTS, saved, served, tiny_causal, tiny_encoder
 
 
 def _without(file: Path, part: str) -> None:
@@ -83,3 +83,26 @@ def test_a_run_that_left_no_model_to_serve_is_told(run: Any, reason: str, tmp_pa
         DefendedModel.load(folder)
     if run.get("status") == "unlearned":
         assert DefendedModel.load(folder, allow_unlearned=True).classify(PROMPTS)
+
+
+def test_a_folder_tells_how_its_rows_become_tokens_without_its_weights(tmp_path: Path) -> None:
+    folder = artifact(tmp_path / "run", ModelConfig(tiny_causal(tmp_path / "base")))
+    (folder / "model" / "model.safetensors").unlink()
+    prompter = load_prompter(folder)
+    assert (prompter.scheme, prompter.kind, prompter.max_length) == (LABELS, "causal", 128)
+    assert prompter.label_words == ("0", "1", "2", "3")
+    write_json(folder / "run.json", {"status": "failed", "reason": "it burnt"})
+    with pytest.raises(ModelError, match="its training failed: it burnt"):
+        load_prompter(folder)
+
+
+def test_a_model_is_asked_for_what_it_was_trained_for(tmp_path: Path) -> None:
+    model = backbone.load_model(tiny_causal(tmp_path), "causal", 0, frozen=True)
+    assert {answer.text for answer in served(model, LABELS).answer(PROMPTS)} <= {*LABELS.labels}
+    assert served(model, TEXTS).answer(PROMPTS[:1])[0].text not in LABELS.labels
+
+
+def test_policy_and_alarm_are_those_of_the_caller_and_of_the_folder(tmp_path: Path) -> None:
+    folder = artifact(tmp_path / "run", ModelConfig(tiny_causal(tmp_path / "base")), alarm_threshold=0.25)
+    model = DefendedModel.load(folder, policy="refuse", device="cpu")
+    assert (model.policy, model.alarm_threshold, model.space) == ("refuse", 0.25, "safe")

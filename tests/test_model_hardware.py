@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,3 +76,39 @@ def test_products_are_in_the_number_format_that_was_asked_for(
     monkeypatch.setattr(hardware, "has_bf16", lambda: True)
     with hardware.autocast(torch.device("cpu"), dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == found
+
+
+def test_the_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert hardware.on_cpu()
+    assert hardware.device().startswith("CPU (")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    assert not hardware.on_cpu()
+    assert hardware.device() == "NVIDIA H100"
+
+
+def test_half_precision_is_computed_in_where_it_was_asked_for() -> None:
+    with hardware.autocast(torch.device("cpu"), "float16"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float16
+
+
+@pytest.mark.parametrize(("system", "mib"), [("linux", 3), ("darwin", 3)])
+def test_peak_memory_is_in_mib_whatever_the_system_counts_in(
+    system: str, mib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = {"linux": 3 * 2**10, "darwin": 3 * 2**20}[system]  # kilobytes, and bytes
+    fake = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_maxrss=counted))
+    monkeypatch.setitem(sys.modules, "resource", fake)
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert hardware.peak_memory_mib() == mib
+
+
+def test_models_that_hold_themselves_are_given_back() -> None:
+    held = SimpleNamespace(weights=torch.zeros(4))
+    held.itself = held
+    alive = weakref.ref(held.weights)
+    del held
+    hardware.free_memory()
+    assert alive() is None

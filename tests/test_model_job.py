@@ -70,15 +70,15 @@ def test_the_model_is_served_in_the_number_format_of_its_training(config: TrainC
 def test_what_rows_lose_is_counted_and_said(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     said = (Turn("user", "good " * 30), Turn("assistant", "bad " * 30))
     rows = [
-        TrainingRow(0, "original", "keep", "good " * 90, "bad"),
+        TrainingRow(0, "original", "keep", "good " * 90, "bad " * 30),
         TrainingRow(1, "original", "keep", "The soup", "bad", said),
         TrainingRow(2, "original", "keep", "The soup", "bad " * 30),
         TrainingRow(3, "original", "keep", "The soup", "bad"),
     ]
     job = job_of(rows, TEXTS, replace(config, max_length=64, max_target=12))
-    assert job.lost == {"rows": 3, "body": 1, "turns": 1, "target": 1}
+    assert job.lost == {"rows": 3, "body": 1, "turns": 1, "target": 2}
     said_before = capsys.readouterr().err
-    assert "3 of 4 rows are too long: 1 lose their oldest turns, 1 lose the end of their body, 1 lose" in said_before
+    assert "3 of 4 rows are too long: 1 lose their oldest turns, 1 lose the end of their body, 2 lose" in said_before
     assert "--max-length or --max-target" in said_before
     job_of(rows[3:], TEXTS, replace(config, max_length=64, max_target=12))
     assert "too long" not in capsys.readouterr().err
