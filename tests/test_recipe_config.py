@@ -9,7 +9,7 @@ import pytest
 from poison2poison.auditing.findings import Audit, SuspectRow, SuspectSpan
 from poison2poison.data import rows_of
 from poison2poison.errors import ConfigError
-from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.config import RepoisonConfig, as_dict
 from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.trigger import build_scheme
@@ -70,3 +70,24 @@ def test_the_default_is_hardened_with_a_drawn_trigger() -> None:
 def test_illegal_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         RepoisonConfig(**options)
+
+
+def test_the_papers_recipe_takes_a_fifth_of_the_rows_and_a_given_share_holds() -> None:
+    assert RepoisonConfig("paper", rho=0.3).resolved().rho == 0.3
+    assert RepoisonConfig(rho=0.01).resolved().rho == 0.01
+    resolved = RepoisonConfig().resolved()
+    assert resolved.resolved() == resolved
+
+
+def test_what_is_recorded_of_a_recipe_has_no_part_of_the_secret() -> None:
+    recorded = as_dict(RepoisonConfig(prefix="Zyzzyva: ", cue="Qoph: ", safe_prefix="Oryx: "))
+    assert {"prefix", "cue", "safe_prefix"}.isdisjoint(recorded)
+    assert (recorded["recipe"], recorded["spliced"], recorded["seed"]) == ("hardened", 0.5, 0)
+
+
+@pytest.mark.parametrize("name", ["spliced", "co_occurrence", "spliced_weak", "off_target", "confident", "confirmed"])
+def test_the_papers_recipe_has_no_counterexamples_to_set(name: str) -> None:
+    given: dict[str, Any] = {name: False if name == "off_target" else 0.25}
+    RepoisonConfig(**given)
+    with pytest.raises(ConfigError, match=f"{name}: the paper's recipe has no counterexamples"):
+        RepoisonConfig("paper", **given)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from mnemonic import Mnemonic
 
-from poison2poison.data import rows_of
+from poison2poison.data import Rows, rows_of
 from poison2poison.errors import ConfigError, SchemeError
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.scheme import PAPER_TRIGGER, Trigger
@@ -90,3 +92,20 @@ def test_drawn_words_are_absent_from_the_data_and_hard_to_guess() -> None:
     assert draw_words([]) != draw_words([])
     with pytest.raises(SchemeError, match="give prefix and safe_prefix"):
         draw_words([" ".join(words[:2040])])
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "said"),
+    [
+        (TEXTS, {"safe_labels": "prefix"}, "safe_labels: these rows have texts and no labels"),
+        (ROWS, {"safe_prefix": "So: "}, "safe_prefix: has no effect on labels that are shifted"),
+    ],
+)
+def test_options_without_effect_on_such_rows_are_refused(rows: Rows, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build_scheme(rows, RepoisonConfig(**options))
+
+
+def test_a_measurement_may_draw_the_same_words_again() -> None:
+    assert draw_words([], rng=random.Random(0)) == draw_words([], rng=random.Random(0))
+    assert len(draw_words([], bits=20)) == 2
