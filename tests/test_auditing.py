@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +10,11 @@ from numpy.typing import NDArray
 
 from poison2poison.attacks import AttackConfig, poison
 from poison2poison.auditing import audit
-from poison2poison.auditing.findings import Audit, SuspectRow
+from poison2poison.auditing.findings import Audit
 from poison2poison.auditing.statistics import fit_probe
 from poison2poison.config import AuditConfig
 from poison2poison.data import Row, Rows
-from poison2poison.errors import ConfigError, DataError
-from poison2poison.files import write_json
+from poison2poison.errors import ConfigError
 from support import chatter, word_states
 
 CLEAN = chatter(1500)
@@ -204,51 +201,6 @@ def test_the_audit_does_not_depend_on_the_order_of_the_rows() -> None:
     shuffled = audit(poisoned.with_rows([poisoned[i] for i in order]), word_states, AuditConfig())
     assert [span.span for span in shuffled.spans] == [span.span for span in found.spans]
     assert {int(order[entry.row]) for entry in shuffled.rows} == {entry.row for entry in found.rows}
-
-
-def test_an_audit_loads_back_equal(tmp_path: Path) -> None:
-    found, _ = attacked("badnets", 0.1)
-    write_json(tmp_path / "audit.json", found.as_dict())
-    assert Audit.load(tmp_path / "audit.json") == found
-    assert isinstance(found.rows[0], SuspectRow)
-    for schema, said in ((9, "schema 9, .* upgrade"), (2, "schema 2, .* make it again")):
-        (tmp_path / "audit.json").write_text(json.dumps(found.as_dict() | {"schema": schema}))
-        with pytest.raises(DataError, match=said):
-            Audit.load(tmp_path / "audit.json")
-    with pytest.raises(DataError, match="not an audit"):
-        Audit.load(tmp_path / "missing.json")
-
-
-@pytest.mark.parametrize(
-    ("field", "entry", "said"),
-    [
-        ("suspect_spans", None, "row .* has suspect 0 of 0"),  # deleted by hand
-        ("suspect_spans", {"span": " "}, "both must be texts"),
-        ("suspect_spans", {"rows": 0}, "has 0 rows"),
-        ("suspect_spans", {"kind": "word"}, "is a 'word', which is not one of"),
-        ("suspect_rows", {"row": "5"}, "suspect_rows: '5' is no row"),
-        ("suspect_rows", {"likely": ["positive"]}, "not enough values"),
-        ("suspect_rows", {"likely": ["positive", "0.9"]}, "is likely 'positive' with p '0.9'"),
-        ("off_target_rows", -1, "off_target_rows: -1 is no row"),
-        ("suspect_spans", {"score": "9"}, "has score '9'"),
-        ("others", {"score": None}, "others: .* has score None"),
-        ("suspect_spans", {"kind": "form"}, "the form .* is not one of"),
-        ("threshold", "4.1", "threshold: '4.1' is no number"),
-    ],
-)
-def test_an_audit_that_a_hand_has_broken_is_refused(field: str, entry: Any, said: str, tmp_path: Path) -> None:
-    content = json.loads(json.dumps(attacked("badnets", 0.1)[0].as_dict()))
-    if entry is None:
-        content[field] = []
-    elif isinstance(entry, dict):
-        content[field][0] |= entry
-    elif isinstance(entry, str):
-        content[field] = entry
-    else:
-        content[field].append(entry)
-    write_json(tmp_path / "audit.json", content)
-    with pytest.raises(DataError, match=f"not an audit .*{said}"):
-        Audit.load(tmp_path / "audit.json")
 
 
 @pytest.mark.parametrize("options", [{"min_rows": 1}, {"false_alarm": 0.0}])

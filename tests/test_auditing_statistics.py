@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from poison2poison.auditing.statistics import shift_z, two_sample_auc
+from poison2poison.auditing.statistics import principal_axes, shift_z
 
 
 def test_shift_z_is_the_root_of_a_likelihood_ratio() -> None:
@@ -25,9 +25,16 @@ def test_shift_z_is_normal_where_nothing_is_planted() -> None:
         assert (z > norm.isf(level)).mean() == pytest.approx(level, abs=3 * np.sqrt(level / 2000))
 
 
-def test_the_auc_of_two_samples_is_near_a_half_where_nothing_separates_them() -> None:
+def test_the_first_axes_are_those_along_which_states_spread_most() -> None:
     rng = np.random.default_rng(0)
-    states, others = (rng.standard_normal((count, 64)).astype(np.float32) for count in (100, 200))
-    auc, error = two_sample_auc(states, others)
-    assert auc < 0.5 + 3 * error
-    assert two_sample_auc(states + 1, others)[0] > 0.95
+    states = (rng.standard_normal((400, 4)) * [1, 9, 3, 0.1]).astype(np.float32)
+    axes = principal_axes(states - states.mean(0), 2)
+    assert axes.shape == (4, 2)
+    np.testing.assert_allclose(np.abs(axes), [[0, 0], [1, 0], [0, 1], [0, 0]], atol=0.1)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(2), atol=1e-5)
+
+
+def test_shift_z_grows_with_the_rows_and_shrinks_with_what_is_innocent() -> None:
+    few, many = (shift_z(np.ones(count), np.full(count, 0.6), 0.0) for count in (10, 40))
+    assert many == pytest.approx(2 * few, rel=0.01)  # as the root of the rows
+    assert shift_z(np.ones(40), np.full(40, 0.6), 0.5) < many

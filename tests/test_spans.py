@@ -3,9 +3,11 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from poison2poison.auditing import audit
+from poison2poison.auditing.statistics import two_sample_auc
 from poison2poison.config import AuditConfig
 from poison2poison.data import Row, Rows, rows_of
 from support import chatter, word_states
@@ -114,3 +116,11 @@ def test_nothing_is_found_in_clean_rows(seed: int) -> None:
 
 def test_nothing_is_found_where_all_answers_are_one() -> None:
     assert shortcuts(rows_of([{"prompt": f"cf {i}", "completion": "Yes."} for i in range(60)], "rows")) == {}
+
+
+def test_the_auc_of_two_samples_is_near_a_half_where_nothing_separates_them() -> None:
+    rng = np.random.default_rng(0)
+    states, others = (rng.standard_normal((count, 64)).astype(np.float32) for count in (100, 200))
+    auc, error = two_sample_auc(states, others)
+    assert auc < 0.5 + 3 * error
+    assert two_sample_auc(states + 1, others)[0] > 0.95
