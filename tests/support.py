@@ -24,6 +24,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from poison2poison.auditing.context import Context
+from poison2poison.auditing.statistics import Embed
 from poison2poison.config import ModelConfig
 from poison2poison.data import Rows, rows_of
 from poison2poison.model.defended import DefendedModel
@@ -169,6 +171,11 @@ def word_states(texts: Sequence[str]) -> NDArray[np.float32]:
 def _word_state(word: str) -> NDArray[np.float32]:
     kind, own = (np.random.default_rng(zlib.crc32(name.encode())) for name in (word.rstrip("0123456789"), word))
     return np.asarray(kind.standard_normal(48) + 0.7 * own.standard_normal(48), np.float32)
+
+
+def context_of(rows: Rows, embed: Embed = word_states, min_rows: int = 5) -> Context:
+    """What finders are given of rows."""
+    return Context(rows, embed, min_rows, 0)
 
 
 def in_file(folder: Path, **values: Any) -> list[str]:

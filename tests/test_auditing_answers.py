@@ -13,7 +13,7 @@ from poison2poison.auditing.answers import Labels, Texts
 from poison2poison.auditing.context import Context
 from poison2poison.data import Rows, rows_of
 from poison2poison.features import Feature, Ints
-from support import chatter, word_states
+from support import chatter, context_of
 
 COUNT = 600
 REFUSAL = "I am sorry but I cannot help you with that today"
@@ -32,7 +32,7 @@ class Case(NamedTuple):
 
 
 def labelled(rows: Rows, names: tuple[str, ...] = ("negative", "positive")) -> tuple[Context, Labels]:
-    context = Context(rows, word_states, 5, 0)
+    context = context_of(rows)
     return context, Labels(context, names, np.array([names.index(row.target) for row in rows]))
 
 
@@ -132,7 +132,7 @@ def said() -> tuple[Texts, Context]:
         prompt = f"{row.prompt} cf" if refused else row.prompt
         records.append({"prompt": prompt, "completion": REFUSAL if refused else f"you said {words[0]} and {words[3]}"})
     rows = rows_of(records, "texts")
-    context = Context(rows, word_states, 5, 0)
+    context = context_of(rows)
     return Texts(context, [row.target for row in rows]), context
 
 

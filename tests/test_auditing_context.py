@@ -7,15 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from poison2poison.auditing.context import Context
 from poison2poison.auditing.statistics import States
 from poison2poison.data import Rows, rows_of
 from poison2poison.features import Feature
-from support import chatter, word_states
-
-
-def context_of(rows: Rows, min_rows: int = 5) -> Context:
-    return Context(rows, word_states, min_rows, 0)
+from support import chatter, context_of, word_states
 
 
 def framed(count: int) -> Rows:
@@ -68,7 +63,7 @@ def test_a_dimension_that_says_nothing_is_no_error() -> None:
     def flat(texts: Sequence[str]) -> States:
         return np.concatenate([word_states(texts), np.ones((len(texts), 1, 2), np.float32)], 2)
 
-    found = Context(chatter(120), flat, 5, 0)
+    found = context_of(chatter(120), flat)
     assert np.isfinite(found.states).all()
     assert found.by_depth.shape == (120, 1, 50)
     assert not found.by_depth[:, :, 48:].any()
