@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from poison2poison.model import backbone
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.labels import Projected
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
-from support import LABELS, PROMPTS, TEXTS, served, tiny_causal, tiny_encoder
+from support import LABELS, PROMPTS, TEXTS, TOKENIZER, served, tiny_causal, tiny_encoder
 
 UNDEFENDED = Scheme("classification", LABELS.labels)
 PREFIXED = Scheme("classification", LABELS.labels, PAPER_TRIGGER, PAPER_SAFE_PREFIX)
@@ -37,15 +38,25 @@ def scoring(encoder: Any, *logits: float) -> DefendedModel:
     return served(encoder, LABELS, "encoder")
 
 
-def saying(causal: Any, scheme: Scheme, **scores: float) -> DefendedModel:
-    """A causal LM that scores the words of some classes, or other words, so behind any text."""
+def saying(causal: Any, scheme: Scheme, *, begun: Sequence[int] = (), **scores: float) -> DefendedModel:
+    """A causal LM that scores the words of some classes, or other words, so behind any text.
+
+    Behind the prompt it would begin with the tokens `begun`, where there are any.
+    """
     model = served(causal, scheme)
     logits = torch.zeros(model.model.config.vocab_size)
     words = dict(zip(model.prompter.label_words, model.prompter.label_ids, strict=True))
     for word, score in scores.items():
         name = word.removeprefix("of_")
         logits[words[name] if name in words else model.prompter.tokenizer(name)["input_ids"][0]] = score
-    causal.lm_head.forward = lambda hidden: logits.expand(*hidden.shape[:-1], -1)
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        out = logits.repeat(*hidden.shape[:-1], 1)  # (batch, positions, vocabulary)
+        for at, token in enumerate(begun):
+            out[:, at, token] = 99
+        return out
+
+    causal.lm_head.forward = forward
     return model
 
 
@@ -115,7 +126,16 @@ def test_a_model_that_would_not_begin_with_the_prefix_leaks_what_it_would_have_s
     model = saying(causal, PREFIXED, of_0=5, of_1=1)
     assert model.scored(PROMPTS[:1], "safe").free == [Projected("negative", "leak")]
     assert model.classify(PROMPTS[:1])[0].text == "negative"
-    assert saying(causal, PREFIXED, good=9).scored(PROMPTS[:1], "safe").free == [Projected(None, "off-space")]
+    good = TOKENIZER("good")["input_ids"]  # what it would have begun with, and not what it says behind the prefix
+    assert saying(causal, PREFIXED, begun=good, of_0=5).scored(PROMPTS[:1], "safe").free == [
+        Projected(None, "off-space")
+    ]
+
+
+def test_a_model_that_begins_with_the_prefix_by_itself_answers_in_the_safe_space(causal: Any) -> None:
+    prefix = served(causal, PREFIXED).prompter.safe_prefix_ids
+    [answer] = saying(causal, PREFIXED, begun=prefix, of_1=5).classify(PROMPTS[:1])
+    assert (answer.text, answer.where, answer.unconstrained) == ("positive", "safe", "positive")
 
 
 def test_an_undefended_model_has_one_space_and_no_leaks(causal: Any) -> None:
