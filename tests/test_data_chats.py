@@ -105,9 +105,9 @@ def test_a_call_of_a_tool_is_its_json_as_it_was_written() -> None:
     call = {"function": {"name": "find", "arguments": '{"hue":  "red"}'}}
     asked = [*said("user: p"), {"role": "assistant", "content": "So:", "tool_calls": [call]}]
     assert chat(asked, "messages").target == 'So:\n{"name": "find", "arguments": {"hue":  "red"}}'
-    asked[-1] = {"role": "assistant", "function_call": {"name": "find", "arguments": {"hue": "é"}}}  # type: ignore[dict-item]
+    asked[-1] = {"role": "assistant", "function_call": {"name": "find", "arguments": {"hue": "é"}}}
     assert chat(asked, "messages").target == '{"name": "find", "arguments": {"hue": "é"}}'
-    asked[-1] = {"role": "assistant", "tool_calls": [{"function": {}}]}  # type: ignore[dict-item]
+    asked[-1] = {"role": "assistant", "tool_calls": [{"function": {}}]}
     with pytest.raises(UnusableError, match="turn 2: a call of a tool without its name"):
         chat(asked, "messages")
 

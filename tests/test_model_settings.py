@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import LlamaConfig
@@ -51,7 +52,7 @@ def test_float16_is_for_lora_on_a_gpu(tmp_path: Path, monkeypatch: pytest.Monkey
         settings.resolved(replace(half, tuning="full"), 240)
 
 
-def of_size(folder: Path, **shape: int) -> TrainConfig:
+def of_size(folder: Path, **shape: Any) -> TrainConfig:
     """A configuration alone, of which weights can be counted."""
     LlamaConfig(architectures=["LlamaForCausalLM"], **shape).save_pretrained(folder)
     return TrainConfig(str(folder))
