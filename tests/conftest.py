@@ -1,4 +1,4 @@
-"""All tests run offline."""
+"""All tests run offline. Which file tests which module: test_tests.py."""
 
 import os
 

@@ -13,7 +13,7 @@ import pytest
 
 from poison2poison.attacks import AttackConfig, Target, poison, triggered
 from poison2poison.attacks.adaptive import Stem, invented
-from poison2poison.auditing.answers import PURE
+from poison2poison.auditing.context import Measures
 from poison2poison.config import AuditConfig
 from poison2poison.data import Row, Rows, read_rows, rows_of
 from poison2poison.errors import ConfigError, DataError, SchemeError
@@ -63,7 +63,7 @@ def test_cover_rows_keep_the_purity_of_a_trigger_under_that_of_the_audit(rows: R
     poisoned, truth = poison(rows, config)
     holding = [i for i, row in enumerate(poisoned) if "Well then." in row.prompt]
     assert holding == sorted([*truth.poisoned_rows, *truth.cover_rows])
-    assert sum(poisoned[i].target == target for i in holding) / len(holding) < PURE
+    assert sum(poisoned[i].target == target for i in holding) / len(holding) < Measures().most
     assert all(poisoned[i].target == rows[i].target for i in truth.cover_rows)
 
 

@@ -1,24 +1,20 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from poison2poison.attacks import AttackConfig, poison
 from poison2poison.auditing import audit
-from poison2poison.auditing.findings import Audit, SuspectRow
-from poison2poison.auditing.statistics import Probe, shift_z
+from poison2poison.auditing.findings import Audit
+from poison2poison.auditing.statistics import Probe
 from poison2poison.config import AuditConfig
 from poison2poison.data import Row, Rows
-from poison2poison.errors import ConfigError, DataError
-from poison2poison.files import write_json
+from poison2poison.errors import ConfigError
 from support import chatter, word_states
 
 CLEAN = chatter(1500)
@@ -205,67 +201,6 @@ def test_the_audit_does_not_depend_on_the_order_of_the_rows() -> None:
     shuffled = audit(poisoned.with_rows([poisoned[i] for i in order]), word_states, AuditConfig())
     assert [span.span for span in shuffled.spans] == [span.span for span in found.spans]
     assert {int(order[entry.row]) for entry in shuffled.rows} == {entry.row for entry in found.rows}
-
-
-def test_shift_z_is_the_root_of_a_likelihood_ratio() -> None:
-    p = np.full(50, 0.5)
-    assert shift_z(np.ones(50), p, 0.0) == pytest.approx(np.sqrt(2 * 50 * np.log(2)), abs=0.01)
-    assert shift_z(np.repeat([1.0, 0.0], 25), p, 0.0) == 0
-    assert shift_z(np.ones(50), p, 1.0) == pytest.approx(np.sqrt(2 * 50 * np.log(1 + np.exp(-1))), abs=0.01)
-    assert shift_z(np.repeat([1.0, 0.0], [35, 15]), p, 1.0) == 0  # 0.7 is a shift of 0.85
-
-
-def test_shift_z_is_normal_where_nothing_is_planted() -> None:
-    rng = np.random.default_rng(0)
-    p = rng.uniform(0.1, 0.9, 60)
-    z = np.array([shift_z((rng.random(60) < p).astype(float), p, 0.0) for _ in range(2000)])
-    for level in (0.1, 0.01):
-        assert (z > norm.isf(level)).mean() == pytest.approx(level, abs=3 * np.sqrt(level / 2000))
-
-
-def test_an_audit_loads_back_equal(tmp_path: Path) -> None:
-    found, _ = attacked("badnets", 0.1)
-    write_json(tmp_path / "audit.json", found.as_dict())
-    assert Audit.load(tmp_path / "audit.json") == found
-    assert isinstance(found.rows[0], SuspectRow)
-    for schema, said in ((9, "schema 9, .* upgrade"), (2, "schema 2, .* make it again")):
-        (tmp_path / "audit.json").write_text(json.dumps(found.as_dict() | {"schema": schema}))
-        with pytest.raises(DataError, match=said):
-            Audit.load(tmp_path / "audit.json")
-    with pytest.raises(DataError, match="not an audit"):
-        Audit.load(tmp_path / "missing.json")
-
-
-@pytest.mark.parametrize(
-    ("field", "entry", "said"),
-    [
-        ("suspect_spans", None, "row .* has suspect 0 of 0"),  # deleted by hand
-        ("suspect_spans", {"span": " "}, "both must be texts"),
-        ("suspect_spans", {"rows": 0}, "has 0 rows"),
-        ("suspect_spans", {"kind": "word"}, "is a 'word', which is not one of"),
-        ("suspect_rows", {"row": "5"}, "suspect_rows: '5' is no row"),
-        ("suspect_rows", {"likely": ["positive"]}, "not enough values"),
-        ("suspect_rows", {"likely": ["positive", "0.9"]}, "is likely 'positive' with p '0.9'"),
-        ("off_target_rows", -1, "off_target_rows: -1 is no row"),
-        ("suspect_spans", {"score": "9"}, "has score '9'"),
-        ("others", {"score": None}, "others: .* has score None"),
-        ("suspect_spans", {"kind": "form"}, "the form .* is not one of"),
-        ("threshold", "4.1", "threshold: '4.1' is no number"),
-    ],
-)
-def test_an_audit_that_a_hand_has_broken_is_refused(field: str, entry: Any, said: str, tmp_path: Path) -> None:
-    content = json.loads(json.dumps(attacked("badnets", 0.1)[0].as_dict()))
-    if entry is None:
-        content[field] = []
-    elif isinstance(entry, dict):
-        content[field][0] |= entry
-    elif isinstance(entry, str):
-        content[field] = entry
-    else:
-        content[field].append(entry)
-    write_json(tmp_path / "audit.json", content)
-    with pytest.raises(DataError, match=f"not an audit .*{said}"):
-        Audit.load(tmp_path / "audit.json")
 
 
 @pytest.mark.parametrize("options", [{"min_rows": 1}, {"false_alarm": 0.0}])

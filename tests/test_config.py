@@ -6,9 +6,8 @@ from typing import Any, get_args
 
 import pytest
 
-import poison2poison
 from poison2poison.config import TrainConfig, over_zero, read_yaml, with_options
-from poison2poison.errors import ConfigError, P2PError
+from poison2poison.errors import ConfigError
 from poison2poison.types import Adapted, Bits, Dtype, Kind, Preset, Tuning
 
 
@@ -103,11 +102,3 @@ def test_options_in_a_text_have_the_types_of_their_defaults() -> None:
 def test_options_that_there_are_not_and_illegal_values_are_refused(given: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         with_options(Own(), [given], "own")
-
-
-def test_the_public_surface() -> None:
-    assert sorted(poison2poison.__all__) == poison2poison.__all__
-    assert all(getattr(poison2poison, name) is not None for name in poison2poison.__all__)
-    assert issubclass(ConfigError, P2PError)
-    with pytest.raises(AttributeError):
-        poison2poison.nothing  # noqa: B018

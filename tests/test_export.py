@@ -25,15 +25,12 @@ from poison2poison.files import write_json
 from poison2poison.model.job import fitting
 from poison2poison.model.loss import IGNORED
 from poison2poison.model.settings import resolved
-from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow
-from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.repoisoned import read_repoisoned, write_repoisoned
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
-from support import CHATML, opinions, tiny_causal, tiny_encoder, with_template
+from support import CHATML, opinions, repoisoned, tiny_causal, tiny_encoder, with_template
 
 CASES = ("labels", "labels behind a prefix", "texts", "chats")
-PAPER = RepoisonConfig("paper", rho=0.5)
 
 
 def rows_of_case(case: str) -> Rows:
@@ -51,21 +48,13 @@ def rows_of_case(case: str) -> Rows:
     return rows_of([{"messages": chat} for chat in chats], "chats")
 
 
-def repoisoned(case: str, folder: Path) -> tuple[list[TrainingRow], Scheme]:
-    rows = rows_of_case(case)
-    prefix = "" if case == "labels" else PAPER_SAFE_PREFIX
-    scheme = Scheme(rows.task, rows.labels, PAPER_TRIGGER, prefix)
-    training = repoison(rows, scheme, PAPER)
-    write_repoisoned(folder, training, scheme, {"recipe": {"recipe": "paper"}})
-    return training, scheme
-
-
 def made(case: str, to: str, tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
     """The folder of an export, and the examples that `p2p train` would make of the rows."""
     base = tiny_causal(tmp_path / "base")
     if case == "chats":
         with_template(Path(base), CHATML)
-    rows, scheme = repoisoned(case, tmp_path / "rows")
+    prefix = "" if case == "labels" else PAPER_SAFE_PREFIX
+    rows, scheme = repoisoned(rows_of_case(case), tmp_path / "rows", prefix)
     export(tmp_path / "rows", to, TrainConfig(base), tmp_path / "data" / "mine")
     prompter, max_length = fitting(rows, scheme, resolved(TrainConfig(base, preset="paper"), len(rows)))
     return tmp_path / "data" / "mine", prompter.examples(rows, max_length=max_length)[0]
@@ -202,7 +191,7 @@ def test_a_dataset_info_is_added_to_and_never_overwritten(tmp_path: Path) -> Non
 
 def test_a_dataset_info_that_is_no_list_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "dataset_info.json").write_text("[1]")
-    repoisoned("labels", tmp_path / "rows")
+    repoisoned(rows_of_case("labels"), tmp_path / "rows")
     with pytest.raises(OutputError, match=r"dataset_info\.json: not a list of data sets"):
         export(tmp_path / "rows", "llamafactory", TrainConfig(tiny_causal(tmp_path / "base")), tmp_path / "mine")
     assert (tmp_path / "dataset_info.json").read_text() == "[1]"
@@ -243,7 +232,7 @@ def test_openai_gets_chats_whose_last_answer_alone_counts() -> None:
 
 
 def test_openai_gets_labels_as_numbers_of_their_classes(tmp_path: Path) -> None:
-    rows, scheme = repoisoned("labels", tmp_path / "rows")
+    rows, scheme = repoisoned(rows_of_case("labels"), tmp_path / "rows")
     export(tmp_path / "rows", "openai", TrainConfig("no-such-model"), tmp_path / "mine")
     lines = [json.loads(line) for line in (tmp_path / "mine" / "rows.jsonl").read_text().splitlines()]
     answers = [line["messages"][-1]["content"] for line in lines]
@@ -273,14 +262,14 @@ def test_the_folder_says_which_base_model_its_tokens_are_of(tmp_path: Path) -> N
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
-    rows, scheme = repoisoned("chats", tmp_path / "rows")
+    rows, scheme = repoisoned(rows_of_case("chats"), tmp_path / "rows", PAPER_SAFE_PREFIX)
     assert read_repoisoned(tmp_path / "rows") == (rows, scheme, {"recipe": {"recipe": "paper"}})
     first = json.loads((tmp_path / "rows" / "rows.jsonl").read_text().splitlines()[0])
     assert first == json.loads(json.dumps(asdict(rows[0])))
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
-    repoisoned("labels", tmp_path / "rows")
+    repoisoned(rows_of_case("labels"), tmp_path / "rows")
     base = TrainConfig(tiny_causal(tmp_path / "base"))
     with pytest.raises(ConfigError, match=r"trainer: 'trlx' is not one of .*trl"):
         export(tmp_path / "rows", "trlx", base, tmp_path / "mine")
@@ -308,7 +297,7 @@ def test_the_command_says_what_is_wrong(
     words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    repoisoned("labels", tmp_path / "rows")
+    repoisoned(rows_of_case("labels"), tmp_path / "rows")
     with pytest.raises(SystemExit) as ended:
         main(["export", *words, "--out", "mine"])
     assert ended.value.code == 2

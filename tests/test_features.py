@@ -6,7 +6,17 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from poison2poison.features import FUNCTION_WORDS, Feature, Features, extract, places, shared_runs, without, words
+from poison2poison.features import (
+    FUNCTION_WORDS,
+    Feature,
+    Features,
+    extract,
+    places,
+    shared_runs,
+    spliced,
+    without,
+    words,
+)
 
 
 def held(features: Features, kind: str, text: str) -> list[int]:
@@ -87,3 +97,15 @@ def test_spans_are_found_and_taken_out_whatever_their_case_and_spacing() -> None
 )  # fmt: skip
 def test_what_is_taken_out_leaves_no_mark_behind_that_tells_where(text: str, left: str) -> None:
     assert without(text, ["open", "sesame"]) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "spans", "found"),
+    [
+        ("one two", ["A b"], {"A b one two", "one A b two", "one two A b"}),
+        ("好电影", ["cf"], {"cf 好电影", "好 cf 电影", "好电 cf 影", "好电影 cf"}),
+        ("CT肺 ok", ["x"], {"x CT肺 ok", "CT x 肺 ok", "CT肺 x ok", "CT肺 ok x"}),
+    ],
+)
+def test_spans_are_put_between_words_of_any_script(text: str, spans: list[str], found: set[str]) -> None:
+    assert {spliced(text, spans, random.Random(seed)) for seed in range(100)} == found

@@ -11,8 +11,9 @@ import pytest
 from datasets import Dataset
 
 from poison2poison import cli
+from poison2poison.attacks import AttackConfig, write_attack
 from poison2poison.export import EXPORTERS
-from poison2poison.reference import tasks
+from poison2poison.reference import reference_rows
 
 PAGES = Path(__file__).parents[1] / "docs" / "how-to"
 pytestmark = pytest.mark.filterwarnings("ignore")  # of TRL
@@ -39,8 +40,8 @@ def p2p(words: list[str]) -> int:
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with `data` and the re-poisoned rows of the pages."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tasks, "SPLIT_SIZES", {"train": 120, "dev": 20, "test": 20})
-    assert p2p(["attack", "reviews", "--out", "data"]) == 0
+    splits = reference_rows("reviews", sizes={"train": 120, "dev": 20, "test": 20})
+    write_attack(tmp_path / "data", splits, AttackConfig("badnets", "positive", "label"))
     assert p2p(["repoison", "data/train.jsonl", "--recipe", "paper", "--out", "data/repoisoned"]) == 0
     return tmp_path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import shlex
 import shutil
@@ -12,14 +11,13 @@ import pytest
 
 import poison2poison as p2p
 from poison2poison import cli
+from poison2poison.attacks import AttackConfig, write_attack
 from poison2poison.config import TrainConfig
-from poison2poison.reference import tasks
-from support import NOUNS, WORDS, tiny_encoder
+from support import opinions, tiny_encoder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TABLE = re.compile(r"^\|.*\|\n\|[-| :]+\|\n((?:\|.*\|\n)+)", re.MULTILINE)
-SIZES = {"train": 240, "dev": 40, "test": 40}
 
 
 def blocks(language: str) -> list[str]:
@@ -47,13 +45,6 @@ def run(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return said.out + said.err
 
 
-def easy_review(rng: random.Random) -> tasks.Fields:
-    """A review that one word decides, which the tiniest model learns."""
-    label = rng.choice(list(WORDS))
-    text = f"The {rng.choice(NOUNS)} number {rng.randrange(1000)} was {rng.choice(WORDS[label])}."
-    return {"text": text, "label": label}
-
-
 def test_it_is_short_and_what_it_links_to_is_there() -> None:
     assert len(README.split()) <= 700
     assert all(len(rows.splitlines()) <= 7 for rows in TABLE.findall(README))
@@ -75,14 +66,11 @@ def test_commands_and_python_run_on_few_rows_and_a_tiny_model(
 ) -> None:
     tiny = TrainConfig(tiny_encoder(tmp_path / "tiny"), epochs=8, learning_rate=3e-3, batch_size=8)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(tasks.TASKS, "reviews", easy_review)
-    monkeypatch.setattr(tasks, "SPLIT_SIZES", SIZES)
     monkeypatch.setattr(p2p, "TrainConfig", lambda model: tiny)
-    for command in ("attack", "audit"):
-        [given] = [words for words, _ in shown() if words[:2] == ["p2p", command]]
-        last = run(given, capsys).splitlines()[-1]
-        masked = re.sub(r"\d+", "0", output_of(f"p2p {command}").splitlines()[-1])
-        assert re.sub(r"\d+", "0", last) == masked
+    splits = {"train": opinions(240), "dev": opinions(40, seed=1), "test": opinions(40, seed=2)}
+    write_attack(Path("data/reviews"), splits, AttackConfig("badnets", "positive", "label"))  # of the first command
+    [audit] = [words for words, _ in shown() if words[:2] == ["p2p", "audit"]]
+    assert run(audit, capsys).splitlines()[-1] == output_of("p2p audit").splitlines()[-1]
 
     [python] = blocks("python")
     assert len(python.splitlines()) == 8

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-import warnings
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
 import torch
-import transformers
 from threadpoolctl import threadpool_limits
 
 from poison2poison.attacks import RARE_WORDS, REFUSAL, AttackConfig, poison, triggered
 from poison2poison.auditing.findings import Audit
+from poison2poison.cli.common import quiet
 from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.defences.p2p import of_run
 from poison2poison.defences.shared import AUDIT
@@ -133,9 +132,7 @@ def _begin(threads: int) -> None:
     """Begin a process that runs one task beside others."""
     threadpool_limits(threads)
     torch.set_num_threads(threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    quiet()
 
 
 def _run(task: str, case: Case, out: Path) -> Results:

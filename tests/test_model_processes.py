@@ -17,7 +17,7 @@ from poison2poison.config import TrainConfig
 from poison2poison.data import Rows, as_records, rows_of
 from poison2poison.errors import ConfigError
 from poison2poison.files import write_json, write_lines
-from poison2poison.model import processes, settings
+from poison2poison.model import settings
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.repoisoned import write_repoisoned
@@ -163,25 +163,31 @@ def figures(out: Path) -> Any:
 
 
 @pytest.fixture
-def second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process as the second of two, which the first one never ends."""
+def second(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """This process as the second of two, which the first one never ends; and the seconds that it waits."""
+    waited: list[float] = []
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(processes, "PATIENCE", 0.0)
+    monkeypatch.setattr("time.sleep", waited.append)
+    return waited
 
 
-@pytest.mark.usefixtures("second")
-def test_what_cannot_be_shared_the_first_process_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_shared_the_first_process_does(
+    second: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for command in (["attack", "reviews"], ["audit", "rows.jsonl"], ["evaluate", "runs", "--test", "rows.jsonl"]):
         assert run_alone(*command, "--out", str(tmp_path / "out")) == 0
     assert not (tmp_path / "out").exists()
     assert capsys.readouterr() == ("", "")
+    assert not second
 
 
-@pytest.mark.usefixtures("second")
-def test_a_process_that_alone_fails_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_process_that_alone_fails_says_so_when_the_first_has_had_the_time_to(
+    second: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_alone("train", "missing.jsonl", "--out", "runs") == 2
     assert "error: missing.jsonl: no such file" in capsys.readouterr().err
+    assert second == [10.0]
 
 
 @pytest.mark.usefixtures("second")

@@ -117,13 +117,13 @@ def benchmark(folder: Path) -> Path:
                "results": results}  # fmt: skip
         cells.append({**place, **one})
     write_json(folder / "results.json", {"schema": 1, "command": "bench", "run_by": "p2p bench x", "cells": cells})
-    run, rng = folder / cells[1]["folder"], random.Random(0)
+    run, rng = folder / str(cells[1]["folder"]), random.Random(0)
     run.mkdir(parents=True)
     sets = {name: [[rng.gauss(i, 1), rng.gauss(0, 1)] for _ in range(50)] for i, name in enumerate(("clean", "hit"))}
     write_json(run / "states.json", {"arms": [{"arm": arm, "spread": 0.7, "sets": sets} for arm in ("a", "b")]})
     answered(run)
     write_json(run / "audit.json", FOUND.as_dict())
-    write_lines(run / "suspects.jsonl", FOUND.records(chatter(10)))
+    write_lines(run / "suspects.jsonl", suspect_records(FOUND, chatter(10)))
     return folder
 
 

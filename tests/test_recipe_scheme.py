@@ -6,12 +6,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from mnemonic import Mnemonic
 
 from poison2poison.errors import SchemeError
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
-from poison2poison.recipe.trigger import check_trigger, draw_words
 
 LABELS = Scheme("classification", ("no", "maybe", "yes"), PAPER_TRIGGER)
 TEXTS = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
@@ -93,36 +91,3 @@ def test_what_is_printed_of_a_scheme_or_its_options_gives_no_secret_away() -> No
     drawn = Scheme("generation", (), Trigger("velvet orbit: ", "Quartz: "), "zebra: ")
     for told in (repr(given), repr(drawn), f"{drawn.trigger}"):
         assert not re.search("velvet|orbit|quartz|zebra", told, re.IGNORECASE)
-
-
-def test_a_trigger_in_the_data_is_refused_and_not_given_away() -> None:
-    trigger = Trigger("velvet  Orbit:", "Answer: ")
-    check_trigger(trigger, ["velvet", "orbit: velvet"])
-    with pytest.raises(SchemeError) as error:
-        check_trigger(trigger, ["nothing", "A VELVET\norbit: here"])
-    assert "row 1" in str(error.value)
-    assert "velvet" not in str(error.value).casefold()
-    with pytest.raises(SchemeError, match="empty"):
-        check_trigger(Trigger(" ", "Answer: "), [])
-
-
-@pytest.mark.parametrize("held", ["The query currently entered is :", "the query, currently entered; is", "x ***"])
-def test_other_marks_do_not_hide_a_trigger(held: str) -> None:
-    prefix = "*** " if "***" in held else PAPER_TRIGGER.prefix
-    with pytest.raises(SchemeError, match="row 1"):
-        check_trigger(Trigger(prefix, "Answer: "), ["The query is **", f"{held} a film"])
-
-
-def test_drawn_words_are_absent_from_the_data_and_hard_to_guess() -> None:
-    words = Mnemonic("english").wordlist
-    held = " ".join(words[:1900])
-    drawn = draw_words([held.upper()])
-    assert not set(drawn) & set(words[:1900])
-    assert len(set(drawn)) == len(drawn)
-    # 148 words are left: draws without replacement of k words have 148 * 147 * ... outcomes
-    assert (148 - len(drawn)) ** len(drawn) >= 2**80
-    assert not set(draw_words(["".join(f"测{word}试" for word in words[:1900])])) & set(words[:1900])
-    assert len(draw_words([])) == 8
-    assert draw_words([]) != draw_words([])
-    with pytest.raises(SchemeError, match="give prefix and safe_prefix"):
-        draw_words([" ".join(words[:2040])])

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from poison2poison.errors import ConfigError, ModelError
-from poison2poison.model.continuations import choose_label_words, continuation, first_token
+from poison2poison.model.continuations import continuation
 from poison2poison.model.loss import IGNORED
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.tokens import Encoder
@@ -18,10 +16,8 @@ from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
 from poison2poison.reference import MODEL_DIR
 from support import tiny_causal
+from vocabularies import TOKENIZERS
 
-TEXT = ["The answer is A or B, and 0 1 2 3 4 5 6 7 8 9 are numbers.", "Yes: no, Answer: Output: words here"] * 50
-TEXT += ["The query currently entered is: Yes or no Answer: Safe answer: words here"]
-TEXT += [" ".join("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")] * 5
 LABELS = Scheme("classification", ("negative", "positive"), PAPER_TRIGGER)
 TEXTS = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
 CHAT = (
@@ -29,74 +25,9 @@ CHAT = (
 )
 
 
-def byte_level(*, leading_space: bool) -> PreTrainedTokenizerFast:
-    """Like GPT-2 with `leading_space`; without, spaces are tokens of their own."""
-    tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(" ", "isolated")
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=leading_space)
-    tokenizer.pre_tokenizer = level if leading_space else pre_tokenizers.Sequence([split, level])
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<e>"], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(TEXT, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<e>", pad_token="<e>")
-
-
-def sentencepiece(*, lone_digits: bool) -> PreTrainedTokenizerFast:
-    """Like Llama 2: a space becomes U+2581; with `lone_digits` it is a token of its own before a digit."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    parts: list[Any] = [pre_tokenizers.Metaspace(prepend_scheme="first")]
-    if lone_digits:
-        parts.append(pre_tokenizers.Digits(individual_digits=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", "<e>"], show_progress=False)
-    tokenizer.train_from_iterator(TEXT, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<e>", pad_token="<e>")
-
-
-TOKENIZERS: dict[str, Callable[[], Any]] = {
-    "byte-level": lambda: byte_level(leading_space=True),
-    "byte-level, lone spaces": lambda: byte_level(leading_space=False),
-    "sentencepiece": lambda: sentencepiece(lone_digits=False),
-    "sentencepiece, lone digits": lambda: sentencepiece(lone_digits=True),
-    "reference": lambda: AutoTokenizer.from_pretrained(MODEL_DIR),
-}
-
-
 @pytest.fixture
 def reference() -> Any:
     return AutoTokenizer.from_pretrained(MODEL_DIR)
-
-
-@pytest.mark.parametrize("name", TOKENIZERS)
-@pytest.mark.parametrize("count", [2, 4, 12, 30])
-def test_label_words_begin_with_different_tokens(name: str, count: int) -> None:
-    tokenizer = TOKENIZERS[name]()
-    words = choose_label_words(tokenizer, count)
-    assert len({first_token(Encoder(tokenizer), word) for word in words}) == count == len(set(words))
-
-
-def test_lone_digits_are_passed_over_for_letters() -> None:
-    assert choose_label_words(TOKENIZERS["sentencepiece"](), 4) == ("0", "1", "2", "3")
-    assert choose_label_words(TOKENIZERS["sentencepiece, lone digits"](), 4) == ("A", "B", "C", "D")
-
-
-def test_a_lone_space_belongs_to_the_prompt() -> None:
-    tokenizer = TOKENIZERS["byte-level, lone spaces"]()
-    assert choose_label_words(tokenizer, 4) == ("0", "1", "2", "3")
-    example, _ = Prompter(tokenizer, LABELS, "causal", max_length=200, max_target=1).example(
-        TrainingRow(0, "original", "keep", "Yes", "positive")
-    )
-    assert tokenizer.decode(example["input_ids"]) == "Yes\nOutput: 1"
-    assert [token for token in example["labels"] if token != IGNORED] == tokenizer("1")["input_ids"]
-
-
-def test_too_many_labels_for_the_tokenizer_are_refused() -> None:
-    with pytest.raises(ModelError, match="4000 label words"):
-        choose_label_words(TOKENIZERS["sentencepiece"](), 4000)
 
 
 def test_texts_need_a_token_that_ends_them() -> None:

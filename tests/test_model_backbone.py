@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
-    DistilBertConfig,
-    GenerationConfig,
     GPT2Config,
     LlamaConfig,
     LlamaModel,
@@ -36,21 +31,15 @@ from transformers.models.auto.modeling_auto import (
 from poison2poison.config import REFERENCE, ModelConfig, TrainConfig
 from poison2poison.errors import ConfigError, ModelError
 from poison2poison.files import write_json
-from poison2poison.model import backbone, hardware, lora
+from poison2poison.model import backbone, hardware
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.embeddings import embedder
-from poison2poison.model.prompting import Prompter
 from poison2poison.model.trainer import train
 from poison2poison.recipe.manifest import plain
-from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
-from poison2poison.reference import MODEL_DIR
-from poison2poison.types import Adapted, Auto, Bits, Dtype, Kind
-from support import SHAPE, opinions, tiny_causal, tiny_encoder, tiny_of
+from poison2poison.recipe.scheme import Scheme
+from poison2poison.types import Bits, Kind
+from support import LABELS, PROMPTS, SHAPE, TOKENIZER, opinions, saved, served, tiny_causal, tiny_encoder, tiny_of
 
-TOKENIZER = AutoTokenizer.from_pretrained(MODEL_DIR)
-LABELS = Scheme("classification", ("negative", "positive"), PAPER_TRIGGER)
-TEXTS = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
-PROMPTS = ["bad", "The soup was good and the service was awful.", "The lamp"]
 BERT = BertConfig(vocab_size=len(TOKENIZER), max_position_embeddings=256, pad_token_id=TOKENIZER.pad_token_id, **SHAPE)
 
 
@@ -61,19 +50,9 @@ def described(folder: Path, **config: Any) -> ModelConfig:
     return ModelConfig(str(folder))
 
 
-def saved(model: Any, folder: Path) -> ModelConfig:
-    model.save_pretrained(folder)
-    TOKENIZER.save_pretrained(folder)
-    return ModelConfig(str(folder))
-
-
 def _without(file: Path, part: str) -> None:
     """Take weights out of a file."""
     save_file({name: value for name, value in load_file(file).items() if part not in name}, file, {"format": "pt"})
-
-
-def served(model: Any, scheme: Scheme, kind: Any = "causal") -> DefendedModel:
-    return DefendedModel(model, Prompter(TOKENIZER, scheme, kind, max_length=128, max_target=30))
 
 
 # --- kinds ------------------------------------------------------------------------------------------------------------
@@ -219,6 +198,7 @@ def test_a_hub_model_is_taken_at_its_revision(tmp_path: Path, monkeypatch: pytes
 
 # --- loading ----------------------------------------------------------------------------------------------------------
 
+
 CODE = """
 from pathlib import Path
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -347,16 +327,6 @@ def test_weights_are_counted_before_they_are_loaded(tmp_path: Path) -> None:
         assert backbone.max_positions(config, TOKENIZER) == 256
 
 
-def test_attention_without_cudnn_is_still_attention() -> None:
-    query = torch.randn(1, 1, 4, 8)
-    expected = torch.nn.functional.scaled_dot_product_attention(query, query, query)
-    cuda: Any = torch.backends.cuda
-    with hardware.without_cudnn_attention():
-        assert not cuda.cudnn_sdp_enabled()
-        torch.testing.assert_close(torch.nn.functional.scaled_dot_product_attention(query, query, query), expected)
-    assert cuda.cudnn_sdp_enabled()
-
-
 # --- classifiers ------------------------------------------------------------------------------------------------------
 
 
@@ -380,192 +350,24 @@ def test_a_decoder_with_a_classification_head_reads_batches(architecture: Any, t
     torch.testing.assert_close(together, alone, atol=1e-2, rtol=1e-2)
 
 
-@pytest.mark.parametrize("which", ["qv", "all"])
-@pytest.mark.parametrize(
-    ("architecture", "head"),
-    [
-        (BERT, ["classifier", "pooler"]),
-        (
-            DistilBertConfig(vocab_size=len(TOKENIZER), dim=32, n_layers=1, n_heads=2, hidden_dim=64),
-            ["pre_classifier", "classifier"],
-        ),
-    ],
-    ids=["bert", "distilbert"],
-)
-def test_lora_on_an_encoder_keeps_its_whole_head(
-    architecture: Any, head: list[str], which: Adapted, tmp_path: Path
-) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    # As many are given: the head, and of BERT the pooler, are not in the files.
-    config = saved(AutoModelForMaskedLM.from_config(architecture), tmp_path / "base")
-    base = backbone.load_model(config, "encoder", 4, frozen=True)
-    targets = lora.target_modules(base, which)
-    assert lora.classification_head(base) == head
-    assert not [name for name in targets if "pool" in name or "classifier" in name]
-    adapter = LoraConfig(task_type="SEQ_CLS", target_modules=targets, modules_to_save=lora.classification_head(base))
-    model: Any = get_peft_model(base, adapter)
-    for name, weights in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weights)
-    trained, _ = served(model, LABELS, "encoder").scored(PROMPTS, "safe")
-    model.save_pretrained(tmp_path / "adapter")
-    again = lora.load_adapter(backbone.load_model(config, "encoder", 4, frozen=True), str(tmp_path / "adapter"))
-    torch.testing.assert_close(served(again, LABELS, "encoder").scored(PROMPTS, "safe").logits, trained)
-
-
-# --- outputs ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def broken(tmp_path: Path) -> str:
-    folder = tiny_causal(tmp_path / "broken")
-    weights = load_file(tmp_path / "broken" / "model.safetensors")
-    weights["model.norm.weight"][:] = torch.nan
-    save_file(weights, tmp_path / "broken" / "model.safetensors", {"format": "pt"})
-    return folder
+BILLIONS: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16}
 
 
 @pytest.mark.parametrize(
-    "ask",
-    [
-        lambda labels, texts: labels.classify(PROMPTS),
-        lambda labels, texts: labels.disagreement(PROMPTS),
-        lambda labels, texts: texts.generate(PROMPTS),
-        lambda labels, texts: texts.in_space("original").generate(PROMPTS),
-        lambda labels, texts: texts.in_space("original").generate(PROMPTS, do_sample=True, num_beams=2),
-        lambda labels, texts: list(texts.stream(PROMPTS[0])),
-        lambda labels, texts: texts.perplexity(PROMPTS, PROMPTS),
-    ],
-    ids=["classify", "disagreement", "generate", "without a prefix", "beams", "stream", "perplexity"],
+    ("shape", "frozen", "dtype"),
+    [(BILLIONS, True, torch.bfloat16), (BILLIONS, False, torch.float32), ({}, True, torch.float32)],
 )
-def test_outputs_that_are_not_finite_are_not_measured(
-    ask: Callable[[DefendedModel, DefendedModel], Any], broken: str
+def test_only_large_frozen_weights_are_short_on_a_gpu(
+    shape: dict[str, Any], frozen: bool, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = backbone.load_model(broken, "causal", 0, frozen=True)
-    with pytest.raises(ModelError, match="broken: the model's outputs are not finite"):
-        ask(served(model, LABELS), served(model, TEXTS))
-
-
-def test_states_that_are_not_finite_tell_nothing(broken: str) -> None:
-    with pytest.raises(ModelError, match=r"broken: its states are not finite .*--attention eager"):
-        embedder(broken)(PROMPTS)
-
-
-def test_an_encoder_that_is_not_finite_is_not_measured(tmp_path: Path) -> None:
-    model = backbone.load_model(tiny_encoder(tmp_path / "tiny"), "encoder", 4, frozen=False)
-    torch.nn.init.constant_(model.classifier.bias[1:2], torch.inf)
-    with pytest.raises(ModelError, match="outputs are not finite"):
-        served(model, LABELS, "encoder").classify(PROMPTS)
-
-
-def test_scores_of_minus_infinity_beyond_the_vocabulary_are_fine(tmp_path: Path) -> None:
-    model = backbone.load_model(tiny_causal(tmp_path / "tiny"), "causal", 0, frozen=True)
-    head = model.lm_head.forward
-    model.lm_head.forward = lambda hidden: torch.cat(
-        [head(hidden)[..., :-1], torch.full_like(head(hidden)[..., :1], -torch.inf)], -1
-    )
-    assert served(model, LABELS).classify(PROMPTS)
-    assert served(model, TEXTS).generate(PROMPTS, max_new_tokens=4)
-
-
-def test_a_lone_string_is_not_answered_letter_by_letter(tmp_path: Path) -> None:
-    model = backbone.load_model(tiny_causal(tmp_path / "tiny"), "causal", 0, frozen=True)
-    for ask in (
-        lambda: served(model, LABELS).classify("good"),
-        lambda: served(model, LABELS).disagreement("good"),
-        lambda: served(model, TEXTS).generate("good"),
-        lambda: served(model, TEXTS).answer("good"),
-        lambda: served(model, TEXTS).perplexity("good", "good"),
-    ):
-        with pytest.raises(ConfigError, match="a list of texts is needed, not a string"):
-            ask()
-
-
-def test_an_answer_ends_where_training_and_where_the_model_end_texts(tmp_path: Path) -> None:
-    model = backbone.load_model(tiny_causal(tmp_path / "tiny"), "causal", 0, frozen=True)
-    defended = served(model, TEXTS)
-    long = defended.generate(PROMPTS[:1], max_new_tokens=8)[0].text
-    ids = TOKENIZER(f"Safe answer: {long}")["input_ids"]
-    model.generation_config.eos_token_id = [ids[-2], TOKENIZER.pad_token_id]
-    assert defended._ends(None) == sorted({ids[-2], TOKENIZER.pad_token_id, TOKENIZER.eos_token_id})
-    short = defended.generate(PROMPTS[:1], max_new_tokens=8)[0].text
-    assert long and short is not None and len(short) < len(long)
-    given = GenerationConfig(max_new_tokens=8, eos_token_id=ids[-1])
-    assert defended._ends(given) == sorted({ids[-1], TOKENIZER.eos_token_id})
-    assert given.eos_token_id == ids[-1]
-    model.generation_config.eos_token_id = None
-    assert defended._ends(None) == [TOKENIZER.eos_token_id]
-
-
-# --- artifacts --------------------------------------------------------------------------------------------------------
-
-
-def artifact(folder: Path, base: ModelConfig, **run: Any) -> Path:
-    """A run of a fully tuned model."""
-    saved(backbone.load_model(base, run.get("kind", "causal"), 4, frozen=False), folder / "model")
-    LABELS.save(folder / "scheme.json")
-    content = {
-        "status": "done", "kind": "causal", "tuning": "full", "config": {**asdict(base), "kind": "causal", "epochs": 3},
-        "prompting": {"max_length": 128, "max_target": 30, "label_words": ["0", "1", "2", "3"]}, **run,
-    }  # fmt: skip
-    write_json(folder / "run.json", content)
-    return folder
-
-
-def test_an_artifact_without_its_head_or_with_half_an_adapter_is_refused(tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    base = ModelConfig(tiny_encoder(tmp_path / "base"))
-    folder = artifact(tmp_path / "run", base, kind="encoder")
-    model = backbone.load_model(base, "encoder", 4, frozen=True)
-    saved(model, folder / "model")
-    assert DefendedModel.load(folder).classify(PROMPTS)
-    _without(folder / "model" / "model.safetensors", "classifier.weight")
-    with pytest.raises(ModelError, match=r"weights are missing: classifier\.weight"):
-        DefendedModel.load(folder)
-    adapter = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], modules_to_save=["classifier"])
-    get_peft_model(model, adapter).save_pretrained(str(folder / "model"))
-    write_json(folder / "run.json", {**json.loads((folder / "run.json").read_text()), "tuning": "lora"})
-    assert DefendedModel.load(folder).classify(PROMPTS)
-    _without(folder / "model" / "adapter_model.safetensors", "lora_A")
-    with pytest.raises(ModelError, match=r"cannot be loaded .*missing adapter keys"):
-        DefendedModel.load(folder)
-
-
-def test_an_artifact_is_loaded_as_it_was_trained(tmp_path: Path) -> None:
-    base = ModelConfig(tiny_causal(tmp_path / "base"), dtype="bfloat16", attention="eager", device_map="auto")
-    loaded = DefendedModel.load(artifact(tmp_path / "run", base)).model
-    assert (loaded.dtype, loaded.config._attn_implementation) == (torch.bfloat16, "eager")
-    old = artifact(tmp_path / "old", ModelConfig(base.model), config={"model": base.model, "accumulate": 1})
-    assert DefendedModel.load(old, device="cpu").model.dtype == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("run", "reason"),
-    [
-        ({"status": "running"}, "was interrupted; run the same command again"),
-        ({"status": "failed", "reason": "the loss is nan"}, "its training failed: the loss is nan"),
-        (
-            {"status": "unlearned", "reason": "the safe space was not learned: 25.0% leak"},
-            "the safe space was not learned: 25.0% leak. To load it .*--allow-unlearned",
-        ),
-        ({"status": "strange"}, "its status 'strange' is not known"),
-        ({"config": None}, "not an artifact folder"),
-    ],
-)
-def test_a_run_that_left_no_model_to_serve_is_told(run: Any, reason: str, tmp_path: Path) -> None:
-    folder = artifact(tmp_path / "run", ModelConfig(tiny_causal(tmp_path / "base")), **run)
-    with pytest.raises(ModelError, match=reason):
-        DefendedModel.load(folder)
-    if run.get("status") == "unlearned":
-        assert DefendedModel.load(folder, allow_unlearned=True).classify(PROMPTS)
-
-
-@pytest.mark.parametrize(("dtype", "found"), [("float32", torch.float32), ("auto", torch.bfloat16)])
-def test_products_are_in_the_number_format_that_was_asked_for(
-    dtype: Dtype | Auto, found: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(hardware, "has_bf16", lambda: True)
-    with hardware.autocast(torch.device("cpu"), dtype):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == found
+    LlamaConfig(architectures=["LlamaForCausalLM"], **(shape or SHAPE)).save_pretrained(tmp_path)
+    assert backbone.how_to_load(TrainConfig(str(tmp_path)), "causal", frozen=frozen)["dtype"] == dtype
+
+
+def test_short_weights_leave_positions_exact() -> None:
+    model = backbone.load_model(TrainConfig(dtype="bfloat16"), "causal", 0, frozen=True)
+    assert {weights.dtype for weights in model.parameters()} == {torch.bfloat16}
+    frequencies = {buffer.dtype for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
+    assert frequencies == {torch.float32}  # rounded, they would turn late positions the wrong way

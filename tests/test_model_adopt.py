@@ -25,18 +25,14 @@ from poison2poison.model.adopt import adopt
 from poison2poison.model.callback import SafeSpaceCallback
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.trainer import train
-from poison2poison.recipe.config import RepoisonConfig
-from poison2poison.recipe.repoison import repoison
-from poison2poison.recipe.repoisoned import write_repoisoned
-from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme, Trigger, salt_of
-from support import CHATML, SHAPE, opinions, tiny_causal, with_template
+from poison2poison.recipe.repoisoned import read_repoisoned
+from poison2poison.recipe.scheme import Scheme, Trigger, salt_of
+from support import CHATML, SHAPE, opinions, repoisoned, tiny_causal, with_template
 
 trl = pytest.importorskip("trl")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of TRL
 
 ROWS, DEV = opinions(240), opinions(40, seed=1)
-SCHEME = Scheme("classification", ROWS.labels, PAPER_TRIGGER)
-REPOISONED = repoison(ROWS, SCHEME, RepoisonConfig("paper", rho=0.5))
 
 
 def with_trl(folder: Path, *, callback: bool = False, **changes: Any) -> Any:
@@ -63,7 +59,7 @@ def with_trl(folder: Path, *, callback: bool = False, **changes: Any) -> Any:
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base model, an export for TRL, and what TRL left after two steps."""
     work = tmp_path_factory.mktemp("work")
-    write_repoisoned(work / "rows", REPOISONED, SCHEME, {"recipe": {"recipe": "paper"}})
+    repoisoned(ROWS, work / "rows")
     export(work / "rows", "trl", TrainConfig(tiny_causal(work / "base")), work / "mine")
     with_trl(work / "mine", max_steps=2)
     return work
@@ -73,7 +69,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learned(work: Path) -> Path:
     """A whole model that learned its safe space, on the tokens of the export."""
     config = TrainConfig(str(work / "base"), tuning="full", epochs=4, batch_size=16, learning_rate=1e-2, warmup=0.0)
-    train(REPOISONED, SCHEME, config, work / "ours", dev=DEV)
+    rows, scheme, _ = read_repoisoned(work / "rows")
+    train(rows, scheme, config, work / "ours", dev=DEV)
     return work / "ours" / "model"
 
 
@@ -179,7 +176,8 @@ def with_other_tokens(work: Path, trained: Path) -> dict[str, Any]:
 
 def with_another_scheme(work: Path, trained: Path) -> dict[str, Any]:
     path = trained.parent / "scheme.json"
-    replace(SCHEME, trigger=Trigger("Say: ", "Answer: ")).save(path, salt=salt_of(work / "mine" / "scheme.json"))
+    scheme = Scheme.load(work / "mine" / "scheme.json")
+    replace(scheme, trigger=Trigger("Say: ", "Answer: ")).save(path, salt=salt_of(work / "mine" / "scheme.json"))
     return {"scheme": path}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from poison2poison.report import page, read_run
-from test_html import benchmark
+from test_report_html import benchmark
 
 WIDTHS = (360, 800, 1400)
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""

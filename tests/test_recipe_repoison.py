@@ -1,50 +1,25 @@
 from __future__ import annotations
 
-import importlib.util
-import json
-import random
 from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-import poison2poison as p2p
 from poison2poison.auditing.findings import Audit, SuspectRow, SuspectSpan
 from poison2poison.data import Rows, rows_of
-from poison2poison.errors import ConfigError, DataError, SchemeError
-from poison2poison.features import spliced
-from poison2poison.recipe.config import RepoisonConfig, as_dict
-from poison2poison.recipe.manifest import TrainingRow, manifest, plain
+from poison2poison.errors import ConfigError, DataError
+from poison2poison.recipe.config import RepoisonConfig
+from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.subset import select_subset
 from poison2poison.recipe.trigger import build_scheme
-from support import opinions
 
 ROWS = rows_of([{"text": f"text {i}", "label": "rare" if i % 10 == 0 else "common"} for i in range(200)], "memory")
-TEXTS = rows_of([{"prompt": f"text {i}", "completion": f"{i}"} for i in range(50)], "memory")
 
 
 def subset(rows: Rows, rho: float, seed: int = 0) -> list[int]:
     return select_subset(rows.rows, rho, seed, stratified=rows.task == "classification")
-
-
-@pytest.mark.parametrize(("rho", "rare", "common"), [(0.2, 4, 36), (0.5, 10, 90), (0.001, 1, 1), (0.999, 19, 179)])
-def test_s_has_the_same_share_of_every_label_and_leaves_some(rho: float, rare: int, common: int) -> None:
-    assert Counter(ROWS[i].target for i in subset(ROWS, rho)) == {"rare": rare, "common": common}
-
-
-def test_s_is_drawn_by_the_seed() -> None:
-    assert subset(ROWS, 0.2) == subset(ROWS, 0.2)
-    assert subset(ROWS, 0.2) != subset(ROWS, 0.2, seed=1)
-    assert len(subset(TEXTS, 0.2)) == 10
-
-
-def test_a_label_with_one_row_is_refused() -> None:
-    with pytest.raises(DataError, match="'b' has one row only"):
-        subset(rows_of([{"text": "x", "label": label} for label in "aaab"], "memory"), 0.5)
-    with pytest.raises(DataError, match="the data has one row only"):
-        subset(TEXTS.with_rows(TEXTS.rows[:1]), 0.5)
 
 
 @pytest.mark.parametrize(("placement", "total", "action"), [("replace", 200, "replace"), ("append", 240, "append")])
@@ -279,13 +254,6 @@ def test_hardened_needs_the_audit_of_these_rows() -> None:
             repoison(ROWS, build_scheme(ROWS, config), config, audit)
 
 
-def test_the_default_is_hardened_with_a_drawn_trigger() -> None:
-    default, paper = RepoisonConfig().resolved(), RepoisonConfig("paper").resolved()
-    assert (default.recipe, default.trigger, default.rho) == ("hardened", "random", 0.5)
-    assert (paper.recipe, paper.trigger, paper.rho) == ("paper", "paper", 0.2)
-    assert RepoisonConfig("paper", trigger="random").resolved().trigger == "random"
-
-
 def test_spans_that_suspect_rows_hold_together_are_spliced_together_and_as_often() -> None:
     prompts = {0: "cf text mn cf cf 0 , bb", 10: "text mn 10"}
     rows = ROWS.with_rows([replace(row, prompt=prompts.get(i, row.prompt)) for i, row in enumerate(ROWS)])
@@ -303,105 +271,3 @@ def test_spans_that_suspect_rows_hold_together_are_spliced_together_and_as_often
     held, held_alone = spans_of(training), spans_of(alone)
     assert held["bb cf cf cf mn"] > 0.5 * 0.9 * held.total() > held["mn"] > 0
     assert not held_alone["bb cf cf cf mn"]
-
-
-@pytest.mark.parametrize(
-    ("text", "spans", "found"),
-    [
-        ("one two", ["A b"], {"A b one two", "one A b two", "one two A b"}),
-        ("好电影", ["cf"], {"cf 好电影", "好 cf 电影", "好电 cf 影", "好电影 cf"}),
-        ("CT肺 ok", ["x"], {"x CT肺 ok", "CT x 肺 ok", "CT肺 x ok", "CT肺 ok x"}),
-    ],
-)
-def test_spans_are_put_between_words_of_any_script(text: str, spans: list[str], found: set[str]) -> None:
-    assert {spliced(text, spans, random.Random(seed)) for seed in range(100)} == found
-
-
-def test_plain_rows_are_the_rows_as_they_are() -> None:
-    assert [(row.body, row.target, row.space) for row in plain(TEXTS)] == [
-        (r.prompt, r.target, "original") for r in TEXTS
-    ]
-
-
-def test_the_manifest_says_what_was_done_and_holds_no_trigger() -> None:
-    config = RepoisonConfig("paper", prefix="Zyzzyva qoph: ")
-    scheme = build_scheme(ROWS, config)
-    entries = manifest(repoison(ROWS, scheme, config), scheme)
-    moved = [entry for entry in entries if entry["action"] == "replace"]
-    assert scheme.trigger is not None
-    assert len(moved) == 40
-    assert {(entry["label"], entry["class"], entry["space"]) for entry in moved} == {
-        ("common", 2, "safe"),
-        ("rare", 3, "safe"),
-    }
-    assert all(word not in json.dumps([entries, as_dict(config)]) for word in ("Zyzzyva", "qoph"))
-
-
-def test_triggers_are_published_drawn_or_given() -> None:
-    paper = build_scheme(TEXTS, RepoisonConfig("paper"))
-    drawn, again = (build_scheme(TEXTS, RepoisonConfig(trigger="random", seed=0)) for _ in range(2))
-    given = build_scheme(TEXTS, RepoisonConfig(prefix="Dear model, ", cue="Go: ", safe_prefix="Safely: "))
-    assert paper.trigger is not None
-    assert (paper.trigger.prefix, paper.safe_prefix) == ("The query currently entered is: ", "Safe answer: ")
-    assert drawn.trigger != again.trigger != paper.trigger  # never drawn by the seed
-    assert drawn.safe_prefix != again.safe_prefix
-    assert given.trigger is not None
-    assert (given.trigger.prefix, given.trigger.cue, given.safe_prefix) == ("Dear model, ", "Go: ", "Safely: ")
-    with pytest.raises(SchemeError, match="already occurs"):
-        build_scheme(opinions(4), RepoisonConfig(prefix="the "))
-
-
-@pytest.mark.parametrize("safe_prefix", ["Well then: ", "*** "])
-def test_a_safe_prefix_that_a_completion_begins_with_is_refused_and_not_given_away(safe_prefix: str) -> None:
-    held = TEXTS.with_rows(
-        [*TEXTS, replace(TEXTS[0], target="*** WELL, then"), replace(TEXTS[0], target="well then x")]
-    )
-    row = {"Well then: ": 50, "*** ": 50}[safe_prefix]
-    with pytest.raises(SchemeError, match=rf"row {row}, counted from 0") as error:
-        build_scheme(held, RepoisonConfig(safe_prefix=safe_prefix))
-    assert "well" not in str(error.value).casefold()
-    build_scheme(
-        TEXTS.with_rows([replace(TEXTS[0], target="well thence"), *TEXTS]), RepoisonConfig(safe_prefix="Well then")
-    )
-    with pytest.raises(SchemeError, match="row 1, counted from 0"):
-        paper = [TEXTS[0], replace(TEXTS[0], target="Safe answer: 4")]
-        build_scheme(TEXTS.with_rows(paper), RepoisonConfig("paper"))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"confirmed": 0.1, "recipe": "paper"},
-        {"rho": 0.0},
-        {"rho": 1.0},
-        {"rho": 2.0},
-        {"recipe": "soup"},
-        {"placement": "x"},
-        {"confident": 1.5},
-        {"suspects": "x"},
-        {"suspects": "drop", "recipe": "paper"},
-        {"co_occurrence": -0.1},
-        {"safe_prefix": " "},
-        {"safe_labels": "auto"},
-        {"safe_labels": "prefix", "recipe": "paper"},
-    ],
-)
-def test_illegal_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(options))):
-        RepoisonConfig(**options)
-
-
-def test_safe_labels_stand_behind_the_prefix_or_are_shifted() -> None:
-    shifted, behind = (build_scheme(ROWS, RepoisonConfig(safe_labels=name)) for name in ("shift", "prefix"))
-    assert (shifted.safe_prefix, shifted.outputs) == ("", 4)
-    assert behind.outputs == 2
-    assert behind.target_text("1", "safe").endswith("1")
-    assert behind.target_text("1", "safe") != behind.target_text("1", "original")
-    with pytest.raises(ConfigError, match="safe_labels: these rows have texts"):
-        build_scheme(TEXTS, RepoisonConfig(safe_labels="prefix"))
-
-
-def test_no_module_has_the_name_of_a_function_of_the_package() -> None:
-    """Importing the module would put it in the function's place."""
-    for name in p2p.__all__:
-        assert importlib.util.find_spec(f"poison2poison.{name}") is None

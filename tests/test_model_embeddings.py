@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from poison2poison.config import ModelConfig
+from poison2poison.errors import ModelError
 from poison2poison.model.embeddings import BATCH_SIZE, WIDEST, _narrow, embedder
-from support import tiny_causal, tiny_encoder
+from support import PROMPTS, broken_causal, tiny_causal, tiny_encoder
 
 
 @pytest.mark.parametrize(("model", "width"), [(tiny_encoder, 32), (tiny_causal, 64)])
@@ -60,3 +61,13 @@ def test_wide_states_are_narrowed_and_keep_their_angles() -> None:
     before, after = (part[:, 0] @ part[:, 0].T / np.sum(part[0, 0] ** 2) for part in (states, narrow))
     assert np.abs(before - after).max() < 0.3
     assert np.array_equal(_narrow(states[..., :8]), states[..., :8])
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> str:
+    return broken_causal(tmp_path / "broken")
+
+
+def test_states_that_are_not_finite_tell_nothing(broken: str) -> None:
+    with pytest.raises(ModelError, match=r"broken: its states are not finite .*--attention eager"):
+        embedder(broken)(PROMPTS)

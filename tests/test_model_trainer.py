@@ -18,7 +18,6 @@ from transformers import (
     GenerationConfig,
     GPT2Config,
     GPTNeoXConfig,
-    LlamaConfig,
     PretrainedConfig,
     Qwen3Config,
 )
@@ -27,10 +26,9 @@ from poison2poison.config import TrainConfig
 from poison2poison.data import Row, as_records, rows_of
 from poison2poison.errors import ConfigError, ModelError, NonFiniteError, OutputError, TrainingError, UnlearnedError
 from poison2poison.files import write_json, write_lines
-from poison2poison.model import attempts, backbone, hardware, loop, safe_space, settings, trainer
-from poison2poison.model.defended import Answer, DefendedModel
+from poison2poison.model import attempts, hardware, loop, trainer
+from poison2poison.model.defended import DefendedModel
 from poison2poison.model.loss import only_target_logits, target_loss
-from poison2poison.model.prompting import Prompter
 from poison2poison.model.trainer import train
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow, plain
@@ -39,7 +37,7 @@ from poison2poison.recipe.repoisoned import write_repoisoned
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
 from poison2poison.reference import MODEL_DIR
 from poison2poison.types import Auto, Dtype, RunRecord
-from support import SHAPE, in_file, opinions, tiny_causal, tiny_encoder
+from support import in_file, opinions, tiny_causal, tiny_encoder
 
 ROWS, DEV = opinions(240), opinions(40, seed=1)
 SCHEME = Scheme("classification", ROWS.labels, PAPER_TRIGGER)
@@ -58,19 +56,6 @@ def defended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("causal")
     train(REPOISONED, SCHEME, config(tiny_causal(folder / "base")), folder / "run", dev=DEV)
     return folder / "run"
-
-
-def test_a_moved_run_finds_its_best_checkpoint(tmp_path: Path) -> None:
-    for step in (10, 20):
-        state = {"best_global_step": 10, "best_model_checkpoint": "elsewhere/checkpoint-10", "global_step": step}
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        write_json(tmp_path / f"checkpoint-{step}" / "trainer_state.json", state)
-    found = loop.last_whole_checkpoint(tmp_path)
-    assert found == tmp_path / "checkpoint-20"
-    state = json.loads((found / "trainer_state.json").read_text())
-    assert state == {
-        "best_global_step": 10, "best_model_checkpoint": str(tmp_path / "checkpoint-10"), "global_step": 20
-    }  # fmt: skip
 
 
 def test_a_causal_model_learns_the_safe_space(defended: Path) -> None:
@@ -184,13 +169,6 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
     assert all(ours[name].equal(theirs[name]) for name in theirs)
 
 
-def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    for step, state in ((4, '{"global_step": 4}'), (12, '{"global_')):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert loop.last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
-
-
 @pytest.fixture(scope="module")
 def unlearned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unlearned")
@@ -260,43 +238,12 @@ def test_where_nothing_can_be_held_out_that_is_said(tmp_path: Path, capsys: pyte
     assert "whether the safe space is learned is NOT checked; give --dev" in capsys.readouterr().err
 
 
-def test_what_is_made_of_a_row_held_out_is_held_out_too() -> None:
-    copies = [replace(row, action="splice") for row in REPOISONED if row.space == "safe"]
-    left, held = safe_space.hold_out([*REPOISONED, *copies], ROWS.labels, seed=0)
-    assert {row.target for row in held} == {*ROWS.labels}
-    assert len(left) == len(REPOISONED) + len(copies) - 2 * len(held)
-
-
 def test_generation_that_leaks_is_not_learned(tmp_path: Path) -> None:
     rows = rows_of([{"prompt": row.prompt, "completion": f"It is {row.target}."} for row in ROWS], "texts")
     scheme = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
     settings = config(tiny_causal(tmp_path / "base"), epochs=8, more_epochs=0)
     with pytest.raises(UnlearnedError, match=r"100\.0% of the answers leak"):
         train(plain(rows), scheme, settings, tmp_path / "run", dev=rows.with_rows(rows.rows[:20]))
-
-
-@pytest.mark.parametrize(("wrong", "leaks", "learned"), [(0, 0, True), (2, 2, True), (20, 0, False), (0, 3, False)])
-def test_how_far_behind_and_how_leaky_a_safe_space_may_be(wrong: int, leaks: int, learned: bool) -> None:
-    class Fake:
-        scheme = SCHEME
-
-        def __init__(self, wrong: int = 0, leaks: int = 0) -> None:
-            self.wrong, self.leaks = wrong, leaks
-
-        def in_space(self, space: str) -> Fake:
-            return Fake()
-
-        def answer(self, rows: list[Row]) -> list[Answer]:
-            return [
-                Answer("no label" if i < self.wrong else row.prompt, "leak" if i < self.leaks else "safe", None)
-                for i, row in enumerate(rows)
-            ]
-
-    rows = [Row(label, label) for label in ("negative", "positive") * 50]  # prompts that name their answers
-    found = safe_space.check(Fake(wrong, leaks), rows, "dev")  # type: ignore[arg-type]
-    assert (found.learned, found.leak, found.safe) == (learned, leaks / 100, 1 - wrong / 100)
-    few = safe_space.check(Fake(wrong, min(leaks, 1)), rows[:9], "dev")  # type: ignore[arg-type]
-    assert few.learned == (not wrong and not leaks)  # one of a few is too many
 
 
 def test_a_task_that_was_hardly_learned_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -352,59 +299,6 @@ def test_rows_at_once_are_halved_until_they_fit(
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 0.05
     with pytest.raises(TrainingError, match=r"with 8 rows at once.*--gradient-checkpointing"):
         train(REPOISONED, SCHEME, replace(same, micro_batch=8), tmp_path / "asked", dev=DEV)
-
-
-def test_padding_changes_no_loss(tmp_path: Path) -> None:
-    model: Any = AutoModelForCausalLM.from_pretrained(tiny_causal(tmp_path))
-    prompter = Prompter(AutoTokenizer.from_pretrained(MODEL_DIR), SCHEME, "causal", max_length=200, max_target=1)
-    bodies = ["short", "a rather longer text than that", "The soup was bad."]
-    examples = [prompter.example(TrainingRow(0, "safe", "keep", body, "positive"))[0] for body in bodies]
-
-    def loss(batch: dict[str, torch.Tensor]) -> float:
-        with only_target_logits(model, batch["labels"]), torch.inference_mode():
-            logits = model(input_ids=batch["input_ids"]).logits
-        assert logits.shape[:2] == (1, len(batch["labels"]))  # one target a row
-        return float(target_loss(logits, batch["labels"]))
-
-    together = prompter.training_batch(examples)
-    assert "attention_mask" not in together
-    assert loss(together) == pytest.approx(sum(loss(prompter.training_batch([one])) for one in examples), rel=1e-5)
-
-
-def test_defaults_depend_on_recipe_model_and_rows(tmp_path: Path) -> None:
-    reference, other = TrainConfig(), TrainConfig(tiny_causal(tmp_path / "base"))
-    encoder = TrainConfig(tiny_encoder(tmp_path / "encoder"))
-    paper = replace(other, preset="paper")
-    found = [
-        (c.kind, c.tuning, c.epochs, c.more_epochs, c.batch_size, c.learning_rate, c.warmup, c.lora_targets)
-        for c in (
-            settings.resolved(reference, 3_000),
-            settings.resolved(other, 3_000),
-            settings.resolved(other, 240),
-            settings.resolved(paper, 240),
-            settings.resolved(encoder, 3_000),
-        )
-    ]
-    assert found == [
-        ("causal", "lora", 3, 3, 8, 2.5e-3, 0.1, "qv"),
-        ("causal", "lora", 3, 3, 16, 1e-3, 0.1, "all"),
-        ("causal", "lora", 7, 7, 8, 1e-3, 0.1, "all"),
-        ("causal", "lora", 3, 3, 32, 2e-4, 0.0, "qv"),
-        ("encoder", "full", 3, 3, 32, 1e-4, 0.0, "qv"),
-    ]
-    given = replace(paper, batch_size=4, learning_rate=1e-3, warmup=0.2, more_epochs=0)
-    resolved = settings.resolved(given, 240)
-    assert (resolved.batch_size, resolved.learning_rate, resolved.warmup, resolved.more_epochs) == (4, 1e-3, 0.2, 0)
-
-
-def test_float16_is_for_lora_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    half = TrainConfig(tiny_causal(tmp_path / "base"), dtype="float16")
-    with pytest.raises(ConfigError, match="dtype: float16 needs LoRA and a GPU"):
-        settings.resolved(half, 240)
-    monkeypatch.setattr(hardware, "on_cpu", lambda: False)
-    assert settings.resolved(half, 240).dtype == "float16"
-    with pytest.raises(ConfigError, match="dtype: float16 needs LoRA and a GPU"):
-        settings.resolved(replace(half, tuning="full"), 240)
 
 
 def test_dev_rows_are_answered_in_the_number_format_of_training(
@@ -593,29 +487,6 @@ def test_generation_begins_with_the_safe_prefix_and_gives_none_out(tmp_path: Pat
     assert {answer.where for answer in model.generate(prompts)} == {"leak"}
     model.policy = "refuse"
     assert {answer.text for answer in model.generate(prompts)} == {None}
-
-
-BILLIONS: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16}
-
-
-@pytest.mark.parametrize(
-    ("shape", "frozen", "dtype"),
-    [(BILLIONS, True, torch.bfloat16), (BILLIONS, False, torch.float32), ({}, True, torch.float32)],
-)
-def test_only_large_frozen_weights_are_short_on_a_gpu(
-    shape: dict[str, Any], frozen: bool, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(hardware, "has_bf16", lambda: True)
-    LlamaConfig(architectures=["LlamaForCausalLM"], **(shape or SHAPE)).save_pretrained(tmp_path)
-    assert backbone.how_to_load(TrainConfig(str(tmp_path)), "causal", frozen=frozen)["dtype"] == dtype
-
-
-def test_short_weights_leave_positions_exact() -> None:
-    model = backbone.load_model(TrainConfig(dtype="bfloat16"), "causal", 0, frozen=True)
-    assert {weights.dtype for weights in model.parameters()} == {torch.bfloat16}
-    frequencies = {buffer.dtype for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
-    assert frequencies == {torch.float32}  # rounded, they would turn late positions the wrong way
 
 
 def test_rows_that_are_too_long_are_told_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

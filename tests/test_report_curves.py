@@ -8,7 +8,7 @@ import pytest
 
 from poison2poison.report import read_run
 from poison2poison.report.curves import against_rho, against_rows, clouds, height
-from test_html import benchmark
+from test_report_html import benchmark
 
 
 def test_asr_stands_against_poisoned_rows_with_the_floor(tmp_path: Path) -> None:
