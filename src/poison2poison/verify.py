@@ -1,6 +1,6 @@
 """Whether a folder still holds what was recorded of it: an artifact's run.json, an export's export.json.
 
-The record has no signature: who changes a file and the record too is not found out. Weights of the base model are not
+Who changes a file and the record too is found out by the signature alone (`signing`). Weights of the base model are not
 in the folder; they are known by the revision in the record.
 """
 
