@@ -140,7 +140,7 @@ def _of_export(folder: Path, record: Mapping[str, Any]) -> list[Compared]:
 def _seals(folder: Path) -> Mapping[str, str]:
     """Empty where the scheme or the manifest cannot be read."""
     try:
-        lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
         scheme = folder / "scheme.json"
         return seals(Scheme.load(scheme), [json.loads(line) for line in lines], salt_of(scheme))
     except (OSError, ValueError, SchemeError):

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from poison2poison.gate.baseline import Accepted
 
 commands = typer.Typer()
-OF_GATE = ("fail_on", "baseline", "accept", "changed_since", "sarif", "summary")
+OF_GATE = ("fail_on", "baseline", "accept", "changed_since", "sarif", "summary", "junit")
+OF_EXTRA = {"sarif": "sarif_pydantic", "junit": "junitparser"}
+"""Options of the gate, and the libraries of the extra `gate` that they need."""
 OF_RECIPE = (
     "recipe", "rho", "placement", "trigger", "prefix", "cue", "safe_prefix", "safe_labels", "suspects", "seed",
 )  # fmt: skip
@@ -126,9 +128,10 @@ def audit(
     could not finish.
     """
     if out is None and not gate.asked:
-        raise ConfigError("out: give a folder for what is found, or as a gate --fail-on, --sarif or --summary")
-    if gate.sarif and importlib.util.find_spec("sarif_pydantic") is None:
-        raise ConfigError("sarif: sarif-pydantic is not installed; `pip install poison2poison[gate]`")
+        raise ConfigError("out: give a folder for what is found, or as a gate --fail-on, --sarif, --summary or --junit")
+    for name, library in OF_EXTRA.items():
+        if getattr(gate, name) and importlib.util.find_spec(library) is None:
+            raise ConfigError(f"{name}: {library} is not installed; `pip install poison2poison[gate]`")
     if out:
         refuse_taken(out)
     rows = read(source, data)
@@ -192,6 +195,10 @@ def _blocks(found: Audit, rows: Rows, gate: GateConfig, accepted: list[Accepted]
         write_text(gate.sarif, sarif(judged, rows, accepted))
     if gate.summary:
         write_text(gate.summary, summary(judged, rows))
+    if gate.junit:
+        from poison2poison.gate.junit import junit
+
+        write_text(gate.junit, junit(judged, rows))
     for one in judged.blocking:
         say(f"blocks: {one.title} (open rows: {len(one.open)})")
     if gate.accept is None or gate.baseline is None:

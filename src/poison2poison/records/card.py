@@ -22,15 +22,14 @@ def card(facts: Facts) -> str:
     Args:
         facts: What is told of the artifact.
     """
-    known = {}
-    if facts.revision is not None:  # else the base is a folder of its own, which the hub does not know
-        known = {"base_model": facts.base, "base_model_relation": RELATIONS[facts.run["tuning"]]}
+    on_hub = facts.revision is not None  # else the base is a folder of its own, which the hub does not know
     data = ModelCardData(
+        base_model=facts.base if on_hub else None,
+        base_model_relation=RELATIONS[facts.run["tuning"]] if on_hub else None,
         model_name=facts.name,
         pipeline_tag=TASKS[facts.task],
         tags=["poison2poison", "data-poisoning", *(["benign-backdoor"] if facts.is_defended else [])],
         eval_results=[_result(facts, figure) for figure in facts.figures] or None,
-        **known,
     )
     done = [(count, ACTIONS[action]) for action, count in facts.done.items()]
     made = ModelCard.from_template(data, template_path=str(TEMPLATE), facts=facts, done=done)

@@ -128,7 +128,7 @@ def read_facts(folder: Path, results: Path | None = None) -> Facts:
     run = _run(folder)
     name = folder.resolve().name
     content = _results(results, name) if results else {}
-    arm = next((arm for arm in content.get("arms", ()) if arm["name"] == name), {})
+    arm: dict[str, Any] = next((arm for arm in content.get("arms", ()) if arm["name"] == name), {})
     return Facts(name, run, _entries(folder / "manifest.jsonl"), content, arm)
 
 
@@ -145,7 +145,9 @@ def _run(folder: Path) -> dict[str, Any]:
 
 def _entries(path: Path) -> list[dict[str, Any]]:
     try:
-        entries = [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        # Not `splitlines`: labels may hold the other ends of lines that Unicode knows.
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        entries = [dict(json.loads(line)) for line in lines]
         unknown = {entry["action"] for entry in entries} - ACTIONS.keys()
         if unknown:
             raise ValueError(f"action {min(unknown)!r} is not one of {listed(ACTIONS)}")
