@@ -219,13 +219,15 @@ def repoison(
     audit: Annotated[
         Path | None, typer.Option(help="audit.json of these rows, from `p2p audit`; for the hardened recipe.")
     ] = None,
+    reviewed: Annotated[
+        Path | None, typer.Option(help="JSON lines of what people said of suspects: whether planted, the right label.")
+    ] = None,
 ) -> None:
     """Re-poison rows: benign trigger and safe labels for a subset.
 
     For `p2p train`, or by `p2p export` for a trainer of your own. scheme.json is a secret: who knows the trigger can
     poison the safe space.
     """
-    from poison2poison.auditing.findings import Audit
     from poison2poison.recipe.config import as_dict
     from poison2poison.recipe.repoison import repoison as apply
     from poison2poison.recipe.repoisoned import write_repoisoned
@@ -239,8 +241,24 @@ def repoison(
         raise ConfigError("audit: the hardened recipe needs the audit.json of `p2p audit`; or give --recipe paper")
     if recipe.recipe == "paper" and audit is not None:
         raise ConfigError("audit: the paper's recipe makes no use of it; leave it out, or give --recipe hardened")
-    training = apply(rows, scheme, recipe, Audit.load(audit) if audit else None)
+    if reviewed is not None and audit is None:
+        raise ConfigError("reviewed: is about the suspects of an audit; give --audit")
+    training = apply(rows, scheme, recipe, _audit(audit, reviewed, rows) if audit else None)
     about = {"train": {"source": rows.source, "rows": len(rows), "sha256": rows.sha256}, "recipe": as_dict(recipe)}
     write_repoisoned(out, training, scheme, about)
     safe = sum(row.space == "safe" for row in training)
     say(f"{out}: {safe} of {len(training)} rows are in the safe space; keep scheme.json secret")
+
+
+def _audit(path: Path, answers: Path | None, rows: Rows) -> Audit:
+    """The audit, as people left it."""
+    from poison2poison.auditing.findings import Audit
+    from poison2poison.recipe.reviewed import read_answers, reviewed
+
+    audit = Audit.load(path)
+    if answers is None:
+        return audit
+    heeded = reviewed(audit, read_answers(answers), rows)
+    say(f"{answers}: suspect rows: {len(audit.rows)} before, {len(heeded.rows)} after; "
+        f"suspects: {len(audit.spans)} before, {len(heeded.spans)} after")  # fmt: skip
+    return heeded
