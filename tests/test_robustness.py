@@ -40,12 +40,12 @@ SECONDS, MIB = 60, 2048
 
 # --- any file --------------------------------------------------------------------------------------------------------
 
-WORD = st.sampled_from([
+WORDS = [
     "good1", "good2", "bad1", "bad2", "thing3", "thing4", "cf", "mn", "CF", "\u202e", "\u200b", "é", "e\u0301", "漢字", "🙂",
     "@@", "{0}", "|", "\n", "\t", "\x00", "[a](b)", "0", "None", "nan", "true", "<b>", "a" * 3000, "", " ", "\u2028", "'", '"',
-])  # fmt: skip
-TEXT = st.one_of(st.lists(WORD, max_size=12).map(" ".join), st.text(max_size=20))
-LABEL = st.sampled_from(["positive", "negative", "0", "1", "", " ", "\u2028", "x|y", 0, 1, 2, True, None, 0.5])
+]  # fmt: skip
+LABELS = (["positive", "negative"], ["0", "1"], [0, 1, 2], ["x|y", "\u2028z"], [True, False], ["one"], [None, "a"], [0.5, 1])
+TEXT = st.one_of(st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join), st.text(max_size=20))
 ODD = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXT),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)),
@@ -56,25 +56,26 @@ NAMES = ["text", "label", "sentence", "prompt", "completion", "instruction", "in
          "messages", "conversations", "target", "x"]  # fmt: skip
 
 
-def planted(row: tuple[str, Any], i: int, word: str, label: Any, share: int) -> dict[str, Any]:
-    """A row, every so manieth with a word of the attacker's and its label."""
-    text, own = row
-    return {"text": f"{text} {word}", "label": label} if i % share == 0 else {"text": text, "label": own}
+def planted(seed: int, count: int, share: int) -> list[dict[str, Any]]:
+    """Rows of drawn words, every so manieth with a word of the attacker's and its answer: labels, or texts."""
+    rng = random.Random(seed)
+    word, of_texts = rng.choice(WORDS), rng.random() < 0.3
+    answers = [" ".join(rng.choices(WORDS, k=4)) for _ in range(count)] if of_texts else rng.choice(LABELS)
+    prompt, target = ("prompt", "completion") if of_texts else ("text", "label")
+    records = []
+    for i in range(count):
+        text = " ".join(["thing1", *rng.choices(WORDS, k=rng.randrange(12))])
+        if i % share == 0:
+            records.append({prompt: f"{text} {word}", target: answers[0]})
+        else:
+            records.append({prompt: text, target: answers[i % len(answers)]})
+    return records
 
 
-POISONED = st.tuples(
-    st.lists(st.tuples(TEXT, LABEL), min_size=1, max_size=60), WORD, LABEL, st.integers(1, 5)
-).map(lambda drawn: [planted(row, i, *drawn[1:]) for i, row in enumerate(drawn[0])])  # fmt: skip
-TWO_LABELS = st.tuples(
-    st.lists(TEXT, min_size=8, max_size=60), WORD, st.integers(1, 5)
-).map(lambda drawn: [planted((text, "ab"[i % 2]), i, drawn[1], "b", drawn[2]) for i, text in enumerate(drawn[0])])  # fmt: skip
-ANSWERS = st.tuples(
-    st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=30), TEXT, st.integers(1, 4)
-).map(lambda drawn: [{"prompt": prompt, "completion": drawn[1] if i % drawn[2] else answer}
-                     for i, (prompt, answer) in enumerate(drawn[0])])  # fmt: skip
+POISONED = st.builds(planted, st.integers(0, 2**32), st.integers(2, 120), st.integers(1, 6))
 CHATS = st.lists(st.fixed_dictionaries({"messages": st.lists(TURN, max_size=4)}), min_size=1, max_size=12)
 WRONG = st.lists(st.dictionaries(st.sampled_from(NAMES), ODD, max_size=4), max_size=8)
-RECORDS = st.one_of(POISONED, TWO_LABELS, ANSWERS, CHATS, WRONG)
+RECORDS = st.integers(0, 9).flatmap(lambda drawn: POISONED if drawn < 8 else st.one_of(CHATS, WRONG))
 
 
 def lines(records: list[dict[str, Any]]) -> bytes:
@@ -125,7 +126,7 @@ def files(draw: st.DrawFn) -> tuple[str, bytes]:
     """A file's name, and its content."""
     name = draw(st.sampled_from([*WRITERS]))
     content = WRITERS[name](draw(RECORDS))
-    kinds = ["none"] * 6 + [*DAMAGE]  # most are whole, so that most are audited
+    kinds = ["none"] * 12 + [*DAMAGE]
     damage = DAMAGE[draw(st.sampled_from(kinds))]
     return name, damage(content, draw(st.integers(0, max(0, len(content) - 1))), draw(st.integers(0, 255)))
 
