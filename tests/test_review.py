@@ -18,7 +18,8 @@ from poison2poison.errors import DataError
 from poison2poison.files import write_json, write_lines
 from support import opinions
 
-ROWS = rows_of([record | {"text": f"{i} {record['text']}"} for i, record in enumerate(as_records(opinions(60)))], "rows")
+NUMBERED = enumerate(as_records(opinions(60)))
+ROWS = rows_of([record | {"text": f"{i} {record['text']}"} for i, record in NUMBERED], "rows")
 """No row is the copy of another."""
 HOSTILE = "<script>cf</script>"
 
