@@ -263,3 +263,4 @@ def test_a_command_that_is_killed_at_any_moment_leaves_nothing_half_written(fold
                 assert json.loads((out / "run.json").read_text(encoding="utf-8"))["status"] in ("running", "done")
         finished(*words, "--out", out)
         assert content(out) == whole
+        assert not [*folder.glob(f".{out.name}.*")]
