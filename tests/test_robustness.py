@@ -14,7 +14,7 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -102,7 +102,7 @@ def parquet(records: list[dict[str, Any]]) -> bytes:
     return file.getvalue()
 
 
-WRITERS = {
+WRITERS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
     "rows.jsonl": lines,
     "rows.json": lambda records: json.dumps(records).encode(),
     "rows.csv": lambda records: table(records, ","),
@@ -111,7 +111,7 @@ WRITERS = {
     "rows.jsonl.gz": lambda records: gzip.compress(lines(records)),
     "rows.csv.bz2": lambda records: bz2.compress(table(records, ",")),
 }
-DAMAGE = {
+DAMAGE: dict[str, Callable[[bytes, int, int], bytes]] = {
     "none": lambda content, at, byte: content,
     "cut": lambda content, at, byte: content[:at],
     "changed": lambda content, at, byte: content[:at] + bytes([byte]) + content[at + 1 :],
