@@ -49,3 +49,12 @@ def test_a_second_process_in_one_folder_is_refused_and_a_killed_one_blocks_nobod
     with locked(tmp_path / "out"), locked(tmp_path / "out" / "arm"):
         assert (tmp_path / "out").is_dir()
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+
+
+def test_what_a_killed_process_left_half_made_is_swept_away_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".out.0123456789abcdef", ".out.notes", ".other.0123456789abcdef", "out"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("half")
+    with locked(tmp_path / "out"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {".out.notes", ".other.0123456789abcdef", "out"}

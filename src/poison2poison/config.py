@@ -59,6 +59,7 @@ class GateConfig:
     )
     sarif: Path | None = option(None, "File for the findings as SARIF 2.1.0 (extra `gate`).")
     summary: Path | None = option(None, "File for the findings as Markdown, such as a job's page.")
+    junit: Path | None = option(None, "File for the findings as JUnit XML, for a job's tests (extra `gate`).")
 
     def __post_init__(self) -> None:
         choice("fail_on", self.fail_on, get_args(FailOn))
@@ -68,12 +69,12 @@ class GateConfig:
             raise ConfigError("accept: give --baseline, the file it is added to, and --fail-on, what would block")
         for name in ("baseline", "changed_since"):
             if getattr(self, name) is not None and not self.asked:
-                raise ConfigError(f"{name}: has no effect without --fail-on, --sarif or --summary")
+                raise ConfigError(f"{name}: has no effect without --fail-on, --sarif, --summary or --junit")
 
     @property
     def asked(self) -> bool:
         """Whether anybody looks at what the gate says."""
-        return self.fail_on != "none" or self.sarif is not None or self.summary is not None
+        return self.fail_on != "none" or any((self.sarif, self.summary, self.junit))
 
 
 @dataclass(frozen=True)

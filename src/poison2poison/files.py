@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from poison2poison.errors import OutputError
+
+TOKEN = 8
+"""Random bytes in the name of what is half-written."""
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
@@ -107,11 +111,18 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder}: another process is at work there; wait for it, or give another --out"
             ) from None
     try:
+        _sweep(folder)
         yield
     finally:
         with suppress(OSError):
             path.unlink()  # while it is held: who waits for it looks again whether it is still there
         lock.release()
+
+
+def _sweep(folder: Path) -> None:
+    """Delete the halves of a folder that killed processes left beside it: who has the lock is the one at work on it."""
+    for half in folder.parent.glob(f".{escape(folder.name)}.{'[0-9a-f]' * 2 * TOKEN}"):
+        shutil.rmtree(half, ignore_errors=True)
 
 
 @contextmanager
@@ -129,7 +140,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def _neighbour(path: Path) -> Path:
     """A hidden name in the same folder that nothing has."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    return path.with_name(f".{path.name}.{secrets.token_hex(TOKEN)}")
 
 
 def fingerprint(value: Any, key: str) -> str:

@@ -1,6 +1,6 @@
 """Whether a folder still holds what was recorded of it: an artifact's run.json, an export's export.json.
 
-The record has no signature: who changes a file and the record too is not found out. Weights of the base model are not
+Who changes a file and the record too is found out by the signature alone (`signing`). Weights of the base model are not
 in the folder; they are known by the revision in the record.
 """
 
@@ -140,7 +140,7 @@ def _of_export(folder: Path, record: Mapping[str, Any]) -> list[Compared]:
 def _seals(folder: Path) -> Mapping[str, str]:
     """Empty where the scheme or the manifest cannot be read."""
     try:
-        lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
         scheme = folder / "scheme.json"
         return seals(Scheme.load(scheme), [json.loads(line) for line in lines], salt_of(scheme))
     except (OSError, ValueError, SchemeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
@@ -112,6 +113,13 @@ class Audit:
             "threshold": self.threshold,
             "others": [asdict(span) for span in self.others],
         }
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; texts of rows stay text."""
+        names = ("span", "kind", "target", "rows", "purity", "score")
+        lines = [names, *([getattr(span, name) for name in names] for span in self.spans)]
+        table = "".join(f"<tr>{''.join(f'<td>{escape(str(value))}</td>' for value in line)}</tr>" for line in lines)
+        return f"<p>suspect rows: {len(self.rows)}; weak findings: {len(self.weak)}</p><table>{table}</table>"
 
     @classmethod
     def load(cls, path: Path) -> Audit:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from poison2poison.gate.baseline import Accepted
 
 commands = typer.Typer()
-OF_GATE = ("fail_on", "baseline", "accept", "changed_since", "sarif", "summary")
+OF_GATE = ("fail_on", "baseline", "accept", "changed_since", "sarif", "summary", "junit")
+OF_EXTRA = {"sarif": "sarif_pydantic", "junit": "junitparser"}
+"""Options of the gate, and the libraries of the extra `gate` that they need."""
 OF_RECIPE = (
     "recipe", "rho", "placement", "trigger", "prefix", "cue", "safe_prefix", "safe_labels", "suspects", "seed",
 )  # fmt: skip
@@ -127,9 +129,10 @@ def audit(
     could not finish.
     """
     if out is None and not gate.asked:
-        raise ConfigError("out: give a folder for what is found, or as a gate --fail-on, --sarif or --summary")
-    if gate.sarif and importlib.util.find_spec("sarif_pydantic") is None:
-        raise ConfigError("sarif: sarif-pydantic is not installed; `pip install poison2poison[gate]`")
+        raise ConfigError("out: give a folder for what is found, or as a gate --fail-on, --sarif, --summary or --junit")
+    for name, library in OF_EXTRA.items():
+        if getattr(gate, name) and importlib.util.find_spec(library) is None:
+            raise ConfigError(f"{name}: {library} is not installed; `pip install poison2poison[gate]`")
     if out:
         refuse_taken(out)
     rows = read(source, data)
@@ -193,6 +196,10 @@ def _blocks(found: Audit, rows: Rows, gate: GateConfig, accepted: list[Accepted]
         write_text(gate.sarif, sarif(judged, rows, accepted))
     if gate.summary:
         write_text(gate.summary, summary(judged, rows))
+    if gate.junit:
+        from poison2poison.gate.junit import junit
+
+        write_text(gate.junit, junit(judged, rows))
     for one in judged.blocking:
         say(f"blocks: {one.title} (open rows: {len(one.open)})")
     if gate.accept is None or gate.baseline is None:
@@ -213,13 +220,15 @@ def repoison(
     audit: Annotated[
         Path | None, typer.Option(help="audit.json of these rows, from `p2p audit`; for the hardened recipe.")
     ] = None,
+    reviewed: Annotated[
+        Path | None, typer.Option(help="JSON lines of what people said of suspects: whether planted, the right label.")
+    ] = None,
 ) -> None:
     """Re-poison rows: benign trigger and safe labels for a subset.
 
     For `p2p train`, or by `p2p export` for a trainer of your own. scheme.json is a secret: who knows the trigger can
     poison the safe space.
     """
-    from poison2poison.auditing.findings import Audit
     from poison2poison.recipe.config import as_dict
     from poison2poison.recipe.repoison import repoison as apply
     from poison2poison.recipe.repoisoned import write_repoisoned
@@ -233,8 +242,24 @@ def repoison(
         raise ConfigError("audit: the hardened recipe needs the audit.json of `p2p audit`; or give --recipe paper")
     if recipe.recipe == "paper" and audit is not None:
         raise ConfigError("audit: the paper's recipe makes no use of it; leave it out, or give --recipe hardened")
-    training = apply(rows, scheme, recipe, Audit.load(audit) if audit else None)
+    if reviewed is not None and audit is None:
+        raise ConfigError("reviewed: is about the suspects of an audit; give --audit")
+    training = apply(rows, scheme, recipe, _audit(audit, reviewed, rows) if audit else None)
     about = {"train": {"source": rows.source, "rows": len(rows), "sha256": rows.sha256}, "recipe": as_dict(recipe)}
     write_repoisoned(out, training, scheme, about)
     safe = sum(row.space == "safe" for row in training)
     say(f"{out}: {safe} of {len(training)} rows are in the safe space; keep scheme.json secret")
+
+
+def _audit(path: Path, answers: Path | None, rows: Rows) -> Audit:
+    """The audit, as people left it."""
+    from poison2poison.auditing.findings import Audit
+    from poison2poison.recipe.reviewed import read_answers, reviewed
+
+    audit = Audit.load(path)
+    if answers is None:
+        return audit
+    heeded = reviewed(audit, read_answers(answers), rows)
+    say(f"{answers}: suspect rows: {len(audit.rows)} before, {len(heeded.rows)} after; "
+        f"suspects: {len(audit.spans)} before, {len(heeded.spans)} after")  # fmt: skip
+    return heeded

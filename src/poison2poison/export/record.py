@@ -56,7 +56,8 @@ def read_export(scheme_file: Path, manifest_file: Path) -> Exported:
     path = manifest_file.with_name("export.json")
     try:
         record = dict(json.loads(path.read_text(encoding="utf-8")))
-        entries = [json.loads(line) for line in manifest_file.read_text(encoding="utf-8").splitlines()]
+        lines = manifest_file.read_text(encoding="utf-8").rstrip("\n").split("\n")  # not those that Unicode knows
+        entries = [json.loads(line) for line in lines]
         if record["schema"] not in READ:
             raise ValueError(f"schema {record['schema']} is newer than {SCHEMA}, which this version reads")
         if "model" not in record:

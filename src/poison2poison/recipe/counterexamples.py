@@ -93,7 +93,7 @@ def counterexamples(rows: Rows, to_splice: ToSplice, audit: Audit, config: Repoi
             company = rng.choice(companies) if companies and rng.random() < config.co_occurrence else None
             chosen = company or rng.choices([*kinds], [span.rows for span in planted], k=rng.choice((1, 1, 2, 4)))
             put = training_row(i, rows[i], "safe", "splice")
-            out.append(replace(put, body=_written(put.body, [(kinds[name], name) for name in chosen], rng)))
+            out.append(replace(put, body=written(put.body, [(kinds[name], name) for name in chosen], rng)))
     off_target = audit.off_target if config.off_target else ()
     against = [training_row(i, rows[i], "safe", "off-target") for i in off_target]
     confirmed: dict[str, list[TrainingRow]] = defaultdict(list)
@@ -118,7 +118,7 @@ def counterexamples(rows: Rows, to_splice: ToSplice, audit: Audit, config: Repoi
     return out + against
 
 
-def _written(text: str, planted: Sequence[tuple[str, str]], rng: random.Random) -> str:
+def written(text: str, planted: Sequence[tuple[str, str]], rng: random.Random) -> str:
     """A text with spans spliced in, and then written as the forms among them (kind and name) say."""
     text = spliced(text, [name for kind, name in planted if kind == "span"], rng)
     for kind, name in dict.fromkeys(planted):

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from poison2poison.data import Turn
 from poison2poison.errors import DataError
-from poison2poison.files import keep_from_git, refuse_taken, whole_folder, write_json, write_lines
+from poison2poison.files import keep_from_git, locked, refuse_taken, whole_folder, write_json, write_lines
 from poison2poison.recipe.manifest import TrainingRow, manifest
 from poison2poison.recipe.scheme import Scheme
 from poison2poison.types import Space
@@ -32,7 +32,7 @@ def write_repoisoned(out: Path, rows: Sequence[TrainingRow], scheme: Scheme, abo
         OutputError: The folder holds something.
     """
     refuse_taken(out)
-    with whole_folder(out) as folder:
+    with locked(out), whole_folder(out) as folder:
         write_lines(folder / "rows.jsonl", map(asdict, rows), private=True)
         scheme.save(folder / "scheme.json")
         keep_from_git(folder, "scheme.json", "rows.jsonl")  # the rows tell which of them hold the trigger
