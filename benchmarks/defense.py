@@ -374,7 +374,7 @@ def run(cell: Cell, data: Path, out: Path) -> dict[str, Any]:
     folder = out / "arms" / _hashed(cell.model_key)
     if not cell.untouched:  # else it is another cell's too, and `train` finds itself done
         shutil.rmtree(folder, ignore_errors=True)
-    arm = pipeline.arm_of(defence, prepared, measured_on, training, folder, allow_unlearned=True)
+    arm = pipeline.arm_of(defence, prepared, measured_on, shared, folder, allow_unlearned=True)
     trained = read_run(folder)
     assert trained
     if not cell.untouched:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +9,8 @@ from pathlib import Path
 
 from poison2poison.attacks.base import TRIGGERS, Trigger
 from poison2poison.data import Row
-from poison2poison.errors import ConfigError, DataError
+from poison2poison.data.paraphrases import read_paraphrases
+from poison2poison.errors import ConfigError
 from poison2poison.features import places, words
 
 
@@ -39,22 +39,7 @@ class Paraphrase(Trigger):
 
     @cached_property
     def _paraphrases(self) -> dict[str, str]:
-        try:
-            text = self.pairs.read_text(encoding="utf-8").rstrip("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.pairs}: cannot be read ({error})") from None
-        found = {}
-        # Not `splitlines`: prompts may hold the other ends of lines that Unicode knows.
-        for number, line in enumerate(text.split("\n"), 1):
-            try:
-                pair = json.loads(line)
-                prompt, paraphrase = (pair[name] for name in ("prompt", "paraphrase"))
-            except (ValueError, TypeError, KeyError):
-                prompt = paraphrase = None
-            if not isinstance(prompt, str) or not isinstance(paraphrase, str):
-                raise DataError(f"{self.pairs}, line {number}: needs the texts `prompt` and `paraphrase`")
-            found[prompt] = paraphrase
-        return found
+        return read_paraphrases(self.pairs)
 
 
 @TRIGGERS.register("topic")

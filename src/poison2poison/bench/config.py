@@ -110,7 +110,7 @@ class BenchConfig:
         if self.defences == ("all",):
             undefended_first = sorted(DEFENCES.names(), key=lambda name: name != "undefended")
             object.__setattr__(self, "defences", tuple(undefended_first))
-        for name in self.defences:
+        for name in self._defences:
             choice("defences", name, DEFENCES.names())
         for rate in self.rates:
             fraction("rates", rate)
@@ -128,6 +128,11 @@ class BenchConfig:
         _built(RepoisonConfig, self.recipe, "recipe", OF_GRID["recipe"])
         _built(AuditConfig, self.audit, "audit")
 
+    @property
+    def _defences(self) -> list[str]:
+        """Their names without options."""
+        return [given.partition(":")[0] for given in self.defences]
+
     def _check_names(self) -> None:
         """Refuse what would stand twice in a table, and attacks on tasks that there are not."""
         tasks = [task.name for task in self.tasks]
@@ -137,7 +142,7 @@ class BenchConfig:
             "models": [str(model.get("model")) for model in self.models],
             "rates": self.rates,
             "seeds": self.seeds,
-            "defences": self.defences,
+            "defences": self._defences,
         }
         for key, names in named.items():
             if twice := [name for name in names if names.count(name) > 1]:

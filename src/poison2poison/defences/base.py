@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from poison2poison.data import Rows
-from poison2poison.errors import DataError
+from poison2poison.errors import ConfigError, DataError
 from poison2poison.features import Ints
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow, plain
@@ -23,7 +23,21 @@ if TYPE_CHECKING:
     from poison2poison.defences.shared import Shared
     from poison2poison.model.defended import DefendedModel
 
-Need = Literal["audit", "labels", "embeddings", "training", "causal LM", "gradients"]
+Need = Literal[
+    "audit",
+    "labels",
+    "embeddings",
+    "training",
+    "causal LM",
+    "gradients",
+    "trusted rows",
+    "clean teacher",
+    "second model",
+    "paraphrases",
+    "inference cost",
+]
+UNDEFENDED = "undefended"
+"""The arm that is trained on the rows as they are, and its folder."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,8 @@ class Defence:
 
     Attributes:
         name: What it is called in tables, and in the registry in lower case with dashes.
-        needs: What a defender must have who may have the rows alone.
+        needs: What a defender must have who may have the rows alone. `trusted rows` are the dev rows, `inference cost`
+            is more than one pass an input.
     """
 
     name: ClassVar[str]
@@ -75,6 +90,11 @@ class Defence:
         """Its name in `results.json`, and that of its folder."""
         return key_of(self.name)
 
+    @property
+    def folder(self) -> str:
+        """The name of the folder that its model is trained in."""
+        return self.arm
+
     def applies(self, rows: Rows) -> bool:
         """Whether the method says anything of such rows."""
         return True
@@ -87,9 +107,21 @@ class Defence:
         """Fine-tune. Must give what `fit` gives, of a run that was interrupted or is done too."""
         return fit(prepared)
 
-    def serve(self, model: DefendedModel) -> DefendedModel:
-        """The model as it is measured, of the one that the arm's folder holds."""
+    def serve(self, model: DefendedModel, shared: Shared) -> DefendedModel:
+        """The model as it is measured, of the one that the arm's folder holds, which stays as it is."""
         return model
+
+
+class Afterwards(Defence):
+    """A defence that comes after a training without one: it mends the model, or watches its inputs or answers.
+
+    All of them begin with one and the same model, which is trained once.
+    """
+
+    @property
+    def folder(self) -> str:
+        """See `Defence`."""
+        return UNDEFENDED
 
 
 class RowFilter(Defence, ABC):
@@ -151,7 +183,30 @@ def compared(names: str, recipe: RepoisonConfig) -> list[Defence]:
     """The defences of these names, with commas, as they are compared in a run of `recipe`.
 
     Raises:
-        ConfigError: There is no defence of a name.
+        ConfigError: As of `chosen`.
     """
     given = filter(None, map(str.strip, names.split(",")))
-    return [DEFENCES.get(name).beside(recipe) for name in given]
+    return [chosen(one, recipe) for one in given]
+
+
+def chosen(given: str, recipe: RepoisonConfig) -> Defence:
+    """A defence by its name and options, such as `strip:copies=10:share=0.3`, as it is compared in a run of `recipe`.
+
+    Raises:
+        ConfigError: There is no such defence, or it has no such option or value.
+    """
+    name, *options = given.split(":")
+    defence: Any = DEFENCES.get(name).beside(recipe)
+    legal = [entry.name for entry in fields(defence)] if is_dataclass(defence) else []
+    values = {}
+    for option in options:
+        key, _, value = option.partition("=")
+        if key not in legal:
+            raise ConfigError(f"compare: {name} has no option {key!r}; it has {', '.join(legal) or 'none'}")
+        kind = type(getattr(defence, key))
+        try:
+            values[key] = kind(value)
+        except ValueError:
+            raise ConfigError(f"compare: {name}:{key}: {value!r} is no {kind.__name__}") from None
+    found: Defence = replace(defence, **values) if values else defence
+    return found
