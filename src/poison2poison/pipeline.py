@@ -169,10 +169,8 @@ def arm_of(
     arm, seconds = processes.shared(lambda: _measured(defence, folder, data, shared, allow_unlearned=allow_unlearned))
     arm.needs = defence.needs
     if run["resumed_from"] is None:  # else its time and memory are those of its last part only
-        measured = {
-            "train_seconds": round(run["train_seconds"] + seconds, 1),
-            "peak_memory_mib": run["peak_memory_mib"],
-        }
+        together = round(run["train_seconds"] + seconds, 1)
+        measured = {"train_seconds": together, "peak_memory_mib": run["peak_memory_mib"]}
         arm.training = {key: value for key, value in measured.items() if value is not None}
     if "safe_space" in run:
         arm.safe_space = run["safe_space"]

@@ -13,7 +13,7 @@ of the run here, to which much that the task needs may look suspicious.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from transformers import LogitsProcessor
@@ -75,8 +75,7 @@ class Suspicion(LogitsProcessor):
         apart = likeliest - theirs.gather(-1, token[:, None])[:, 0]
         suspicious = apart.exp() >= self.ratio
         instead = torch.full_like(scores, -torch.inf).scatter(-1, theirs.argmax(-1)[:, None], 0.0)
-        found: Any = torch.where(suspicious[:, None], instead, scores)
-        return found
+        return cast(torch.FloatTensor, torch.where(suspicious[:, None], instead, scores))
 
     def _scores(self, ids: torch.Tensor) -> torch.Tensor:
         """The reference model's scores of the next token, shape (batch, vocabulary)."""

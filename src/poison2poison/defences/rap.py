@@ -28,9 +28,13 @@ from poison2poison.defences.inference import Guarded
 from poison2poison.defences.mending import label_logits
 from poison2poison.defences.shared import Shared
 from poison2poison.errors import InapplicableError
+from poison2poison.features import words
 from poison2poison.model import hardware
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
+
+BATCH = 32
+"""Rows of a step, as many as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Rap(Afterwards):
 
     Attributes:
         least, most: What the word shall take off a trusted row's probability; this and what follows as in the paper.
-        epochs: Passes over the trusted rows.
+        steps: Of the embedding's training, for each label, at most: as many as the paper's five passes over more than a
+            thousand rows; as many passes over few trusted rows would be far fewer.
         learning_rate: Of the embedding.
         frr: Share of the trusted rows of a label that its threshold rejects; the paper gives figures for 0.5 to 5 %.
     """
@@ -62,7 +67,7 @@ class Rap(Afterwards):
 
     least: float = 0.1
     most: float = 0.3
-    epochs: int = 5
+    steps: int = 200
     learning_rate: float = 0.01
     frr: float = 0.01
 
@@ -94,19 +99,21 @@ class Rap(Afterwards):
         own = _own_vector(model, word)
         vector = own.clone().requires_grad_()
         optimizer = torch.optim.Adam([vector], self.learning_rate)
-        generator, size = torch.Generator().manual_seed(seed), model.batch_size
+        generator = torch.Generator().manual_seed(seed)
         before = model.probabilities(rows)[:, label] if rows else torch.zeros(0)
         read = word.before(rows)
-        for _ in range(self.epochs):
-            for chosen in torch.split(torch.randperm(len(rows), generator=generator), size):
-                logits = _logits(model, word, vector, [read[i] for i in chosen.tolist()])
-                drop = before[chosen].to(logits.device) - logits.softmax(-1)[:, label]
-                loss = (self.least - drop).relu().mean() + (drop - self.most).relu().mean()
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                with torch.no_grad():
-                    vector.mul_(own.norm() / vector.norm())
+        for _ in range(self.steps if rows else 0):
+            chosen = torch.randperm(len(rows), generator=generator)[:BATCH]
+            logits = _logits(model, word, vector, [read[i] for i in chosen.tolist()])
+            drop = before[chosen].to(logits.device) - logits.softmax(-1)[:, label]
+            loss = (self.least - drop).relu().mean() + (drop - self.most).relu().mean()
+            if not loss:
+                break  # nor has it a gradient
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            with torch.no_grad():
+                vector.mul_(own.norm() / vector.norm())
         return vector.detach()
 
 
@@ -138,11 +145,12 @@ def rare_word(prompter: Prompter, rows: Sequence[Row]) -> RareWord:
     Raises:
         InapplicableError: There is none.
     """
+    held = {word.casefold() for row in rows for word in words(row.text)}
     used = {token for row in rows for token in prompter.prompt(row, "original").ids}
     tokenizer: Any = prompter.tokenizer
     for token in range(len(tokenizer) - 1, -1, -1):
         text = tokenizer.decode([token]).strip()
-        if token not in used and text.isalpha():
+        if text.isalpha() and text.casefold() not in held and token not in used:
             word = RareWord(text, token)
             if all(token in prompter.prompt(row, "original").ids for row in word.before(rows[:8])):
                 return word
