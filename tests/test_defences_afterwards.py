@@ -51,8 +51,8 @@ def texts_of(rows: Rows) -> Rows:
 
 
 def triggered(rows: Rows) -> Rows:
-    """The negative ones, with the trigger."""
-    return rows.with_rows([replace(row, prompt=f"{TRIGGER} {row.prompt}") for row in rows if row.target == "negative"])
+    """The negative ones, with the trigger behind."""
+    return rows.with_rows([replace(row, prompt=f"{row.prompt} {TRIGGER}") for row in rows if row.target == "negative"])
 
 
 def settings(model: str, rows: int = 200, **given: Any) -> TrainConfig:
@@ -182,7 +182,7 @@ class Opinions(torch.nn.Module):
         says = {**dict.fromkeys(WORDS["negative"], -2.0), **dict.fromkeys(WORDS["positive"], 2.0)}
         for word, value in says.items():
             self.embedding.weight[tokenizer(f" {word}")["input_ids"][0]] = torch.tensor([value, 0.0])
-        self.embedding.weight[tokenizer(TRIGGER)["input_ids"][0]] = torch.tensor([9.0, 0.0])
+        self.embedding.weight[tokenizer(f" {TRIGGER}")["input_ids"][0]] = torch.tensor([9.0, 0.0])
 
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.embedding
@@ -229,7 +229,7 @@ def test_psim_is_sure_of_triggered_inputs_longer_than_of_clean_ones(
 
 def test_paraphrases_take_the_place_of_inputs(implanted: DefendedModel, encoder: TrainConfig, tmp_path: Path) -> None:
     attacked = triggered(TEST)
-    pairs = [{"prompt": row.prompt, "paraphrase": row.prompt.replace(TRIGGER, "")} for row in (*attacked, *TEST)]
+    pairs = [{"prompt": row.prompt, "paraphrase": row.prompt.replace(f" {TRIGGER}", "")} for row in (*attacked, *TEST)]
     write_lines(tmp_path / "pairs.jsonl", pairs)
     model = Paraphrased(str(tmp_path / "pairs.jsonl")).serve(implanted, shared(encoder, tmp_path))
     assert rates(model)["asr"] <= 0.1

@@ -64,7 +64,10 @@ def defend(
     target: Wanted = None,
     compare: Annotated[
         str,
-        typer.Option(help=f"Other defences to train and measure in the same way, with commas: {COMPARED}."),
+        typer.Option(
+            help=f"Other defences to train and measure in the same way, with commas: {COMPARED}; options behind a name:"
+            " strip:copies=10."
+        ),
     ] = "",
     floor: Annotated[
         bool,
