@@ -27,7 +27,7 @@ from poison2poison.defences.psim import Psim
 from poison2poison.defences.rap import Rap, drops, rare_word
 from poison2poison.defences.strip import Strip, telling_words
 from poison2poison.defences.w2s import Teacher, W2SDefense
-from poison2poison.errors import ConfigError, DataError, InapplicableError, NonFiniteError
+from poison2poison.errors import ConfigError, DataError, InapplicableError, NonFiniteError, TrainingError
 from poison2poison.evaluation import measure
 from poison2poison.files import write_lines
 from poison2poison.model import backbone, lora
@@ -303,6 +303,31 @@ def test_further_training_trains_the_adapter_alone(causal: TrainConfig) -> None:
     assert len(losses) == 5
     assert changed
     assert all("lora_" in name for name in changed)
+
+
+def test_a_step_in_parts_is_the_same_step(encoder: TrainConfig) -> None:
+    found = []
+    for micro in (8, 2):
+        model = fresh(encoder, TRUSTED)
+        model.dtype = "float32"  # what is rounded differs by the parts
+        losses = fine_tune(model, TRUSTED, replace(encoder, epochs=1, micro_batch=micro), class_loss)
+        found.append((losses, model.model.classifier.weight.detach()))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-3)
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-3, rtol=1e-2)
+
+
+def class_loss(served: DefendedModel, batch: Any) -> torch.Tensor:
+    """The task's, without dropout, which differs by the parts."""
+    served.model.eval()
+    return task_loss(served, batch)
+
+
+def test_further_training_without_the_memory_says_what_helps(implanted: DefendedModel, encoder: TrainConfig) -> None:
+    def loss(served: DefendedModel, batch: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(TrainingError, match="smaller --micro-batch"):
+        fine_tune(implanted, TRUSTED, encoder, loss)
 
 
 def test_further_training_that_goes_wrong_says_so(implanted: DefendedModel, encoder: TrainConfig) -> None:

@@ -103,6 +103,7 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         from poison2poison.defences import DEFENCES
+        from poison2poison.defences.base import chosen
 
         for name in ("tasks", "models", "attacks", "rates", "defences", "seeds"):
             if not getattr(self, name):
@@ -110,8 +111,9 @@ class BenchConfig:
         if self.defences == ("all",):
             undefended_first = sorted(DEFENCES.names(), key=lambda name: name != "undefended")
             object.__setattr__(self, "defences", tuple(undefended_first))
-        for name in self._defences:
+        for name, given in zip(self._defences, self.defences, strict=True):
             choice("defences", name, DEFENCES.names())
+            chosen(given, RepoisonConfig())  # has no option that there is not
         for rate in self.rates:
             fraction("rates", rate)
         for seed in self.seeds:

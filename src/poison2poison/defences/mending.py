@@ -12,7 +12,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from poison2poison.config import TrainConfig
 from poison2poison.data import Rows
-from poison2poison.errors import NonFiniteError
+from poison2poison.errors import NonFiniteError, TrainingError
 from poison2poison.model import backbone, hardware
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.loss import IGNORED, only_target_logits, target_loss
@@ -29,7 +29,7 @@ LARGEST_NORM = 1.0
 def fine_tune(served: DefendedModel, rows: Rows, training: TrainConfig, loss: Loss) -> list[float]:
     """Train what the run has trained (the adapter, or all weights) further, in memory.
 
-    The settings are those of the run: epochs, batch, learning rate with linear decay, seed.
+    The settings are those of the run: epochs, batch and its parts, learning rate with linear decay, seed.
 
     Args:
         served: The model, trained without a benign trigger. It is changed.
@@ -42,6 +42,7 @@ def fine_tune(served: DefendedModel, rows: Rows, training: TrainConfig, loss: Lo
 
     Raises:
         NonFiniteError: A loss became NaN or infinite.
+        TrainingError: The memory does not suffice.
     """
     assert training.epochs and training.batch_size and training.learning_rate and training.warmup is not None
     examples, _ = served.prompter.examples(plain(rows))
@@ -54,18 +55,30 @@ def fine_tune(served: DefendedModel, rows: Rows, training: TrainConfig, loss: Lo
     served.model.train()
     for _ in range(training.epochs):
         for chosen in torch.split(torch.randperm(len(examples), generator=generator), training.batch_size):
-            batch = batch_of(served, [examples[i] for i in chosen.tolist()]) | {"row": chosen}
-            with hardware.without_cudnn_attention():
-                with hardware.autocast(served.model.device, served.dtype):
-                    value = loss(served, batch)
-                value.backward()  # type: ignore[no-untyped-call]
-            losses.append(_finite(value))
+            losses.append(0.0)
+            for rows_at_once in torch.split(chosen, training.micro_batch or training.batch_size):
+                batch = batch_of(served, [examples[i] for i in rows_at_once.tolist()]) | {"row": rows_at_once}
+                losses[-1] += _step(served, batch, loss, len(rows_at_once) / len(chosen))
             torch.nn.utils.clip_grad_norm_(weights, LARGEST_NORM)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
     served.model.eval()
     return losses
+
+
+def _step(served: DefendedModel, batch: Batch, loss: Loss, share: float) -> float:
+    """Add the gradients of a part of a step, whose loss counts for its share of the step's rows, and give that loss."""
+    try:
+        with hardware.without_cudnn_attention():
+            with hardware.autocast(served.model.device, served.dtype):
+                value = share * loss(served, batch)
+            value.backward()  # type: ignore[no-untyped-call]
+    except torch.OutOfMemoryError:
+        raise TrainingError(
+            "out of memory where the trained model was mended: give a smaller --micro-batch, or leave this defence out"
+        ) from None
+    return _finite(value)
 
 
 def batch_of(served: DefendedModel, examples: Sequence[dict[str, Any]]) -> Batch:
