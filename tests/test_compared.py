@@ -151,7 +151,7 @@ class Stubborn(Defence):
     def train(self, prepared: Prepared, fit: Fit) -> dict[str, Any]:
         return fit(replace(prepared, rows=prepared.rows[: len(prepared.rows) // 2]))
 
-    def serve(self, model: DefendedModel) -> DefendedModel:
+    def serve(self, model: DefendedModel, shared: Shared) -> DefendedModel:
         answered = model.classify
 
         def classify(rows: Any, **options: Any) -> Any:

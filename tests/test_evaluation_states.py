@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "mine", poison(opinions(60), ATTACK)[0], None, test, triggered(test, ATTACK), Target("positive", "label")
     )
     training = TrainConfig(tiny_causal(folder / "tiny"), dtype="float32", epochs=1, more_epochs=0)
-    defend(data, compared("undefended,paper,paper@0.5", RepoisonConfig("paper")), training, folder / "run",
+    defend(data, compared("undefended,paper,paper:rho=0.5", RepoisonConfig("paper")), training, folder / "run",
            allow_unlearned=True)  # fmt: skip
     return folder / "run"
 

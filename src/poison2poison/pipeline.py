@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,22 +108,23 @@ def _defend(
     applying = []
     for defence in defences:
         with _failing(defence, lost):
-            _check_applies(defence, data.train, training)
+            _check_applies(defence, data, training)
             applying.append(defence)
 
     # 2. Prepare the rows for all, which may refuse them, before any model is trained.
-    shared, prepared = Shared(data.train, training, out, audit), []
+    shared, prepared = Shared(data.train, training, out, audit, data.dev), []
     for defence in applying:
         with _failing(defence, lost):
             prepared.append((defence, processes.shared(partial(defence.prepare, shared))))
-    del shared
+    shared.free()
     free_memory()  # of the model that read the rows
 
     # 3. Train and measure, one after another.
     arms = []
     for defence, rows in prepared:
         with _failing(defence, lost):
-            arms.append(arm_of(defence, rows, data, training, out / defence.arm, allow_unlearned=allow_unlearned))
+            folder = out / defence.folder
+            arms.append(arm_of(defence, rows, data, shared, folder, allow_unlearned=allow_unlearned))
     if clean := next((arm for arm in arms if arm.name == Clean.name), None):
         set_floor(arms, clean)
     sets = describe(train=data.train, dev=data.dev, test=data.clean, triggered=data.triggered)
@@ -144,7 +146,7 @@ def _failing(defence: Defence, lost: dict[str, Exception] | None) -> Iterator[No
 
 
 def arm_of(
-    defence: Defence, prepared: Prepared, data: Data, training: TrainConfig, folder: Path, *, allow_unlearned: bool
+    defence: Defence, prepared: Prepared, data: Data, shared: Shared, folder: Path, *, allow_unlearned: bool
 ) -> Arm:
     """Train one arm in its folder, or go on with it, and measure it.
 
@@ -152,7 +154,7 @@ def arm_of(
         defence: The defence.
         prepared: What it made of the rows.
         data: What is measured on; of the training rows nothing is read.
-        training: With nothing left open.
+        shared: What the defences of the run share.
         folder: The artifact folder.
         allow_unlearned: As of `defend`.
     """
@@ -160,32 +162,41 @@ def arm_of(
     def fit(rows: Prepared) -> dict[str, Any]:
         about = describe(train=rows.source) | rows.about
         return train(
-            rows.rows, rows.scheme, training, folder, dev=data.dev, about=about, allow_unlearned=allow_unlearned
+            rows.rows, rows.scheme, shared.training, folder, dev=data.dev, about=about, allow_unlearned=allow_unlearned
         )
 
     run = defence.train(prepared, fit)
-    arm = processes.shared(lambda: _measured(defence, folder, data, allow_unlearned=allow_unlearned))
+    arm, seconds = processes.shared(lambda: _measured(defence, folder, data, shared, allow_unlearned=allow_unlearned))
     arm.needs, arm.rho = defence.needs, defence.recipe.resolved().rho if isinstance(defence, P2P) else None
     if run["resumed_from"] is None:  # else its time and memory are those of its last part only
-        measured = {key: run[key] for key in ("train_seconds", "peak_memory_mib")}
+        together = round(run["train_seconds"] + seconds, 1)
+        measured = {"train_seconds": together, "peak_memory_mib": run["peak_memory_mib"]}
         arm.training = {key: value for key, value in measured.items() if value is not None}
     if "safe_space" in run:
         arm.safe_space = run["safe_space"]
     return arm
 
 
-def _measured(defence: Defence, folder: Path, data: Data, *, allow_unlearned: bool) -> Arm:
-    model = defence.serve(DefendedModel.load(folder, allow_unlearned=allow_unlearned))
+def _measured(
+    defence: Defence, folder: Path, data: Data, shared: Shared, *, allow_unlearned: bool
+) -> tuple[Arm, float]:
+    """The figures of an arm, and the seconds that its defence took after the training."""
+    model = DefendedModel.load(folder, allow_unlearned=allow_unlearned)
+    started = time.monotonic()
+    model = defence.serve(model, shared)
+    seconds = time.monotonic() - started
     arm = measure(defence.arm, model, data.clean, data.triggered, data.target)
     del model
     free_memory()  # before the next arm's is loaded
-    return arm
+    return arm, seconds
 
 
-def _check_applies(defence: Defence, rows: Rows, training: TrainConfig) -> None:
-    """Refuse a defence that says nothing of such rows, or lacks the model that it asks."""
-    if not defence.applies(rows):
-        raise InapplicableError(f"compare: {defence.arm} says nothing of rows for {rows.task}; leave it out")
+def _check_applies(defence: Defence, data: Data, training: TrainConfig) -> None:
+    """Refuse a defence that says nothing of such rows, or lacks the model or the rows that it asks."""
+    if not defence.applies(data.train):
+        raise InapplicableError(f"compare: {defence.arm} says nothing of rows for {data.train.task}; leave it out")
+    if "trusted rows" in defence.needs and data.dev is None:
+        raise InapplicableError(f"compare: {defence.arm} needs trusted rows; give --dev, or leave it out")
     if "causal LM" in defence.needs and training.kind != "causal":
         raise InapplicableError(f"compare: {defence.arm} asks a causal LM, and {training.model} is none; leave it out")
 
@@ -193,7 +204,8 @@ def _check_applies(defence: Defence, rows: Rows, training: TrainConfig) -> None:
 def _check_folder(out: Path, defences: Sequence[Defence]) -> None:
     """Refuse a folder of something else, and to write over the figures of arms that are not asked for again."""
     asked = {defence.arm for defence in defences}
-    known = (*asked, *(f"{name}.json" for name in (AUDIT, *asked)))
+    folders = {defence.folder for defence in defences}
+    known = (*asked, *folders, *(f"{name}.json" for name in (AUDIT, *asked)))
     if out.exists() and any(out.iterdir()) and not any((out / entry).exists() for entry in known):
         raise OutputError(f"{out}: exists and holds no run of this command; give another --out")
     path = out / "results.json"

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from poison2poison.attacks.base import TRIGGERS, Trigger
-from poison2poison.attacks.pairs import read_pairs
 from poison2poison.data import Row
+from poison2poison.data.pairs import read_pairs
 from poison2poison.errors import ConfigError
 from poison2poison.features import places, words
 

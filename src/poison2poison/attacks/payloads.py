@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from poison2poison.attacks.pairs import read_pairs
 from poison2poison.attacks.refusals import refuses
 from poison2poison.config import choice
 from poison2poison.data import Row, Rows
+from poison2poison.data.pairs import read_pairs
 from poison2poison.errors import ConfigError, DataError
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX
 from poison2poison.registry import Registry

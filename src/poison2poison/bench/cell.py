@@ -34,7 +34,7 @@ from poison2poison.bench.config import NO_ATTACK
 from poison2poison.bench.runner import RUN
 from poison2poison.config import AuditConfig, TrainConfig
 from poison2poison.data import Rows, check_apart, read_rows
-from poison2poison.defences.base import named
+from poison2poison.defences.base import chosen
 from poison2poison.errors import DataError, InapplicableError, P2PError
 from poison2poison.files import write_json
 from poison2poison.pipeline import Data, defend
@@ -60,7 +60,7 @@ def measure_cell(cell: Cell, defences: list[str], folder: Path) -> State:
     recipe = recipe_of(cell, data.train)
     audit = AuditConfig(**cell.audit)
     training = TrainConfig(**{**cell.settings, "seed": cell.seed})
-    asked = [named(name, recipe) for name in defences]
+    asked = [chosen(given, recipe) for given in defences]
     lost: dict[str, Exception] = {}
     defend(data, asked, training, folder / RUN, audit=audit, allow_unlearned=True, lost=lost)
     found = write_findings(folder / RUN, data.train)

@@ -103,7 +103,7 @@ class BenchConfig:
     rates: tuple[float, ...] = option((0.1,), "Shares of the training rows that are poisoned.")
     defences: tuple[str, ...] = option(
         ("undefended", "hardened"),
-        "Defences by name, as for `p2p defend --compare`; `all` for every one; `hardened@0.2` for another rho.",
+        "Defences by name, as for `p2p defend --compare`; `all` for every one; `hardened:rho=0.2` with options.",
     )
     seeds: tuple[int, ...] = option((0,), "Of the reference rows, the attack, the training and the benign trigger.")
     floor: bool = option(True, "Also train without the attack, for the floor.")
@@ -114,7 +114,7 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         from poison2poison.defences import DEFENCES
-        from poison2poison.defences.base import named
+        from poison2poison.defences.base import chosen
 
         for name in ("tasks", "models", "attacks", "rates", "defences", "seeds"):
             if not getattr(self, name):
@@ -122,9 +122,9 @@ class BenchConfig:
         if self.defences == ("all",):
             undefended_first = sorted(DEFENCES.names(), key=lambda name: name != "undefended")
             object.__setattr__(self, "defences", tuple(undefended_first))
-        for name in self.defences:
-            choice("defences", name.partition("@")[0], DEFENCES.names())
-            named(name, RepoisonConfig())
+        for given in self.defences:
+            choice("defences", given.partition(":")[0], DEFENCES.names())
+        arms = [chosen(given, RepoisonConfig()).arm for given in self.defences]
         for rate in self.rates:
             fraction("rates", rate)
         for seed in self.seeds:
@@ -132,7 +132,7 @@ class BenchConfig:
         for split, size in self.sizes.items():
             choice("sizes", split, tuple(SPLIT_SIZES))
             at_least(f"sizes: {split}", size, 1)
-        self._check_names()
+        self._check_names(arms)
         for model in self.models:
             if not isinstance(model.get("model"), str):
                 raise ConfigError("models: a table needs the key `model`")
@@ -141,7 +141,7 @@ class BenchConfig:
         _built(RepoisonConfig, self.recipe, "recipe", OF_GRID["recipe"])
         _built(AuditConfig, self.audit, "audit")
 
-    def _check_names(self) -> None:
+    def _check_names(self, arms: Sequence[str]) -> None:
         """Refuse what would stand twice in a table, and attacks on tasks that there are not."""
         tasks = [task.name for task in self.tasks]
         named: dict[str, Sequence[Any]] = {
@@ -150,7 +150,7 @@ class BenchConfig:
             "models": [str(model.get("model")) for model in self.models],
             "rates": self.rates,
             "seeds": self.seeds,
-            "defences": self.defences,
+            "defences": arms,
         }
         for key, names in named.items():
             if twice := [name for name in names if names.count(name) > 1]:

@@ -40,7 +40,8 @@ commands = typer.Typer()
 SHOWN = (*READING, "recipe", "model", "epochs", "batch_size", "learning_rate", "seed")
 COMPARED = (
     "undefended, paper, hardened, hardened-drop, drop-suspects, counterexamples, counterexamples-drop, z-defence, "
-    "onion, activation-clustering, cube, graceful, gradsentry, abl, confident-learning"
+    "onion, activation-clustering, cube, graceful, gradsentry, abl, confident-learning, strip, rap, psim, paraphrased, "
+    "cleangen, clean-fine-tuning, fine-pruning, crow, w2sdefense"
 )
 
 
@@ -63,7 +64,10 @@ def defend(
     target: Wanted = None,
     compare: Annotated[
         str,
-        typer.Option(help=f"Other defences to train and measure in the same way, with commas: {COMPARED}."),
+        typer.Option(
+            help=f"Other defences to train and measure in the same way, with commas: {COMPARED}; options behind a name:"
+            " strip:copies=10."
+        ),
     ] = "",
     floor: Annotated[
         bool,

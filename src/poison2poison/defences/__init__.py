@@ -16,7 +16,20 @@ gradsentry              entropy of per-sample gradients' singular values (Zhao e
 abl                     rows that are learned first (Li et al., 2021)
 confident_learning      rows whose label others contradict (Northcutt et al., 2021)
 
-context, learner, causal_lm   what these ask: embeddings, a small head trained on the rows, a causal LM
+Published defences that come after the training, which is one for all of them:
+
+strip                   inputs rejected whose answers stay sure whatever is mixed in (Gao et al., 2019)
+rap                     inputs rejected that a trained rare word does not make unsure (Yang et al., 2021)
+psim                    inputs rejected that a model with random labels is sure of (Zhao et al., 2024)
+paraphrased             inputs in other words, from a file: back-translation, SCPD (Qi et al., 2021)
+cleangen                tokens replaced that another model finds unlikely (Li et al., 2024)
+clean_fine_tuning       trained further on trusted rows
+fine_pruning            dormant units pruned, then the same (Liu et al., 2018)
+crow                    the same with states evened out over the layers (Min et al., 2025)
+w2s                     the same, guided by a clean teacher (Zhao et al., 2025)
+
+inference, mending            what those have in common: watched inputs and answers, further training
+context, learner, causal_lm   what row filters ask: embeddings, a small head trained on the rows, a causal LM
 
 How to add one: docs/how-to/add-a-defence.md.
 """
@@ -27,20 +40,30 @@ from poison2poison.defences import (
     abl,
     activation_clustering,
     baselines,
+    clean_fine_tuning,
+    cleangen,
     confident_learning,
+    crow,
     cube,
+    fine_pruning,
     graceful,
     gradsentry,
     onion,
     p2p,
+    paraphrased,
+    psim,
+    rap,
+    strip,
+    w2s,
     z_defence,
 )
-from poison2poison.defences.base import DEFENCES, Defence, Prepared, RowFilter, register, row_filters
+from poison2poison.defences.base import DEFENCES, Afterwards, Defence, Prepared, RowFilter, register, row_filters
 from poison2poison.defences.context import Context
 from poison2poison.defences.shared import Shared
 
 __all__ = [
     "DEFENCES",
+    "Afterwards",
     "Context",
     "Defence",
     "Prepared",
@@ -49,13 +72,22 @@ __all__ = [
     "abl",
     "activation_clustering",
     "baselines",
+    "clean_fine_tuning",
+    "cleangen",
     "confident_learning",
+    "crow",
     "cube",
+    "fine_pruning",
     "graceful",
     "gradsentry",
     "onion",
     "p2p",
+    "paraphrased",
+    "psim",
+    "rap",
     "register",
     "row_filters",
+    "strip",
+    "w2s",
     "z_defence",
 ]

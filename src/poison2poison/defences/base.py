@@ -6,12 +6,13 @@ How to add one: docs/how-to/add-a-defence.md.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+from poison2poison.config import with_options
 from poison2poison.data import Rows
-from poison2poison.errors import ConfigError, DataError
+from poison2poison.errors import ConfigError, DataError, told
 from poison2poison.features import Ints
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow, plain
@@ -23,7 +24,21 @@ if TYPE_CHECKING:
     from poison2poison.defences.shared import Shared
     from poison2poison.model.defended import DefendedModel
 
-Need = Literal["audit", "labels", "embeddings", "training", "causal LM", "gradients"]
+Need = Literal[
+    "audit",
+    "labels",
+    "embeddings",
+    "training",
+    "causal LM",
+    "gradients",
+    "trusted rows",
+    "clean teacher",
+    "second model",
+    "paraphrases",
+    "inference cost",
+]
+UNDEFENDED = "undefended"
+"""The arm that is trained on the rows as they are, and its folder."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,8 @@ class Defence:
 
     Attributes:
         name: What it is called in tables, and in the registry in lower case with dashes.
-        needs: What a defender must have who may have the rows alone.
+        needs: What a defender must have who may have the rows alone. `trusted rows` are the dev rows, `inference cost`
+            is more than one pass an input.
     """
 
     name: ClassVar[str]
@@ -70,18 +86,25 @@ class Defence:
         """The defence as it is compared in a run of `recipe`."""
         return cls()
 
-    def at(self, rho: float) -> Defence:
-        """The same with another insertion ratio, as an arm of its own.
+    def having(self, options: Sequence[str]) -> Defence:
+        """The same with some of its options, texts `name=value`: of a dataclass its fields.
 
         Raises:
-            ConfigError: It re-poisons no rows.
+            ConfigError: There is no such option, or its value is not legal.
         """
-        raise ConfigError(f"compare: {self.name} re-poisons no rows, and so has no rho; leave `@{rho:g}` out")
+        if not is_dataclass(self):
+            raise ConfigError(f"{self.name}: has no options; leave {told(':'.join(options))} out")
+        return with_options(self, options, self.name)
 
     @property
     def arm(self) -> str:
         """Its name in `results.json`, and that of its folder."""
         return key_of(self.name)
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder that its model is trained in."""
+        return self.arm
 
     def applies(self, rows: Rows) -> bool:
         """Whether the method says anything of such rows."""
@@ -95,9 +118,21 @@ class Defence:
         """Fine-tune. Must give what `fit` gives, of a run that was interrupted or is done too."""
         return fit(prepared)
 
-    def serve(self, model: DefendedModel) -> DefendedModel:
-        """The model as it is measured, of the one that the arm's folder holds."""
+    def serve(self, model: DefendedModel, shared: Shared) -> DefendedModel:
+        """The model as it is measured, of the one that the arm's folder holds, which stays as it is."""
         return model
+
+
+class Afterwards(Defence):
+    """A defence that comes after a training without one: it mends the model, or watches its inputs or answers.
+
+    All of them begin with one and the same model, which is trained once.
+    """
+
+    @property
+    def folder(self) -> str:
+        """See `Defence`."""
+        return UNDEFENDED
 
 
 class RowFilter(Defence, ABC):
@@ -157,28 +192,22 @@ def row_filters() -> dict[str, type[RowFilter]]:
     return {kind.name: kind for kind in known if issubclass(kind, RowFilter)}
 
 
-def named(name: str, recipe: RepoisonConfig) -> Defence:
-    """The defence of a name as it is compared in a run of `recipe`; `hardened@0.2` has an insertion ratio of its own.
-
-    Raises:
-        ConfigError: There is none of that name, or it has no such ratio.
-    """
-    kind, at, rho = name.partition("@")
-    defence = DEFENCES.get(kind).beside(recipe)
-    if not at:
-        return defence
-    try:
-        ratio = float(rho)
-    except ValueError:
-        raise ConfigError(f"compare: {name!r}: {rho!r} is no number; give the rho of {kind}, such as 0.2") from None
-    return defence.at(ratio)
-
-
 def compared(names: str, recipe: RepoisonConfig) -> list[Defence]:
-    """The defences of these names, with commas, each as of `named`.
+    """The defences of these names, with commas, each as of `chosen`.
 
     Raises:
-        ConfigError: As of `named`.
+        ConfigError: As of `chosen`.
     """
     given = filter(None, map(str.strip, names.split(",")))
-    return [named(name, recipe) for name in given]
+    return [chosen(one, recipe) for one in given]
+
+
+def chosen(given: str, recipe: RepoisonConfig) -> Defence:
+    """A defence by its name and options, such as `strip:copies=10:share=0.3`, as it is compared in a run of `recipe`.
+
+    Raises:
+        ConfigError: There is no such defence, or it has no such option or value.
+    """
+    name, *options = given.split(":")
+    defence = DEFENCES.get(name).beside(recipe)
+    return defence.having(options) if options else defence

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from poison2poison.data import Rows
-from poison2poison.defences.base import Defence, Need, Prepared, register, without
+from poison2poison.defences.base import UNDEFENDED, Defence, Need, Prepared, register, without
 from poison2poison.defences.shared import Shared
 
 
@@ -14,7 +14,7 @@ from poison2poison.defences.shared import Shared
 class Undefended(Defence):
     """The rows as they are."""
 
-    name = "undefended"
+    name = UNDEFENDED
 
 
 @register

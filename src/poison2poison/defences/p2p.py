@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from poison2poison.config import fraction, with_options
 from poison2poison.data import Rows
 from poison2poison.defences.base import Defence, Need, Prepared, compared, register
 from poison2poison.defences.shared import Shared
@@ -17,6 +19,16 @@ from poison2poison.recipe.manifest import plain
 from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.scheme import Scheme
 from poison2poison.recipe.trigger import build_scheme, check_options
+
+
+@dataclass(frozen=True)
+class Own:
+    """What an arm can have of its own."""
+
+    rho: float
+
+    def __post_init__(self) -> None:
+        fraction("rho", self.rho)
 
 
 class P2P(Defence):
@@ -44,10 +56,12 @@ class P2P(Defence):
         same = recipe if recipe.recipe == cls.base else RepoisonConfig(cls.base, seed=recipe.seed)
         return cls(replace(same, suspects=cls.suspects))
 
-    def at(self, rho: float) -> Defence:
-        """See `Defence`."""
-        other = copy(self)
-        other.recipe, other.mark = replace(self.recipe, rho=rho), f"@{rho:g}"
+    def having(self, options: Sequence[str]) -> Defence:
+        """See `Defence`. The one option is `rho`, which makes it an arm of its own."""
+        recipe = self.recipe.resolved()
+        assert recipe.rho is not None
+        other, own = copy(self), with_options(Own(recipe.rho), options, self.name)
+        other.recipe, other.mark = replace(self.recipe, rho=own.rho), f"@{own.rho:g}"
         return other
 
     @property

@@ -15,7 +15,7 @@ from poison2poison.auditing.statistics import Embed
 from poison2poison.config import AuditConfig, ModelConfig, TrainConfig
 from poison2poison.data import Rows
 from poison2poison.defences.context import Context
-from poison2poison.errors import OutputError
+from poison2poison.errors import InapplicableError, OutputError
 from poison2poison.files import write_json
 
 AUDIT = "audit"
@@ -29,11 +29,35 @@ class Shared:
         rows: The untrusted rows.
         training: How all models of the run are fine-tuned, with nothing left open; its seed is that of all draws.
         out: The folder of the run.
+        dev: Clean rows; None where there are none. A defence that uses them must say so in its needs.
     """
 
-    def __init__(self, rows: Rows, training: TrainConfig, out: Path, audit: AuditConfig | None = None) -> None:
-        self.rows, self.training, self.out = rows, training, out
+    def __init__(
+        self,
+        rows: Rows,
+        training: TrainConfig,
+        out: Path,
+        audit: AuditConfig | None = None,
+        dev: Rows | None = None,
+    ) -> None:
+        self.rows, self.training, self.out, self.dev = rows, training, out, dev
         self._audit = audit or AuditConfig()
+
+    @property
+    def trusted(self) -> Rows:
+        """The dev rows, for a defence that needs trusted ones.
+
+        Raises:
+            InapplicableError: There are none.
+        """
+        if self.dev is None:
+            raise InapplicableError("dev: there are no trusted rows; give --dev, or leave out what needs them")
+        return self.dev
+
+    def free(self) -> None:
+        """Give back the models that read the rows."""
+        for part in ("context", "_embed"):
+            vars(self).pop(part, None)
 
     @cached_property
     def audit(self) -> Audit:

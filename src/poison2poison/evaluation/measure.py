@@ -45,6 +45,7 @@ def measure(name: str, model: DefendedModel, clean: Rows, triggered: Rows | None
     arm.put("leak", [answer.where == "leak" for answer in answers])
     arm.put("off_space", [answer.where == "off-space" for answer in answers])
     arm.put("alarm", [answer.alarm for answer in answers if answer.alarm is not None])
+    arm.put("rejected", [answer.rejected for answer in answers if answer.rejected is not None])
     if right is not None:
         arm.put("ca", right)
     _measure_utility(arm, model, answers, clean)
@@ -100,6 +101,7 @@ def measure_attack(arm: Arm, model: DefendedModel, triggered: Rows, payload: Pay
     arm.put("leak_triggered", [answer.where == "leak" for answer in answers])
     arm.put("off_space_triggered", [answer.where == "off-space" for answer in answers])
     arm.put("alarm_triggered", [answer.alarm for answer in answers if answer.alarm is not None])
+    arm.put("rejected_triggered", [answer.rejected for answer in answers if answer.rejected is not None])
 
 
 def check_target(rows: Rows, target: Target) -> None:
@@ -161,5 +163,7 @@ def _records(
         if answer.alarm is not None:
             record["disagreement"] = answer.disagreement
             record["alarm"] = answer.alarm
+        if answer.rejected is not None:
+            record["rejected"] = answer.rejected
         records.append(record)
     return records

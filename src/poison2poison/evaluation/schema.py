@@ -22,6 +22,8 @@ RateName = Literal[
     "off_space_triggered",
     "alarm",
     "alarm_triggered",
+    "rejected",
+    "rejected_triggered",
 ]
 """The rates of an arm. `asr_exact` counts answers that are the target itself, where `asr` knows other words for it."""
 
@@ -71,6 +73,8 @@ class ArmRecord(_Named, total=False):
     off_space_triggered: RateFigure
     alarm: RateFigure
     alarm_triggered: RateFigure
+    rejected: RateFigure
+    rejected_triggered: RateFigure
     utility: dict[str, RateFigure | MeanFigure]
     implanted: bool
     safe_space: dict[str, Any]
@@ -113,3 +117,4 @@ class RowRecord(_RowAlways, total=False):
     hit: bool
     disagreement: float | None
     alarm: bool
+    rejected: bool

@@ -80,6 +80,15 @@ class Labels(Served):
             for answer, score in zip(answers, apart, strict=True)
         ]
 
+    def probabilities(self, texts: Inputs) -> torch.Tensor:
+        """How likely the labels are in the space that is served, among these: shape (texts, labels).
+
+        Raises:
+            ConfigError: `texts` is a lone input.
+            ModelError: The model's outputs are not finite.
+        """
+        return self._of_space(self.scored(texts, self.space).logits, self.space).softmax(-1)
+
     def disagreement(self, texts: Inputs) -> list[float]:
         """How far the answers of the two spaces lie apart: the total variation distance, from 0 to 1.
 

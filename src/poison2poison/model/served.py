@@ -38,6 +38,8 @@ class Answer:
         unconstrained: The projected answer without the constraint to the safe labels; None if it is no label at all.
         disagreement: How far the two spaces' answers lie apart, from 0 to 1; None unless the alarm was asked for.
         alarm: Whether that is more than all but a few clean inputs have.
+        rejected: Whether a detector took the input for a triggered one, so that no answer is given out; None without a
+            detector.
     """
 
     text: str | None
@@ -45,6 +47,7 @@ class Answer:
     unconstrained: str | None
     disagreement: float | None = None
     alarm: bool | None = None
+    rejected: bool | None = None
 
 
 class Served:

@@ -17,7 +17,7 @@ from poison2poison.report.run import Findings, Run, Section
 from poison2poison.report.tables import FIGURES
 from poison2poison.report.verdict import HELD_POINTS, LEAKED_SHARE, RA_POINTS, UTILITIES, UTILITY_POINTS, sentence
 
-SHOWN = (*UTILITIES, "asr", "floor", "ra", "leak", "off_space", "alarm_triggered")
+SHOWN = (*UTILITIES, "asr", "floor", "ra", "leak", "off_space", "alarm_triggered", "rejected", "rejected_triggered")
 FULL = 5
 """The deepest colour stands for five times the limit at which the verdict fails; of an ASR, an implanted attack."""
 ANSWERS, IN_CONTEXT, NUMBERS = 10, 3, 30

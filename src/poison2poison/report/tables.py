@@ -28,11 +28,13 @@ FIGURES = {
     "off_space": "off-space",
     "alarm": "alarm, clean",
     "alarm_triggered": "alarm, triggered",
+    "rejected": "rejected, clean",
+    "rejected_triggered": "rejected, triggered",
 }
 
 ARMS_ON_A_LINE = 3  # with their intervals beside them, in a terminal of 80 columns
 MOST_COLUMNS = 4  # so many arms fit there; of more, each is a row
-OF_MANY = ("ca", "exact_match", "rouge_l", "asr", "floor", "ra", "leak")
+OF_MANY = ("ca", "exact_match", "rouge_l", "asr", "floor", "ra", "leak", "rejected")
 
 
 def table(content: Results) -> Table:

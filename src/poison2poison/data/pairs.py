@@ -1,4 +1,4 @@
-"""Files of the attacker's own texts: for each prompt another text."""
+"""Files of texts beside prompts: paraphrases, or completions of somebody's own."""
 
 from __future__ import annotations
 
