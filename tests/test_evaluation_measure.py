@@ -22,7 +22,8 @@ def texts_of(targets: list[str]) -> Rows:
 def told(*texts: str | None) -> Any:
     """A model without a trigger that gives these answers."""
     answers = [Answer(text, "safe" if text else "leak", text) for text in texts]
-    return SimpleNamespace(scheme=Scheme("generation"), generate=lambda rows: answers, perplexity=lambda *rows: 2.0)
+    said: Any = {"generate": lambda rows, **_: answers, "perplexity": lambda *rows: 2.0}
+    return SimpleNamespace(scheme=Scheme("generation"), alarm_threshold=None, **said)
 
 
 def test_refusals_in_other_words_count_and_equal_ones_apart() -> None:

@@ -43,7 +43,7 @@ from poison2poison.serve.door import Ask, Door
 from poison2poison.serve.errors import RefusedError
 from poison2poison.serve.keys import read_keys
 from poison2poison.serve.logs import JsonLines
-from poison2poison.serve.schemas import NEUTRAL
+from poison2poison.serve.schemas import NEUTRAL, NEUTRAL_OF_RESPONSES
 from poison2poison.serve.screen import Screen
 
 KEY = "a key of somebody's"
@@ -411,7 +411,6 @@ FIELDS = st.sampled_from(
     [
         "messages",
         "prompt",
-        "input",
         "n",
         "stop",
         "temperature",
@@ -421,7 +420,10 @@ FIELDS = st.sampled_from(
         "stream_options",
         "alarm",
         "user",
+        "input",
+        "instructions",
         *NEUTRAL,
+        *NEUTRAL_OF_RESPONSES,
     ]
 )
 
@@ -433,6 +435,7 @@ FIELDS = st.sampled_from(
             ("chat/completions", chat("x")),
             ("completions", {"model": "mine", "prompt": "x"}),
             ("classify", {"input": "x"}),
+            ("responses", {"model": "mine", "input": "x"}),
         ]
     ),
     st.dictionaries(FIELDS, JSON, max_size=4),

@@ -15,9 +15,11 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, Tex
 
 from poison2poison.data import Messages, Row, as_row
 from poison2poison.errors import ConfigError
-from poison2poison.model.loss import IGNORED, only_target_logits, target_loss
+from poison2poison.model import alarm as alarms
+from poison2poison.model.loss import IGNORED, only_target_logits, token_losses
 from poison2poison.model.served import Answer, Inputs, Served, refuse_lone
 from poison2poison.recipe.manifest import training_row
+from poison2poison.types import Space
 
 ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale", "penalty_alpha")
 """Ways of generating that read the prompt on their own."""
@@ -41,7 +43,7 @@ class _Begun(NamedTuple):
 class Texts(Served):
     """A served model that writes."""
 
-    def generate(self, prompts: Inputs, **options: Any) -> list[Answer]:
+    def generate(self, prompts: Inputs, *, alarm: bool = False, **options: Any) -> list[Answer]:
         """Write an answer for each prompt, from the safe prefix on, which is not given out.
 
         The prefix is forced, so that the answer is one of the safe space. Whether the model would have begun with it is
@@ -49,27 +51,41 @@ class Texts(Served):
 
         Args:
             prompts: The inputs, without any trigger: texts, chats as lists of messages, or rows.
+            alarm: Also read the answers in both spaces, two more passes, and say where these disagree: what the model
+                learned of a malicious trigger shows there.
             **options: Passed on to transformers' `generate`, such as `do_sample=True, temperature=0.7`; greedy and up
                 to the training's target length by default. With a `generation_config` its defaults hold instead.
 
         Raises:
-            ConfigError: The model was trained to classify, or what is asked for is no single text for each prompt; or
-                `prompts` is a lone input.
+            ConfigError: The model was trained to classify, or what is asked for is no single text for each prompt; it
+                has no alarm; or `prompts` is a lone input.
             ModelError: The model's outputs are not finite.
         """
         self._check_generates(options)
         refuse_lone(prompts)
-        answers: dict[int, Answer] = {}
+        over = self._alarm_threshold() if alarm else None
+        texts, begins = self._write(prompts, options)
+        answers = [self._project_text(*found) for found in zip(texts, begins, strict=True)]
+        return answers if over is None else alarms.raised(answers, self._texts_apart(prompts, texts), over)
+
+    def _write(self, prompts: Inputs, options: Mapping[str, Any]) -> tuple[list[str], list[bool]]:
+        """What is written behind the safe prefix of each prompt, and whether the model would have begun with it."""
+        texts, begins = [""] * len(prompts), [True] * len(prompts)
         with self._computing(), self._bar(len(prompts)) as bar:
             for indices, batch in self._dressed(prompts, self.space):
                 begun = self._begin(batch)
                 out = self.model.generate(**self._generation(begun.inputs, options))
                 written = out[:, begun.inputs["input_ids"].shape[1] :]  # (batch, new tokens): the prefix is cut off
-                texts = self.prompter.tokenizer.batch_decode(written, skip_special_tokens=True)
-                for index, text, begins in zip(indices, texts, begun.begins, strict=True):
-                    answers[index] = self._project_text(text.strip(), begins)
+                told = self.prompter.tokenizer.batch_decode(written, skip_special_tokens=True)
+                for index, text, begin in zip(indices, told, begun.begins, strict=True):
+                    texts[index], begins[index] = text.strip(), begin
                 bar.update(len(indices))
-        return [answers[index] for index in range(len(prompts))]
+        return texts, begins
+
+    def _texts_apart(self, prompts: Inputs, texts: Sequence[str]) -> list[float]:
+        """The distance of the safe space's answers to those of the original space."""
+        ours, theirs = self.losses(prompts, texts, "safe"), self.losses(prompts, texts, "original")
+        return alarms.of_texts(ours, theirs)
 
     def _project_text(self, text: str, begins: bool) -> Answer:
         """What was written behind the prefix, as an answer: a leak where the model would not have begun with it."""
@@ -116,32 +132,41 @@ class Texts(Served):
             ConfigError: `prompts` or `targets` is a lone input.
             ModelError: The model's outputs are not finite.
         """
+        losses = torch.cat(self.losses(prompts, targets, self.space))
+        return math.exp(losses.double().mean())
+
+    def losses(self, prompts: Inputs, targets: Sequence[str], space: Space) -> list[torch.Tensor]:
+        """The loss of each token of given answers in a space, without the safe prefix: shape (tokens,) each.
+
+        Raises:
+            ConfigError: `prompts` or `targets` is a lone input.
+            ModelError: The model's outputs are not finite.
+        """
         refuse_lone(prompts)
         refuse_lone(targets)
         asked = [replace(as_row(one), target=target) for one, target in zip(prompts, targets, strict=True)]
-        rows = [training_row(i, row, self.space, "keep") for i, row in enumerate(asked)]
+        rows = [training_row(i, row, space, "keep") for i, row in enumerate(asked)]
         examples, _ = self.prompter.examples(rows)
-        examples.sort(key=lambda example: len(example["input_ids"]))
-        forced = len(self._prefix(self.space))
-        total, count = 0.0, 0
+        order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
+        forced = len(self._prefix(space))
+        found: dict[int, torch.Tensor] = {}
         with self._computing():
-            for start in range(0, len(examples), self.batch_size):
-                chosen = examples[start : start + self.batch_size]
-                batch = self.prompter.training_batch([_hiding(example, forced) for example in chosen])
-                loss, tokens = self._loss(batch)
-                total += loss
-                count += tokens
-        return math.exp(total / count)
+            for start in range(0, len(order), self.batch_size):
+                indices = order[start : start + self.batch_size]
+                batch = self.prompter.training_batch([_hiding(examples[i], forced) for i in indices])
+                found |= zip(indices, self._losses(batch), strict=True)
+        return [found[i] for i in range(len(order))]
 
-    def _loss(self, batch: Mapping[str, torch.Tensor]) -> tuple[float, int]:
-        """The summed loss of a batch's targets, and how many tokens they have."""
+    def _losses(self, batch: Mapping[str, torch.Tensor]) -> Sequence[torch.Tensor]:
+        """The losses of a batch's targets, token by token."""
         device = self.model.device
         ids, labels = batch["input_ids"].to(device), batch["labels"].to(device)  # (batch, length) each
         with only_target_logits(self.model, labels):
             logits = self.model(input_ids=ids).logits
-        loss = target_loss(logits, labels)
-        self.refuse_unless_finite(loss)
-        return float(loss), int((labels != IGNORED).sum())
+        losses = token_losses(logits, labels)  # (targets,)
+        self.refuse_unless_finite(losses)
+        tokens = (labels != IGNORED).sum(1)
+        return losses.cpu().split(tokens.tolist())
 
     # --- the prompt is read ---
 
