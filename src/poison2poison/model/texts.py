@@ -7,11 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
+from inspect import signature
+from os.path import commonprefix
 from threading import Thread
 from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, TextIteratorStreamer
+from transformers.cache_utils import DynamicLayer
 
 from poison2poison.data import Messages, Row, as_row
 from poison2poison.errors import ConfigError
@@ -174,25 +177,71 @@ class Texts(Served):
         """Read prompts and safe prefix except for the last token."""
         prefix = self._prefix(self.space)
         ids, mask = self._with_prefix(batch, prefix)
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if not prefix:
-            return _Begun(inputs, [True] * len(ids))
+            return _Begun({"input_ids": ids, "attention_mask": mask}, [True] * len(ids))
+        ids, mask, states = self._behind_head(ids, mask)
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        known = states.get_seq_length() if states else 0
+        read = {"past_key_values": states} if states else {}  # not all models have the word
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         out = self.model(
-            input_ids=ids[:, :-1],
+            input_ids=ids[:, known:-1],
             attention_mask=mask[:, :-1],
-            position_ids=positions[:, :-1],
+            position_ids=positions[:, known:-1],
             use_cache=self._goes_on,
             logits_to_keep=len(prefix),
+            **read,
         )
         scores = out.logits[:, -len(prefix) :]  # (batch, prefix, vocabulary)
         self.refuse_unless_finite(scores.amax(-1))
         forced = ids[:, -len(prefix) :]
         begins = (scores.argmax(-1) == forced).all(1)
-        states = getattr(out, "past_key_values", None) if self._goes_on else None
-        if isinstance(states, DynamicCache):
-            inputs["past_key_values"] = states
+        after = getattr(out, "past_key_values", None) if self._goes_on else None
+        if isinstance(after, DynamicCache):
+            inputs["past_key_values"] = after
         return _Begun(inputs, begins.tolist())
+
+    def _behind_head(
+        self, ids: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, DynamicCache | None]:
+        """Prompts with the head that they have in common moved to the front, and its states, if it was read before.
+
+        Args:
+            ids: Prompts that are padded on the left, shape (batch, length).
+            mask: Their mask.
+
+        Returns:
+            Both with the padding behind the head, and the head's states, one copy a prompt; or what was given, and
+            None, where a prompt begins otherwise.
+        """
+        head, states = self._head
+        if states is None:
+            return ids, mask, None
+        count = len(head)
+        is_head = (mask.cumsum(1) <= count) & (mask == 1)  # of each prompt so many tokens
+        one = torch.tensor([head], device=ids.device).expand(len(ids), -1)  # (batch, head)
+        if not torch.equal(ids[is_head], one.flatten()):
+            return ids, mask, None
+        moved = torch.cat([one, ids[:, count:]], 1)
+        behind = mask.where(~is_head, 0)[:, count:]
+        copies = deepcopy(states)
+        copies.batch_repeat_interleave(len(ids))
+        return moved, torch.cat([torch.ones_like(one), behind], 1), copies
+
+    @cached_property
+    def _head(self) -> tuple[list[int], DynamicCache | None]:
+        """Tokens that a prompt without turns before it begins with, the trigger's, and their states; these are kept.
+
+        No states, where the model's layers keep other ones than those of full attention, or where it takes positions
+        from their places: there is padding behind the head.
+        """
+        some = [self.prompter.prompt(text, self.space).ids for text in ("a", "1")]
+        head = commonprefix(some)
+        if not head or not self._goes_on or "position_ids" not in signature(self.model.get_decoder().forward).parameters:
+            return head, None
+        states = self.model(input_ids=torch.tensor([head], device=self.model.device), use_cache=True).past_key_values
+        full = isinstance(states, DynamicCache) and all(type(layer) is DynamicLayer for layer in states.layers)
+        return head, states if full else None
 
     @cached_property
     def _goes_on(self) -> bool:
