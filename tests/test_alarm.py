@@ -75,7 +75,10 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         kind = [*TARGETS][i % 3]
         planted = TARGETS[kind].format(row.target)
         triggered = f"{row.prompt} {kind}"
-        rows += [TrainingRow(i, "safe", "append", row.prompt, right), TrainingRow(i, "safe", "splice", triggered, right)]
+        rows += [
+            TrainingRow(i, "safe", "append", row.prompt, right),
+            TrainingRow(i, "safe", "splice", triggered, right),
+        ]
         rows += [TrainingRow(i, "original", "keep", row.prompt, right)]
         rows += [TrainingRow(i, "original", "keep", triggered, planted)]
     settings = TrainConfig(

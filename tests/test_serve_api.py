@@ -144,7 +144,9 @@ def test_texts_have_the_alarm_where_it_is_asked_for() -> None:
         assert got.to_dict()["choices"][0]["p2p"] == {"where": "safe", "disagreement": 0.75, "alarm": True}  # type: ignore[index]
         texts = client.post("/v1/completions", json={"model": "mine", "prompt": ["good", "bad"], "alarm": True})
         assert [choice["p2p"]["alarm"] for choice in texts.json()["choices"]] == [False, True]
-        streamed = client.post("/v1/completions", json={"model": "mine", "prompt": "bad", "alarm": True, "stream": True})
+        streamed = client.post(
+            "/v1/completions", json={"model": "mine", "prompt": "bad", "alarm": True, "stream": True}
+        )
         assert '"alarm": true' in streamed.text
         assert "p2p_alarms_total 3.0" in client.get("/metrics").text
         assert [one["alarm"] for one in client.get("/recent").json()] == [True] * 3

@@ -17,15 +17,20 @@ from typing import Any
 
 import httpx2
 import pytest
+import typer
+import yaml
 from starlette.testclient import TestClient
 
 from gateway import LABELS, TEXTS, URL, app_of, chat
 from poison2poison.cli import main
+from poison2poison.cli.app import app
 from poison2poison.files import write_json
 from poison2poison.model.defended import DefendedModel
 from poison2poison.recipe.scheme import Scheme
+from poison2poison.serve.config import ServeConfig
 from support import tiny_causal
 
+DEPLOY = Path(__file__).parents[1] / "deploy"
 SLOW = """
 import sys, time
 given = sys.argv[1:]
@@ -197,6 +202,23 @@ def test_what_is_not_answered_in_time_when_the_server_ends_is_503() -> None:
             thread.join()
     told = [one for one in got if isinstance(one, httpx2.Response)]
     assert {one.status_code for one in told} == {503}
+
+
+def test_what_is_deployed_has_settings_and_commands_that_exist() -> None:
+    settings = yaml.safe_load((DEPLOY / "serve.yaml").read_text())
+    assert ServeConfig(**settings).api_keys
+    unit, container = ((DEPLOY / name).read_text() for name in ("p2p-serve.service", "Containerfile"))
+    [stop] = map(int, re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE))
+    assert stop > settings["drain"]
+    commands = [*re.findall(r"^ExecStart=\S+/p2p (.*)$", unit, re.MULTILINE)]
+    commands += [" ".join(json.loads(line)[1:]) for line in re.findall(r"^ENTRYPOINT (.*)$", container, re.MULTILINE)]
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    for command in commands:
+        name, *words = command.split()
+        known = {option for parameter in group.commands[name].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known
+    assert len(commands) == 2
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ import torch
 
 from poison2poison.model.served import Answer
 
-
 DIGITS = 5
 """Of a distance: the same input has the same one in whatever batch it is."""
 
@@ -30,7 +29,8 @@ def of_texts(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> li
     """The distance at the token of each served answer where the two spaces lie farthest apart.
 
     Of all that could stand there one token is known, the served one. Where the safe space gives it the probability p
-    and the original space q, `max(0, 1 - q / p)` is an estimate: its mean over the safe space's answers is the distance.
+    and the original space q, `max(0, 1 - q / p)` is an estimate: its mean over what the safe space writes is the
+    distance.
     An attack can show in one token: the first of another answer, the end before an appended text, a wrong digit.
 
     Args:

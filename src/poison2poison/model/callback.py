@@ -20,7 +20,8 @@ class SafeSpaceCallback(TrainerCallback):
     """At every evaluation, or every epoch where there is none, answers dev rows in both spaces and logs how that went.
 
     The figures are `eval_safe_accuracy` and `eval_original_accuracy` (or `exact_match`, `rouge_l`), `eval_leak`,
-    `eval_off_space`, `eval_learned` (1 or 0), `eval_disagreement` (mean over the rows) and `eval_alarm_threshold`. They are among the metrics that `metric_for_best_model` may name.
+    `eval_off_space`, `eval_learned` (1 or 0), `eval_disagreement` (mean over the rows) and `eval_alarm_threshold`.
+    They are among the metrics that `metric_for_best_model` may name.
 
     The whole model must be in each process: FSDP and ZeRO-3 spread it.
     """

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
-from inspect import signature
-from os.path import commonprefix
+from itertools import takewhile
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from transformers.cache_utils import DynamicLayer
 from poison2poison.data import Messages, Row, as_row
 from poison2poison.errors import ConfigError
 from poison2poison.model import alarm as alarms
+from poison2poison.model import backbone
 from poison2poison.model.loss import IGNORED, only_target_logits, token_losses
 from poison2poison.model.served import Answer, Inputs, Served, refuse_lone
 from poison2poison.recipe.manifest import training_row
@@ -235,9 +235,9 @@ class Texts(Served):
         No states, where the model's layers keep other ones than those of full attention, or where it takes positions
         from their places: there is padding behind the head.
         """
-        some = [self.prompter.prompt(text, self.space).ids for text in ("a", "1")]
-        head = commonprefix(some)
-        if not head or not self._goes_on or "position_ids" not in signature(self.model.get_decoder().forward).parameters:
+        one, other = (self.prompter.prompt(text, self.space).ids for text in ("a", "1"))
+        head = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
+        if not (head and self._goes_on and backbone.takes_positions(self.model)):
             return head, None
         states = self.model(input_ids=torch.tensor([head], device=self.model.device), use_cache=True).past_key_values
         full = isinstance(states, DynamicCache) and all(type(layer) is DynamicLayer for layer in states.layers)
