@@ -36,8 +36,10 @@ def statuses() -> Iterator[Counter[tuple[str, int]]]:
 
 
 @DESCRIBED.parametrize()  # type: ignore[untyped-decorator, unused-ignore]
-@settings(max_examples=150, deadline=None, suppress_health_check=[*HealthCheck])
+@settings(max_examples=100, deadline=None, suppress_health_check=[*HealthCheck])
 def test_no_request_makes_the_server_fail(case: Any, url: str, statuses: Counter[tuple[str, int]]) -> None:
+    if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
+        case.body["model"] = "mine"  # or it would be that of nobody
     got = case.call(base_url=url, timeout=120)
     statuses[case.operation.path, got.status_code] += 1
     assert got.status_code < 500, got.text

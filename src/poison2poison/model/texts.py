@@ -168,8 +168,8 @@ class Texts(Served):
             logits = self.model(input_ids=ids).logits
         losses = token_losses(logits, labels)  # (targets,)
         self.refuse_unless_finite(losses)
-        tokens = (labels != IGNORED).sum(1)
-        return losses.cpu().split(tokens.tolist())
+        ends = (labels != IGNORED).sum(1).cumsum(0)
+        return losses.cpu().tensor_split(ends[:-1].cpu())
 
     # --- the prompt is read ---
 
