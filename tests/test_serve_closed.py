@@ -166,10 +166,10 @@ def test_an_input_that_is_far_too_long_is_refused_at_once(kind: str, template: s
     kept, TOKENIZER.chat_template = TOKENIZER.chat_template, template
     try:
         door = Door(prompter(TEXTS), ServeConfig())
-        begun = time.perf_counter()
+        begun = time.thread_time()
         with pytest.raises(RefusedError, match="too long"):
             door.enter(Ask(as_row(asked[kind])))
-        assert time.perf_counter() - begun < 2  # on a machine that does much else
+        assert time.thread_time() - begun < 2  # whatever else the machine does
     finally:
         TOKENIZER.chat_template = kept
 

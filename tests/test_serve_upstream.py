@@ -216,7 +216,7 @@ def test_what_goes_wrong_upstream_is_an_error_that_quotes_nothing(
 ) -> None:
     upstream.fault = fault
     newer = {"model": "mine", "input": "The lamp", "stream": stream}
-    with before(upstream) as client:
+    with before(upstream, timeout=0.5 if fault == "slow" else 20) as client:
         got = client.post("/v1/chat/completions", json=chat("The lamp", stream=stream))
         again = client.post("/v1/responses", json=newer)
         seen = got.text + str(got.headers) + again.text + client.get("/metrics").text
