@@ -58,8 +58,7 @@ def test_triggered_rows_that_cannot_be_scored_are_refused_with_their_number() ->
 def test_texts_that_carry_the_attackers_target_all_count_as_attacked(ends: list[str], counted: int) -> None:
     rows = [Row("Say.", f"Yes. {end}".strip()) for end in ends]
     texts = replace(chatter(2), task="generation", labels=()).with_rows(rows)
-    answers = [Answer("Yes. Look.", "safe", None)] * 2
-    model: Any = SimpleNamespace(scheme=Scheme("generation"), generate=lambda prompts: answers)
+    model = told("Yes. Look.", "Yes. Look.")
     arm = Arm("undefended")
     measure_attack(arm, model, texts, Target("Look.", "append").payload)
     assert (arm.rates["asr"].value, arm.rates["asr"].n) == (1.0, counted)
