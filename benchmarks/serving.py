@@ -1,11 +1,12 @@
 """What the defence costs behind the gateway: 64 clients at once, defended against undefended, in one process.
 
 python benchmarks/serving.py                                   # the reference model, 4 M
-python benchmarks/serving.py --requests 5000 --rounds 1        # takes minutes
+python benchmarks/serving.py --load 5000                       # a load test of the defended arm; takes minutes
 
 The same weights answer the same inputs with as many new tokens, once without a scheme and once behind a drawn one;
 times do not depend on what the weights were trained for. Clients call the apps without sockets. Prints ratios of the
-medians, what was lost, and how the memory grew.
+medians, what was lost, and how the memory grew. `--load` compares every reply with the model's own answer to that input
+alone: text, and where it lies.
 """
 
 from __future__ import annotations
@@ -36,11 +37,29 @@ from poison2poison.serve.door import Ask, Door
 
 
 class Round(NamedTuple):
-    """What one round came to: seconds a request and in all, and requests without an answer or its place."""
+    """What one round came to: seconds a request and in all; requests without an answer, and with another than alone."""
 
     latencies: list[float]
     seconds: float
     lost: int
+    wrong: int = 0
+
+
+Told = tuple[str, str]
+"""An answer's text, and where it lies."""
+
+
+def said_of(reply: httpx2.Response) -> Told | None:
+    """What a reply says, or None where it is no answer with its place."""
+    if reply.status_code != 200:
+        return None
+    choice = reply.json()["choices"][0]
+    return choice["text"], choice["p2p"]["where"]
+
+
+def peak() -> float:
+    """The most memory that the process has had, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Fixed(DefendedModel):
@@ -66,27 +85,39 @@ class Arm:
         self.backend = InProcess(served, Door(prompter, config), config)
         self.app = create_app(self.backend, Served("model"), config)
 
-    async def round(self, prompts: list[str], clients: int, requests: int) -> Round:
-        """So many clients that ask one request after the other."""
+    def alone(self, prompt: str) -> Told:
+        """What the model answers to an input that it is asked alone, as the gateway would tell it."""
+        ask = Ask(Row(prompt, ""))
+        [answer] = self.backend.model.generate([ask.row])
+        said = self.backend.door.leave(ask, answer)
+        return said.text or "", said.told
+
+    async def round(
+        self, prompts: list[str], clients: int, requests: int, expected: dict[str, Told] | None = None
+    ) -> Round:
+        """So many clients that ask one request after the other; answers are compared where they are known."""
         left = iter(range(requests))
         latencies: list[float] = []
-        lost = 0
+        lost = wrong = 0
 
         async def client(http: httpx2.AsyncClient) -> None:
-            nonlocal lost
+            nonlocal lost, wrong
             for number in left:
-                begun = time.perf_counter()
-                body = {"model": "model", "prompt": prompts[number % len(prompts)]}
-                got = await http.post("/v1/completions", json=body)
+                begun, prompt = time.perf_counter(), prompts[number % len(prompts)]
+                got = await http.post("/v1/completions", json={"model": "model", "prompt": prompt})
                 latencies.append(time.perf_counter() - begun)
-                lost += got.status_code != 200 or "where" not in got.text
+                if len(latencies) % (requests // 5 or 1) == 0:
+                    print(f"{len(latencies)} requests, peak memory so far: {peak():.0f} MiB", flush=True)
+                told = said_of(got)
+                lost += told is None
+                wrong += bool(told and expected and told != expected[prompt])
 
         begun = time.perf_counter()
         transport = httpx2.ASGITransport(app=self.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             await asyncio.gather(*(client(http) for _ in range(clients)))
         seconds = time.perf_counter() - begun
-        return Round(latencies, seconds, lost)
+        return Round(latencies, seconds, lost, wrong)
 
 
 def main() -> None:
@@ -95,6 +126,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=256, help="of every round")
     parser.add_argument("--tokens", type=int, default=16, help="new tokens of every answer")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each arm, after one that is not")
+    parser.add_argument("--load", type=int, help="requests of a load test, in place of the comparison")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -103,6 +135,9 @@ def main() -> None:
     model = backbone.load_model(ModelConfig(), "causal", 0, frozen=True)
     schemes = {"undefended": Scheme("generation"), "defended": build_scheme(rows, RepoisonConfig())}
     arms = {name: Arm(model, scheme, args.tokens, args.clients) for name, scheme in schemes.items()}
+    if args.load:
+        asyncio.run(loaded(arms["defended"], prompts[: 2 * args.clients], args))
+        return
     found = asyncio.run(timed(arms, prompts, args))
     hidden = {name: len(arm.backend.door.enter(Ask(Row("", "")))) for name, arm in arms.items()}
     print(f"tokens around an input: {hidden}")
@@ -121,11 +156,19 @@ async def timed(arms: dict[str, Arm], prompts: list[str], args: argparse.Namespa
     for _ in range(args.rounds + 1):
         for name, arm in arms.items():
             found[name].append(await arm.round(prompts, args.clients, args.requests))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"peak memory so far: {peak:.0f} MiB", flush=True)
     for arm in arms.values():
         await arm.backend.close()
     return {name: rounds[1:] for name, rounds in found.items()}
+
+
+async def loaded(arm: Arm, prompts: list[str], args: argparse.Namespace) -> None:
+    """A load test: no reply may be lost. Of a model that was not trained, some differ by rounding from those alone."""
+    expected = {prompt: arm.alone(prompt) for prompt in prompts}
+    arm.backend.start()
+    found = await arm.round(prompts, args.clients, args.load, expected)
+    await arm.backend.close()
+    summary("defended", [found])
+    print(f"{len(expected)} inputs with {len({*expected.values()})} answers; replies unlike those alone: {found.wrong}")
 
 
 WHAT = ("median latency", "99 % latency", "requests a second")

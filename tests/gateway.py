@@ -59,7 +59,7 @@ class FakeModel:
 
     def __init__(self, scheme: Scheme, say: Say) -> None:
         self.scheme, self.say, self.prompter = scheme, say, prompter(scheme)
-        self.alarm_threshold = 0.5
+        self.alarm_threshold: float | None = 0.5
         self.batches: list[tuple[list[str], dict[str, Any]]] = []
         self.going = threading.Event()
         self.going.set()
@@ -83,7 +83,7 @@ class FakeModel:
 def app_of(model: Any, hashes: dict[str, str] | None = None, **settings: Any) -> Any:
     """The app over a model, in process."""
     config = ServeConfig(**settings)
-    served = Served("mine", model.scheme.labels, bool(model.scheme.labels))
+    served = Served("mine", model.scheme.labels, model.alarm_threshold is not None)
     backend = InProcess(model, Door(model.prompter, config), config)
     return create_app(backend, served, config, hashes)
 

@@ -22,7 +22,8 @@ def texts_of(targets: list[str]) -> Rows:
 def told(*texts: str | None) -> Any:
     """A model without a trigger that gives these answers."""
     answers = [Answer(text, "safe" if text else "leak", text) for text in texts]
-    return SimpleNamespace(scheme=Scheme("generation"), generate=lambda rows: answers, perplexity=lambda *rows: 2.0)
+    said: Any = {"generate": lambda rows, **_: answers, "perplexity": lambda *rows: 2.0}
+    return SimpleNamespace(scheme=Scheme("generation"), alarm_threshold=None, **said)
 
 
 def test_refusals_in_other_words_count_and_equal_ones_apart() -> None:
@@ -57,8 +58,7 @@ def test_triggered_rows_that_cannot_be_scored_are_refused_with_their_number() ->
 def test_texts_that_carry_the_attackers_target_all_count_as_attacked(ends: list[str], counted: int) -> None:
     rows = [Row("Say.", f"Yes. {end}".strip()) for end in ends]
     texts = replace(chatter(2), task="generation", labels=()).with_rows(rows)
-    answers = [Answer("Yes. Look.", "safe", None)] * 2
-    model: Any = SimpleNamespace(scheme=Scheme("generation"), generate=lambda prompts: answers)
+    model = told("Yes. Look.", "Yes. Look.")
     arm = Arm("undefended")
     measure_attack(arm, model, texts, Target("Look.", "append").payload)
     assert (arm.rates["asr"].value, arm.rates["asr"].n) == (1.0, counted)

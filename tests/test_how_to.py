@@ -45,7 +45,8 @@ def own_file(page: str, folder: Path) -> Path:
 def told(*texts: str) -> Any:
     """A model without a trigger that gives these answers."""
     answers = [Answer(text, "safe", text) for text in texts]
-    return SimpleNamespace(scheme=Scheme("generation"), generate=lambda rows: answers, perplexity=lambda *rows: 2.0)
+    said: Any = {"generate": lambda rows, **_: answers, "perplexity": lambda *rows: 2.0}
+    return SimpleNamespace(scheme=Scheme("generation"), alarm_threshold=None, **said)
 
 
 @pytest.mark.parametrize("page", ["add-an-attack.md", "add-a-metric.md", "add-a-finder.md"])

@@ -114,13 +114,6 @@ def test_a_task_is_hardly_learned_near_the_share_of_the_largest_class(accuracy: 
     assert safe_space.hardly_learned(accuracy, ["yes"] * 3 + ["no"]) == hardly
 
 
-def test_the_alarm_is_set_so_that_at_most_its_rate_of_clean_rows_raises_it() -> None:
-    apart = [i / 100 for i in range(100)]
-    for rate, raised in ((0.1, 9), (0.01, 0)):
-        threshold = safe_space.alarm_threshold(apart, rate)
-        assert sum(score > threshold for score in apart) == raised
-
-
 def test_a_tenth_of_each_label_in_s_is_held_out_and_the_last_row_never() -> None:
     rows = [TrainingRow(i, "safe", "replace", f"text {i}", "b" if i < 40 else "a") for i in range(41)]
     rows += [TrainingRow(i, "original", "keep", f"text {i}", "a") for i in range(41, 80)]

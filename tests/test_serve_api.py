@@ -36,6 +36,75 @@ def test_the_official_client_works_unchanged() -> None:
         assert [choice.text for choice in texts.choices] == ["one", "one", "two", "two"]
 
 
+def test_the_newer_form_of_the_official_client_works_unchanged() -> None:
+    with gateway(FakeModel(TEXTS, echo)) as client:
+        ours = client_of(client).responses
+        whole = ours.create(model="mine", input="The soup was good.", instructions="Be brief.", temperature=0)
+        assert (whole.output_text, whole.status, whole.incomplete_details) == ("The soup was good.", "completed", None)
+        chat: Any = [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "input_text", "text": "Hello"}]},
+            *(item.to_dict() for item in whole.output),
+            {"type": "message", "role": "user", "content": "And the room?"},
+        ]
+        again = ours.create(model="mine", input=chat)
+        assert again.output_text == "And the room?"
+        assert whole.usage and again.usage
+        read = len(TOKENIZER("The soup was good.", add_special_tokens=False)["input_ids"])
+        assert (whole.usage.output_tokens, whole.usage.total_tokens) == (read, whole.usage.input_tokens + read)
+        assert again.usage.input_tokens > whole.usage.input_tokens
+        short = ours.create(model="mine", input="The soup was good.", max_output_tokens=2)
+        assert short.incomplete_details and short.incomplete_details.reason == "max_output_tokens"
+        assert "The soup was good.".startswith(short.output_text)
+
+
+def test_the_newer_form_streams_events_that_are_together_the_answer() -> None:
+    with gateway(FakeModel(TEXTS, echo)) as client:
+        ours = client_of(client).responses
+        events: list[Any] = [*ours.create(model="mine", input="The soup was good.", stream=True)]
+        with ours.stream(model="mine", input="The soup was good.") as stream:
+            final = stream.get_final_response()
+    assert [event.sequence_number for event in events] == [*range(len(events))]
+    said = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert len(said) > 1
+    assert "".join(said) == "The soup was good."
+    assert [events[0].type, events[-1].type] == ["response.created", "response.completed"]
+    assert events[-1].response.output_text == final.output_text == "The soup was good."
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_newer_form_withholds_and_marks_as_the_older_ones_do(stream: bool) -> None:
+    with gateway(FakeModel(TEXTS, lambda _: Answer("ocean ladder velvet", "leak", None, 0.75, True))) as client:
+        got = client.post("/v1/responses", json={"model": "mine", "input": "x", "alarm": True, "stream": stream})
+    last = json.loads(got.text.strip().splitlines()[-1].removeprefix("data: "))
+    whole = last["response"] if stream else last
+    assert (whole["status"], whole["incomplete_details"]) == ("incomplete", {"reason": "content_filter"})
+    assert [part["type"] for part in whole["output"][0]["content"]] == ["refusal"]
+    assert whole["p2p"] == {"where": "leak", "disagreement": 0.75, "alarm": True}
+    assert not any(word in got.text for word in HIDDEN)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id: is not supported"),
+        ({"store": True}, "store: is not supported"),
+        ({"tools": [{"type": "web_search"}]}, "tools: is not supported"),
+        ({"text": {"format": {"type": "json_object"}}}, "text: is not supported"),
+        ({"n": 2}, "n: Extra inputs"),
+        ({"input": []}, "input: "),
+        ({"input": [{"type": "function_call_output", "call_id": "1", "output": "x"}]}, "no message"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input: "),
+        ({"input": [{"role": "assistant", "content": "Yes"}]}, "input: "),
+    ],
+)
+def test_what_the_newer_form_does_not_support_is_refused_by_name(fields: dict[str, Any], said: str) -> None:
+    with gateway(FakeModel(TEXTS, echo)) as client:
+        got = client.post("/v1/responses", json={"model": "mine", "input": "x", **fields})
+    assert got.status_code == 400
+    assert said in got.json()["error"]["message"]
+
+
 def test_usage_counts_the_clients_own_texts_and_what_it_is_given() -> None:
     with gateway(FakeModel(TEXTS, lambda _: safe("A good book."))) as client:
         given = client.post("/v1/chat/completions", json=chat("The lamp")).json()["usage"]
@@ -66,6 +135,32 @@ def test_labels_are_classified_with_the_alarm_where_it_is_asked_for() -> None:
         assert "p2p_alarms_total 1.0" in client.get("/metrics").text
 
 
+def test_texts_have_the_alarm_where_it_is_asked_for() -> None:
+    model = FakeModel(TEXTS, lambda row: Answer(row.prompt, "safe", None, 0.75, row.prompt == "bad"))
+    with gateway(model) as client:
+        got = client_of(client).chat.completions.create(
+            model="mine", messages=[{"role": "user", "content": "bad"}], extra_body={"alarm": True}
+        )
+        assert got.to_dict()["choices"][0]["p2p"] == {"where": "safe", "disagreement": 0.75, "alarm": True}  # type: ignore[index]
+        texts = client.post("/v1/completions", json={"model": "mine", "prompt": ["good", "bad"], "alarm": True})
+        assert [choice["p2p"]["alarm"] for choice in texts.json()["choices"]] == [False, True]
+        streamed = client.post(
+            "/v1/completions", json={"model": "mine", "prompt": "bad", "alarm": True, "stream": True}
+        )
+        assert '"alarm": true' in streamed.text
+        assert "p2p_alarms_total 3.0" in client.get("/metrics").text
+        assert [one["alarm"] for one in client.get("/recent").json()] == [True] * 3
+    assert {options["alarm"] for _, options in model.batches} == {True}
+
+
+def test_a_model_without_an_alarm_says_so() -> None:
+    model = FakeModel(TEXTS, echo)
+    model.alarm_threshold = None
+    with gateway(model) as client:
+        got = client.post("/v1/chat/completions", json=chat("x", alarm=True))
+    assert (got.status_code, got.json()["error"]["message"]) == (400, "alarm: this model has none")
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 def test_stop_and_max_tokens_cut_what_is_given_out(path: str) -> None:
     body: dict[str, Any] = chat("x") if "chat" in path else {"model": "mine", "prompt": "x"}
@@ -89,7 +184,7 @@ def test_temperature_0_is_greedy_and_others_are_sampled_without_a_hidden_top_k()
         for fields in ({}, {"temperature": 0}, {"temperature": 1e-9}, {"temperature": 0.5, "top_p": 0.9}):
             client.post("/v1/chat/completions", json=chat("x", **fields))
     sampled = {"do_sample": True, "temperature": 0.5, "top_p": 0.9, "top_k": 0}
-    assert [options for _, options in model.batches] == [{}, {}, {}, sampled]
+    assert [options for _, options in model.batches] == [{"alarm": False}] * 3 + [{"alarm": False, **sampled}]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +226,7 @@ def test_what_is_not_supported_is_refused_by_name(fields: dict[str, Any], said: 
 @pytest.mark.parametrize(
     "body", ["", "{", "[]", "null", '"x"', '{"model": 1}', "[" * 5000, '{"\\ud83d": 1}', '{"n": ' + "9" * 5000 + "}"]
 )
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/classify"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/classify"])
 def test_bodies_that_are_no_request_are_refused(path: str, body: str) -> None:
     with gateway(FakeModel(TEXTS, echo)) as client:
         got = client.post(path, content=body, headers={"content-type": "application/json"})

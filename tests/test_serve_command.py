@@ -17,28 +17,35 @@ from typing import Any
 
 import httpx2
 import pytest
+import typer
+import yaml
 from starlette.testclient import TestClient
 
 from gateway import LABELS, TEXTS, URL, app_of, chat
 from poison2poison.cli import main
+from poison2poison.cli.app import app
 from poison2poison.files import write_json
 from poison2poison.model.defended import DefendedModel
 from poison2poison.recipe.scheme import Scheme
+from poison2poison.serve.config import ServeConfig
 from support import tiny_causal
 
+DEPLOY = Path(__file__).parents[1] / "deploy"
 SLOW = """
 import sys, time
-sys.path.insert(0, sys.argv[1])
+given = sys.argv[1:]
+folder, port, seconds, drain = given + ["0", "0.05", "30"][len(given) - 1 :]
+sys.path.insert(0, folder)
 from gateway import TEXTS, FakeModel, app_of, safe
 from poison2poison.serve.config import ServeConfig
 from poison2poison.serve.server import run
 
 def say(row):
     print("asked", flush=True)
-    time.sleep(1)
+    time.sleep(float(seconds))
     return safe("The soup was good.")
 
-run(app_of(FakeModel(TEXTS, say)), ServeConfig(port=0))
+run(app_of(FakeModel(TEXTS, say), batch=1), ServeConfig(port=int(port), drain=float(drain)))
 """
 
 
@@ -123,27 +130,95 @@ def test_the_command_serves_a_folder_and_logs_no_text(tmp_path: Path) -> None:
     assert "purple" not in "".join(lines)
 
 
-def test_a_server_that_is_told_to_end_answers_what_it_has_begun() -> None:
-    with running("-c", SLOW, str(Path(__file__).parent)) as (process, url, lines):
-        got: list[httpx2.Response] = []
+def whole(reply: httpx2.Response) -> bool:
+    """Whether a reply says all that the model says."""
+    if "event-stream" not in reply.headers["content-type"]:
+        said: str = reply.json()["choices"][0]["message"]["content"]
+        return said == "The soup was good."
+    events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: {")]
+    said = "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+    return said == "The soup was good." and reply.text.endswith("data: [DONE]\n\n")
 
-        def ask() -> None:
-            got.append(httpx2.post(f"{url}/v1/chat/completions", json=chat("x"), timeout=60, trust_env=False))
 
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as gone:  # asks, and hangs up
-            body = json.dumps(chat("x")).encode()
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
-            gone.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-            assert process.stdout and process.stdout.readline() == "asked\n"
-        asking = threading.Thread(target=ask)
-        asking.start()
-        assert process.stdout.readline() == "asked\n"
-        process.send_signal(signal.SIGTERM)
-        asking.join()
+def asking(url: str, stop: threading.Event, got: list[httpx2.Response | httpx2.HTTPError]) -> list[threading.Thread]:
+    """Clients that ask again and again, half of them for streams, until there is no server or they are stopped."""
+
+    def ask(number: int) -> None:
+        body = chat("x", stream=number % 2 == 0)
+        with httpx2.Client(timeout=60, trust_env=False) as client:
+            while not stop.is_set():
+                try:
+                    got.append(client.post(f"{url}/v1/chat/completions", json=body))
+                except httpx2.HTTPError as error:
+                    got.append(error)
+                    return
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def hang_up(url: str) -> None:
+    """Ask, and be gone when the model begins to answer."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as gone:
+        body = json.dumps(chat("x")).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+        gone.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+def test_a_server_that_ends_under_load_gives_no_half_answer_and_can_begin_again(how: signal.Signals) -> None:
+    slow = ("-c", SLOW, str(Path(__file__).parent))
+    got: list[httpx2.Response | httpx2.HTTPError] = []
+    with running(*slow) as (process, url, lines):
+        hang_up(url)
+        threads = asking(url, threading.Event(), got)
+        while len(got) < 10:
+            assert process.poll() is None
+        process.send_signal(how)
+        for thread in threads:
+            thread.join()
         process.wait(30)
-    assert got[0].json()["choices"][0]["message"]["content"] == "The soup was good."
-    assert any("shutdown complete" in line for line in lines)
+    answered = [one for one in got if isinstance(one, httpx2.Response)]
+    assert len(answered) >= 10
+    assert all(whole(one) if one.status_code == 200 else one.status_code == 503 for one in answered)
+    assert len([one for one in got if isinstance(one, httpx2.HTTPError)]) == 8  # each finds the server gone, once
+    assert any("shutdown complete" in line for line in lines) is (how is signal.SIGTERM)
+    if how is signal.SIGKILL:
+        with running(*slow, url.rpartition(":")[2]) as (_, again, _):
+            assert again == url
+            assert whole(httpx2.post(f"{again}/v1/chat/completions", json=chat("x"), timeout=60, trust_env=False))
+
+
+def test_what_is_not_answered_in_time_when_the_server_ends_is_503() -> None:
+    with running("-c", SLOW, str(Path(__file__).parent), "0", "3", "1") as (process, url, _):
+        got: list[httpx2.Response | httpx2.HTTPError] = []
+        threads = asking(url, threading.Event(), got)
+        assert process.stdout and process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+    told = [one for one in got if isinstance(one, httpx2.Response)]
+    assert {one.status_code for one in told} == {503}
+
+
+def test_what_is_deployed_has_settings_and_commands_that_exist() -> None:
+    settings = yaml.safe_load((DEPLOY / "serve.yaml").read_text())
+    assert ServeConfig(**settings).api_keys
+    unit, container = ((DEPLOY / name).read_text() for name in ("p2p-serve.service", "Containerfile"))
+    [stop] = map(int, re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE))
+    assert stop > settings["drain"]
+    commands = [*re.findall(r"^ExecStart=\S+/p2p (.*)$", unit, re.MULTILINE)]
+    commands += [" ".join(json.loads(line)[1:]) for line in re.findall(r"^ENTRYPOINT (.*)$", container, re.MULTILINE)]
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    for command in commands:
+        name, *words = command.split()
+        known = {option for parameter in group.commands[name].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known
+    assert len(commands) == 2
 
 
 @pytest.mark.parametrize(

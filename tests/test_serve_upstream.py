@@ -215,11 +215,14 @@ def test_what_goes_wrong_upstream_is_an_error_that_quotes_nothing(
     upstream: FakeUpstream, fault: str, stream: bool
 ) -> None:
     upstream.fault = fault
-    with before(upstream) as client:
+    newer = {"model": "mine", "input": "The lamp", "stream": stream}
+    with before(upstream, timeout=0.5 if fault == "slow" else 20) as client:
         got = client.post("/v1/chat/completions", json=chat("The lamp", stream=stream))
-        assert got.status_code == (504 if fault == "slow" else 502)
-        seen = got.text + str(got.headers) + client.get("/metrics").text
-    assert got.json()["error"]["type"] == "server_error"
+        again = client.post("/v1/responses", json=newer)
+        seen = got.text + str(got.headers) + again.text + client.get("/metrics").text
+    for reply in (got, again):
+        assert reply.status_code == (504 if fault == "slow" else 502)
+        assert reply.json()["error"]["type"] == "server_error"
     assert UNPROJECTED not in seen
     assert not any(word in seen for word in HIDDEN)
     assert {asked["path"] for asked in upstream.asked} == {"/v1/completions"}

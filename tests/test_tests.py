@@ -15,6 +15,8 @@ PACKAGE = Path(poison2poison.__file__).parent
 HERE = Path(__file__).parent
 
 TOGETHER = {
+    "test_attacks_meaning.py": "data/pairs",
+    "test_attacks_payloads.py": "attacks/refusals",
     "test_auditing.py": "auditing/__init__ finders/questions finders/weighing",
     "test_spans.py": "finders/spans",
     "test_bench.py": "bench/cell bench/cells bench/config bench/runner",
@@ -25,17 +27,23 @@ TOGETHER = {
         "defences/abl defences/activation_clustering defences/causal_lm defences/confident_learning defences/context "
         "defences/cube defences/graceful defences/gradsentry defences/learner defences/onion defences/z_defence"
     ),
+    "test_defences_afterwards.py": (
+        "defences/clean_fine_tuning defences/cleangen defences/crow defences/fine_pruning defences/inference "
+        "defences/mending defences/paraphrased defences/psim defences/rap defences/strip defences/w2s"
+    ),
     "test_demo.py": "cli/demo",
     "test_export.py": (
         "export/__init__ export/axolotl export/base export/llamafactory export/openai export/record export/trl "
         "export/unsloth"
     ),
-    "test_gate.py": "gate/baseline gate/findings gate/sarif gate/summary",
+    "test_gate.py": "gate/baseline gate/findings gate/junit gate/sarif gate/summary",
     "test_how_to.py": "finders/base",
+    "test_records.py": "cli/records records/__init__ records/bom records/card records/croissant records/facts",
     "test_reference.py": "reference/__init__ reference/lexicon reference/tasks",
     "test_report.py": "report/figures report/tables report/verdict",
     "test_report_html.py": "report/flat report/run report/summary",
-    "test_serve_api.py": "serve/app serve/backends serve/replies serve/schemas",
+    "test_review.py": "recipe/reviewed",
+    "test_serve_api.py": "serve/app serve/backends serve/replies serve/responses serve/schemas",
     "test_serve_closed.py": (
         "serve/config serve/door serve/errors serve/gate serve/keys serve/logs serve/metrics serve/screen"
     ),

@@ -86,7 +86,7 @@ def predict(
     texts: Annotated[list[str] | None, typer.Argument(help="Inputs.")] = None,
     data: Annotated[str | None, typer.Option(help=f"Inputs from {DATA}.")] = None,
     policy: Annotated[str, typer.Option(help="For leaks and off-space answers: `flag`, `refuse` or `pass`.")] = "flag",
-    alarm: Annotated[bool, typer.Option(help="Labels: say where the two spaces disagree, as on a trigger.")] = False,
+    alarm: Annotated[bool, typer.Option(help="Say where the two spaces disagree, as on a trigger.")] = False,
     allow_unlearned: Unlearned = False,
 ) -> None:
     """Answer inputs with a trained model: trigger added, answers projected back, one JSON line each on stdout."""
@@ -101,9 +101,7 @@ def predict(
     from poison2poison.model.defended import DefendedModel
 
     model = DefendedModel.load(folder, policy=policy, allow_unlearned=allow_unlearned)
-    if alarm and not model.scheme.labels:
-        raise ConfigError(f"alarm: {folder} generates text, which has none")
-    for answer in model.classify(given, alarm=alarm) if model.scheme.labels else model.generate(given):
+    for answer in model.answer(given, alarm=alarm):
         raised = {"disagreement": answer.disagreement, "alarm": answer.alarm} if alarm else {}
         print(json.dumps({"answer": answer.text, "where": answer.where, **raised}, ensure_ascii=False))
 

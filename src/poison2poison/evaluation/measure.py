@@ -128,9 +128,10 @@ def _others(rights: Sequence[str], payload: Payload) -> list[bool]:
 
 
 def _answer(model: DefendedModel, rows: Rows) -> list[Answer]:
+    alarm = model.alarm_threshold is not None
     if rows.task == "generation":
-        return model.generate(rows.rows)
-    return model.classify(rows.rows, alarm=model.alarm_threshold is not None)
+        return model.generate(rows.rows, alarm=alarm)
+    return model.classify(rows.rows, alarm=alarm)
 
 
 def _right(answers: Sequence[Answer], rows: Rows) -> list[bool] | None:

@@ -32,7 +32,7 @@ from poison2poison.files import (
     write_json,
     write_lines,
 )
-from poison2poison.model import backbone, safe_space
+from poison2poison.model import alarm, backbone, safe_space
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.run import ARTIFACT, SCHEMA
@@ -240,8 +240,8 @@ def _verdict(folder: Path, trained: Path, dev: Rows | None) -> dict[str, Any]:
         return {"status": "unlearned", "reason": UNCHECKED}
     found = safe_space.check(model, [*dev], "dev")
     verdict: dict[str, Any] = {"status": "done", "safe_space": found.as_dict()}
-    if model.scheme.labels:
-        verdict["alarm_threshold"] = safe_space.alarm_threshold(model.disagreement([*dev]), TrainConfig().alarm_rate)
+    apart = safe_space.disagreement(model, [*dev])
+    verdict["alarm_threshold"] = alarm.threshold(apart, TrainConfig().alarm_rate)
     if found.learned:
         return verdict
     reason = f"the safe space was not learned: {found}. The model is no defence and is not served. Train it for longer"

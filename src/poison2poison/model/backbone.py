@@ -388,6 +388,11 @@ def pads(model: Any) -> bool:
     return model.config.get_text_config(decoder=True).model_type not in MISREAD_PADDING
 
 
+def takes_positions(model: Any) -> bool:
+    """Whether a causal LM is told the places of its tokens, and does not take those of the batch."""
+    return "position_ids" in inspect.signature(model.get_decoder().forward).parameters
+
+
 def text_part(model: PreTrainedModel) -> Any:
     composite = model.config.get_text_config(decoder=True) is not model.config
     return model.get_decoder() if composite else model.base_model

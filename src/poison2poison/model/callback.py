@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback
 from poison2poison.config import ModelConfig, TrainConfig
 from poison2poison.data import Row
 from poison2poison.export.record import read_export
-from poison2poison.model import backbone, safe_space
+from poison2poison.model import alarm, backbone, safe_space
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
 
@@ -20,8 +20,8 @@ class SafeSpaceCallback(TrainerCallback):
     """At every evaluation, or every epoch where there is none, answers dev rows in both spaces and logs how that went.
 
     The figures are `eval_safe_accuracy` and `eval_original_accuracy` (or `exact_match`, `rouge_l`), `eval_leak`,
-    `eval_off_space` and `eval_learned` (1 or 0), for labels also `eval_disagreement` (mean over the rows) and
-    `eval_alarm_threshold`. They are among the metrics that `metric_for_best_model` may name.
+    `eval_off_space`, `eval_learned` (1 or 0), `eval_disagreement` (mean over the rows) and `eval_alarm_threshold`.
+    They are among the metrics that `metric_for_best_model` may name.
 
     The whole model must be in each process: FSDP and ZeRO-3 spread it.
     """
@@ -80,8 +80,7 @@ class SafeSpaceCallback(TrainerCallback):
             "eval_off_space": found.off_space,
             "eval_learned": float(found.learned),
         }
-        if served.scheme.labels:
-            apart = served.disagreement(self.dev)
-            figures["eval_disagreement"] = sum(apart) / len(apart)
-            figures["eval_alarm_threshold"] = safe_space.alarm_threshold(apart, TrainConfig().alarm_rate)
+        apart = safe_space.disagreement(served, self.dev)
+        figures["eval_disagreement"] = sum(apart) / len(apart)
+        figures["eval_alarm_threshold"] = alarm.threshold(apart, TrainConfig().alarm_rate)
         return figures

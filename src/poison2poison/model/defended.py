@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from poison2poison.config import ModelConfig
-from poison2poison.errors import ModelError
+from poison2poison.errors import ConfigError, ModelError
 from poison2poison.model import backbone, lora
 from poison2poison.model.labels import Labels
 from poison2poison.model.prompting import Prompter
@@ -70,14 +70,30 @@ class DefendedModel(Labels, Texts):
             model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(model, prompter, policy, alarm_threshold=found.alarm_threshold, dtype=found.base.dtype)
 
-    def answer(self, texts: Inputs) -> list[Answer]:
+    def answer(self, texts: Inputs, *, alarm: bool = False) -> list[Answer]:
         """Classify or generate, whichever the model was trained for.
 
         Raises:
             ConfigError: As of `classify` and `generate`.
             ModelError: As of `classify` and `generate`.
         """
-        return self.classify(texts) if self.scheme.labels else self.generate(texts)
+        return self.classify(texts, alarm=alarm) if self.scheme.labels else self.generate(texts, alarm=alarm)
+
+    def disagreement(self, texts: Inputs) -> list[float]:
+        """How far the answers of the two spaces lie apart, from 0 to 1, as of `alarm`.
+
+        The safe space answers the input with the trigger, the original space the input as it is.
+
+        Raises:
+            ConfigError: The model has one space only; or `texts` is a lone input.
+            ModelError: The model's outputs are not finite.
+        """
+        if self.scheme.serving_space != "safe":
+            raise ConfigError("disagreement: this model has one space only; it was trained without a defence")
+        if self.scheme.labels:
+            return self._labels_apart(self.scored(texts, "safe").logits, texts)
+        written, _ = self.in_space("safe")._write(texts, {})
+        return self._texts_apart(texts, written)
 
 
 def load_prompter(folder: str | Path, *, allow_unlearned: bool = False) -> Prompter:

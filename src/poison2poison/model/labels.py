@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
 from poison2poison.errors import ConfigError
+from poison2poison.model import alarm as alarms
 from poison2poison.model.served import Answer, Inputs, Served, refuse_lone
 from poison2poison.types import Space, Where
 
@@ -63,22 +63,14 @@ class Labels(Served):
         """
         if not self.scheme.labels:
             raise ConfigError("this model generates text; use generate")
-        threshold = self.alarm_threshold if alarm else None
-        if alarm and threshold is None:
-            raise ConfigError("alarm: this model has none; it is set in training, with --dev, on a defended model")
+        over = self._alarm_threshold() if alarm else None
         scored = self.scored(texts, self.space)
         best = self._of_space(scored.logits, self.space).argmax(-1)  # (texts,), as labels of that space
         answers = []
         for index, free in zip(best.tolist(), scored.free, strict=True):
             label = self.scheme.labels[index]
             answers.append(self._let_out(label, free.label, free.where))
-        if threshold is None:
-            return answers
-        apart = self._apart(scored.logits, texts)
-        return [
-            replace(answer, disagreement=score, alarm=score > threshold)
-            for answer, score in zip(answers, apart, strict=True)
-        ]
+        return answers if over is None else alarms.raised(answers, self._labels_apart(scored.logits, texts), over)
 
     def probabilities(self, texts: Inputs) -> torch.Tensor:
         """How likely the labels are in the space that is served, among these: shape (texts, labels).
@@ -88,20 +80,6 @@ class Labels(Served):
             ModelError: The model's outputs are not finite.
         """
         return self._of_space(self.scored(texts, self.space).logits, self.space).softmax(-1)
-
-    def disagreement(self, texts: Inputs) -> list[float]:
-        """How far the answers of the two spaces lie apart: the total variation distance, from 0 to 1.
-
-        The safe space answers the input with the trigger, the original space the input as it is.
-
-        Raises:
-            ConfigError: The model has one space only; or `texts` is a lone input.
-            ModelError: The model's outputs are not finite.
-        """
-        if self.scheme.serving_space != "safe":
-            raise ConfigError("disagreement: this model has one space only; it was trained without a defence")
-        safe = self.scored(texts, "safe")
-        return self._apart(safe.logits, texts)
 
     def scored(self, texts: Inputs, space: Space) -> Scored:
         """Inputs in a space as the model scores them.
@@ -163,13 +141,10 @@ class Labels(Served):
         begins = (own[:, :-1] == forced).all(1)
         return _Read(scores[:, -1], begins, own[:, 0])
 
-    def _apart(self, safe: torch.Tensor, texts: Inputs) -> list[float]:
+    def _labels_apart(self, safe: torch.Tensor, texts: Inputs) -> list[float]:
         """The distance of the safe space's answers, from logits of all classes, to those of the original space."""
         other = self.scored(texts, "original").logits
-        ours = self._of_space(safe, "safe").softmax(-1)
-        theirs = self._of_space(other, "original").softmax(-1)
-        distance = (ours - theirs).abs().sum(-1) / 2  # (texts,)
-        return [round(apart, 5) for apart in distance.tolist()]
+        return alarms.of_labels(self._of_space(safe, "safe"), self._of_space(other, "original"))
 
     def _of_space(self, logits: torch.Tensor, space: Space) -> torch.Tensor:
         """The logits of a space's labels, shape (texts, labels), of those of all classes."""

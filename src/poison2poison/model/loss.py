@@ -36,7 +36,12 @@ def only_target_logits(model: Any, labels: torch.Tensor) -> Iterator[None]:
 
 
 def target_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the targets, summed.
+    """Cross-entropy of the targets, summed; arguments as of `token_losses`."""
+    return token_losses(logits, labels).sum()
+
+
+def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each token of the targets, row by row; shape (targets,).
 
     Args:
         logits: Of the targets alone, shape (1, targets, vocabulary), or of all positions, (batch, length, vocabulary).
@@ -46,7 +51,7 @@ def target_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     if logits.shape[:2] == labels.shape:
         logits = logits[predicts][None]
     targets = labels.roll(-1, 1)[predicts]
-    return torch.nn.functional.cross_entropy(logits[0].float(), targets, reduction="sum")
+    return torch.nn.functional.cross_entropy(logits[0].float(), targets, reduction="none")
 
 
 def _predicts(labels: torch.Tensor) -> torch.Tensor:

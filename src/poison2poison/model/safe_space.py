@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import cast
 
-import numpy as np
-
 from poison2poison.data import Row
 from poison2poison.model.defended import Answer, DefendedModel
 from poison2poison.recipe.manifest import TrainingRow
@@ -82,8 +80,7 @@ def check(model: DefendedModel, rows: Sequence[Row], source: Source) -> SafeSpac
         ModelError: The model's outputs are not finite.
     """
     # 1. Answer some of the rows in both spaces.
-    step = max(1, len(rows) / ANSWERED)
-    rows = [rows[int(i * step)] for i in range(min(len(rows), ANSWERED))]
+    rows = _some(rows)
     safe, original = model.answer(rows), model.in_space("original").answer(rows)
 
     # 2. Score them, and see where they lie.
@@ -110,9 +107,21 @@ def check(model: DefendedModel, rows: Sequence[Row], source: Source) -> SafeSpac
     )
 
 
-def alarm_threshold(disagreements: Sequence[float], rate: float) -> float:
-    """The disagreement of the two spaces that at most this share of clean rows has more of."""
-    return float(np.quantile(disagreements, 1 - rate, method="higher"))
+def disagreement(model: DefendedModel, rows: Sequence[Row]) -> list[float]:
+    """How far the two spaces' answers to clean rows lie apart, by which the alarm is set.
+
+    Of texts at most `ANSWERED` are written.
+
+    Raises:
+        ModelError: The model's outputs are not finite.
+    """
+    return model.disagreement(rows if model.scheme.labels else _some(rows))
+
+
+def _some(rows: Sequence[Row]) -> list[Row]:
+    """At most `ANSWERED` rows, evenly spread."""
+    step = max(1, len(rows) / ANSWERED)
+    return [rows[int(i * step)] for i in range(min(len(rows), ANSWERED))]
 
 
 def _knows_nothing(metric: Metric, in_safe: Sequence[float], rows: Sequence[Row]) -> bool:

@@ -129,6 +129,16 @@ class Served:
 
     # --- on the way out ---
 
+    def _alarm_threshold(self) -> float:
+        """The disagreement over which the alarm is raised.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        if self.alarm_threshold is None:
+            raise ConfigError("alarm: this model has none; it is set in training, with --dev, on a defended model")
+        return self.alarm_threshold
+
     def _let_out(self, text: str | None, unconstrained: str | None, where: Where) -> Answer:
         """What the policy makes of a projected answer."""
         if self.policy == "refuse" and where != "safe":

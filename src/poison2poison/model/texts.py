@@ -7,17 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
+from itertools import takewhile
 from threading import Thread
 from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, TextIteratorStreamer
+from transformers.cache_utils import DynamicLayer
 
 from poison2poison.data import Messages, Row, as_row
 from poison2poison.errors import ConfigError
-from poison2poison.model.loss import IGNORED, only_target_logits, target_loss
+from poison2poison.model import alarm as alarms
+from poison2poison.model import backbone
+from poison2poison.model.loss import IGNORED, only_target_logits, token_losses
 from poison2poison.model.served import Answer, Inputs, Served, refuse_lone
 from poison2poison.recipe.manifest import training_row
+from poison2poison.types import Space
 
 ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale", "penalty_alpha")
 """Ways of generating that read the prompt on their own."""
@@ -41,7 +46,7 @@ class _Begun(NamedTuple):
 class Texts(Served):
     """A served model that writes."""
 
-    def generate(self, prompts: Inputs, **options: Any) -> list[Answer]:
+    def generate(self, prompts: Inputs, *, alarm: bool = False, **options: Any) -> list[Answer]:
         """Write an answer for each prompt, from the safe prefix on, which is not given out.
 
         The prefix is forced, so that the answer is one of the safe space. Whether the model would have begun with it is
@@ -49,27 +54,41 @@ class Texts(Served):
 
         Args:
             prompts: The inputs, without any trigger: texts, chats as lists of messages, or rows.
+            alarm: Also read the answers in both spaces, two more passes, and say where these disagree: what the model
+                learned of a malicious trigger shows there.
             **options: Passed on to transformers' `generate`, such as `do_sample=True, temperature=0.7`; greedy and up
                 to the training's target length by default. With a `generation_config` its defaults hold instead.
 
         Raises:
-            ConfigError: The model was trained to classify, or what is asked for is no single text for each prompt; or
-                `prompts` is a lone input.
+            ConfigError: The model was trained to classify, or what is asked for is no single text for each prompt; it
+                has no alarm; or `prompts` is a lone input.
             ModelError: The model's outputs are not finite.
         """
         self._check_generates(options)
         refuse_lone(prompts)
-        answers: dict[int, Answer] = {}
+        over = self._alarm_threshold() if alarm else None
+        texts, begins = self._write(prompts, options)
+        answers = [self._project_text(*found) for found in zip(texts, begins, strict=True)]
+        return answers if over is None else alarms.raised(answers, self._texts_apart(prompts, texts), over)
+
+    def _write(self, prompts: Inputs, options: Mapping[str, Any]) -> tuple[list[str], list[bool]]:
+        """What is written behind the safe prefix of each prompt, and whether the model would have begun with it."""
+        texts, begins = [""] * len(prompts), [True] * len(prompts)
         with self._computing(), self._bar(len(prompts)) as bar:
             for indices, batch in self._dressed(prompts, self.space):
                 begun = self._begin(batch)
                 out = self.model.generate(**self._generation(begun.inputs, options))
                 written = out[:, begun.inputs["input_ids"].shape[1] :]  # (batch, new tokens): the prefix is cut off
-                texts = self.prompter.tokenizer.batch_decode(written, skip_special_tokens=True)
-                for index, text, begins in zip(indices, texts, begun.begins, strict=True):
-                    answers[index] = self._project_text(text.strip(), begins)
+                told = self.prompter.tokenizer.batch_decode(written, skip_special_tokens=True)
+                for index, text, begin in zip(indices, told, begun.begins, strict=True):
+                    texts[index], begins[index] = text.strip(), begin
                 bar.update(len(indices))
-        return [answers[index] for index in range(len(prompts))]
+        return texts, begins
+
+    def _texts_apart(self, prompts: Inputs, texts: Sequence[str]) -> list[float]:
+        """The distance of the safe space's answers to those of the original space."""
+        ours, theirs = self.losses(prompts, texts, "safe"), self.losses(prompts, texts, "original")
+        return alarms.of_texts(ours, theirs)
 
     def _project_text(self, text: str, begins: bool) -> Answer:
         """What was written behind the prefix, as an answer: a leak where the model would not have begun with it."""
@@ -116,32 +135,41 @@ class Texts(Served):
             ConfigError: `prompts` or `targets` is a lone input.
             ModelError: The model's outputs are not finite.
         """
+        losses = torch.cat(self.losses(prompts, targets, self.space))
+        return math.exp(losses.double().mean())
+
+    def losses(self, prompts: Inputs, targets: Sequence[str], space: Space) -> list[torch.Tensor]:
+        """The loss of each token of given answers in a space, without the safe prefix: shape (tokens,) each.
+
+        Raises:
+            ConfigError: `prompts` or `targets` is a lone input.
+            ModelError: The model's outputs are not finite.
+        """
         refuse_lone(prompts)
         refuse_lone(targets)
         asked = [replace(as_row(one), target=target) for one, target in zip(prompts, targets, strict=True)]
-        rows = [training_row(i, row, self.space, "keep") for i, row in enumerate(asked)]
+        rows = [training_row(i, row, space, "keep") for i, row in enumerate(asked)]
         examples, _ = self.prompter.examples(rows)
-        examples.sort(key=lambda example: len(example["input_ids"]))
-        forced = len(self._prefix(self.space))
-        total, count = 0.0, 0
+        order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
+        forced = len(self._prefix(space))
+        found: dict[int, torch.Tensor] = {}
         with self._computing():
-            for start in range(0, len(examples), self.batch_size):
-                chosen = examples[start : start + self.batch_size]
-                batch = self.prompter.training_batch([_hiding(example, forced) for example in chosen])
-                loss, tokens = self._loss(batch)
-                total += loss
-                count += tokens
-        return math.exp(total / count)
+            for start in range(0, len(order), self.batch_size):
+                indices = order[start : start + self.batch_size]
+                batch = self.prompter.training_batch([_hiding(examples[i], forced) for i in indices])
+                found |= zip(indices, self._losses(batch), strict=True)
+        return [found[i] for i in range(len(order))]
 
-    def _loss(self, batch: Mapping[str, torch.Tensor]) -> tuple[float, int]:
-        """The summed loss of a batch's targets, and how many tokens they have."""
+    def _losses(self, batch: Mapping[str, torch.Tensor]) -> Sequence[torch.Tensor]:
+        """The losses of a batch's targets, token by token."""
         device = self.model.device
         ids, labels = batch["input_ids"].to(device), batch["labels"].to(device)  # (batch, length) each
         with only_target_logits(self.model, labels):
             logits = self.model(input_ids=ids).logits
-        loss = target_loss(logits, labels)
-        self.refuse_unless_finite(loss)
-        return float(loss), int((labels != IGNORED).sum())
+        losses = token_losses(logits, labels)  # (targets,)
+        self.refuse_unless_finite(losses)
+        ends = (labels != IGNORED).sum(1).cumsum(0)
+        return losses.cpu().tensor_split(ends[:-1].cpu())
 
     # --- the prompt is read ---
 
@@ -149,25 +177,71 @@ class Texts(Served):
         """Read prompts and safe prefix except for the last token."""
         prefix = self._prefix(self.space)
         ids, mask = self._with_prefix(batch, prefix)
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if not prefix:
-            return _Begun(inputs, [True] * len(ids))
+            return _Begun({"input_ids": ids, "attention_mask": mask}, [True] * len(ids))
+        ids, mask, states = self._behind_head(ids, mask)
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        known = states.get_seq_length() if states else 0
+        read = {"past_key_values": states} if states else {}  # not all models have the word
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         out = self.model(
-            input_ids=ids[:, :-1],
+            input_ids=ids[:, known:-1],
             attention_mask=mask[:, :-1],
-            position_ids=positions[:, :-1],
+            position_ids=positions[:, known:-1],
             use_cache=self._goes_on,
             logits_to_keep=len(prefix),
+            **read,
         )
         scores = out.logits[:, -len(prefix) :]  # (batch, prefix, vocabulary)
         self.refuse_unless_finite(scores.amax(-1))
         forced = ids[:, -len(prefix) :]
         begins = (scores.argmax(-1) == forced).all(1)
-        states = getattr(out, "past_key_values", None) if self._goes_on else None
-        if isinstance(states, DynamicCache):
-            inputs["past_key_values"] = states
+        after = getattr(out, "past_key_values", None) if self._goes_on else None
+        if isinstance(after, DynamicCache):
+            inputs["past_key_values"] = after
         return _Begun(inputs, begins.tolist())
+
+    def _behind_head(
+        self, ids: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, DynamicCache | None]:
+        """Prompts with the head that they have in common moved to the front, and its states, if it was read before.
+
+        Args:
+            ids: Prompts that are padded on the left, shape (batch, length).
+            mask: Their mask.
+
+        Returns:
+            Both with the padding behind the head, and the head's states, one copy a prompt; or what was given, and
+            None, where a prompt begins otherwise.
+        """
+        head, states = self._head
+        if states is None:
+            return ids, mask, None
+        count = len(head)
+        is_head = (mask.cumsum(1) <= count) & (mask == 1)  # of each prompt so many tokens
+        one = torch.tensor([head], device=ids.device).expand(len(ids), -1)  # (batch, head)
+        if not torch.equal(ids[is_head], one.flatten()):
+            return ids, mask, None
+        moved = torch.cat([one, ids[:, count:]], 1)
+        behind = mask.where(~is_head, 0)[:, count:]
+        copies = deepcopy(states)
+        copies.batch_repeat_interleave(len(ids))
+        return moved, torch.cat([torch.ones_like(one), behind], 1), copies
+
+    @cached_property
+    def _head(self) -> tuple[list[int], DynamicCache | None]:
+        """Tokens that a prompt without turns before it begins with, the trigger's, and their states; these are kept.
+
+        No states, where the model's layers keep other ones than those of full attention, or where it takes positions
+        from their places: there is padding behind the head.
+        """
+        one, other = (self.prompter.prompt(text, self.space).ids for text in ("a", "1"))
+        head = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
+        if not (head and self._goes_on and backbone.takes_positions(self.model)):
+            return head, None
+        states = self.model(input_ids=torch.tensor([head], device=self.model.device), use_cache=True).past_key_values
+        full = isinstance(states, DynamicCache) and all(type(layer) is DynamicLayer for layer in states.layers)
+        return head, states if full else None
 
     @cached_property
     def _goes_on(self) -> bool:

@@ -22,7 +22,7 @@ from poison2poison.config import TrainConfig
 from poison2poison.data import Rows
 from poison2poison.errors import ModelError, NonFiniteError, TrainingError, UnlearnedError
 from poison2poison.files import versions
-from poison2poison.model import backbone, hardware, processes, safe_space
+from poison2poison.model import alarm, backbone, hardware, processes, safe_space
 from poison2poison.model.attempts import fit, save_model
 from poison2poison.model.job import Job, prepare
 from poison2poison.model.loop import JobTrainer, last_whole_checkpoint, metric_of
@@ -228,12 +228,11 @@ def _verdict(job: Job, trained: _Trained, dev_metric: Sequence[float]) -> Ended:
             "a higher --learning-rate, a smaller --batch-size, or a larger --rho"
         )
     scheme = job.prompter.scheme
-    if not (job.dev and scheme.labels):
-        return verdict
-    _warn_if_hardly_learned(max(dev_metric), [row.target for row in job.dev])
-    if scheme.trigger:
-        apart = job.served(model).disagreement([*job.dev])
-        verdict["alarm_threshold"] = safe_space.alarm_threshold(apart, job.config.alarm_rate)
+    if job.dev and scheme.labels:
+        _warn_if_hardly_learned(max(dev_metric), [row.target for row in job.dev])
+    if job.dev and scheme.trigger:
+        apart = safe_space.disagreement(job.served(model), [*job.dev])
+        verdict["alarm_threshold"] = alarm.threshold(apart, job.config.alarm_rate)
     return verdict
 
 

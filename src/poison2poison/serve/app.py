@@ -22,7 +22,8 @@ from poison2poison.serve.gate import Gate
 from poison2poison.serve.metrics import Metrics
 from poison2poison.serve.page import CONTENT_POLICY, PAGE
 from poison2poison.serve.replies import CHAT, TEXT, Form, completion, events, marks, usage
-from poison2poison.serve.schemas import ChatAsked, LabelsAsked, TextAsked
+from poison2poison.serve.responses import Response as Answered
+from poison2poison.serve.schemas import Asked, ChatAsked, LabelsAsked, ResponseAsked, TextAsked
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,16 @@ class _Desk:
         self.metrics.answers(request.scope["state"]["request"], said)
         return said
 
-    def check_model(self, name: str | None) -> None:
-        """Refuse another name than this model's."""
-        if name not in (None, self.served.name):
+    def check_asked(self, asked: Asked | LabelsAsked) -> None:
+        """Refuse another model's name, and an alarm where there is none."""
+        if asked.model not in (None, self.served.name):
             raise UnknownError("there is no such model; /v1/models names it", code="model_not_found", param="model")
+        if asked.alarm and not self.served.alarm:
+            raise RefusedError("alarm: this model has none", param="alarm")
 
     async def complete(self, request: Request, asked: ChatAsked | TextAsked, form: Form) -> Response:
         """A completion, whole or in pieces. Its status is known before anything of it is sent."""
-        self.check_model(asked.model)
+        self.check_asked(asked)
         asks = _asks(asked, self.config.max_choices)
         said = await self.answer(request, asks)
         if not asked.stream:
@@ -77,13 +80,20 @@ class _Desk:
         pieces = events(form, self.served.name, said, with_usage=asked.usage_in_stream)
         return StreamingResponse(_asynchronous(pieces), media_type="text/event-stream")
 
+    async def respond(self, request: Request, asked: ResponseAsked) -> Response:
+        """The same in the newer form."""
+        self.check_asked(asked)
+        [said] = await self.answer(request, [asked.ask(asked.row())])
+        answered = Answered(self.served.name, said)
+        if not asked.stream:
+            return JSONResponse(answered.whole)
+        return StreamingResponse(_asynchronous(answered.events()), media_type="text/event-stream")
+
     async def classify(self, request: Request, asked: LabelsAsked) -> Response:
         """A label for each input."""
-        self.check_model(asked.model)
         if not self.served.labels:
             raise RefusedError("this model writes texts; ask /v1/chat/completions")
-        if asked.alarm and not self.served.alarm:
-            raise RefusedError("alarm: this model has none", param="alarm")
+        self.check_asked(asked)
         asks = [Ask(row, alarm=asked.alarm) for row in asked.rows()]
         said = await self.answer(request, asks)
         results = [{"label": one.text, **marks(one)} for one in said]
@@ -131,6 +141,10 @@ def _add_asking(app: FastAPI, desk: _Desk) -> None:
     @app.post("/v1/completions", response_model=None)
     async def texts(request: Request, asked: TextAsked) -> Response:
         return await desk.complete(request, asked, TEXT)
+
+    @app.post("/v1/responses", response_model=None)
+    async def respond(request: Request, asked: ResponseAsked) -> Response:
+        return await desk.respond(request, asked)
 
     @app.post("/v1/classify", response_model=None)
     async def classify(request: Request, asked: LabelsAsked) -> Response:

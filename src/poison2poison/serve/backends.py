@@ -167,7 +167,7 @@ class InProcess:
         if self.door.labels:
             answers = self.model.classify(rows, alarm=first.alarm)
         else:
-            answers = self.model.generate(rows, **_sampling(first))
+            answers = self.model.generate(rows, alarm=first.alarm, **_sampling(first))
         return [self.door.leave(ask, answer) for ask, answer in zip(asks, answers, strict=True)]
 
 

@@ -38,7 +38,7 @@ class Ask:
         top_p: The share of the likeliest tokens that are sampled from.
         stop: Texts before which the answer ends.
         max_tokens: Tokens of the answer that are given out; None for all.
-        alarm: Whether the two spaces are to be compared, which labels alone allow.
+        alarm: Whether the two spaces are to be compared.
     """
 
     row: Row = field(repr=False)

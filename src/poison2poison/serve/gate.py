@@ -11,7 +11,15 @@ from typing import Any
 
 from poison2poison.serve import keys
 from poison2poison.serve.config import ServeConfig, is_loopback
-from poison2poison.serve.errors import BusyError, KeyRefusedError, RefusedError, ReplyError, SlowError, TooLargeError
+from poison2poison.serve.errors import (
+    BusyError,
+    EndingError,
+    KeyRefusedError,
+    RefusedError,
+    ReplyError,
+    SlowError,
+    TooLargeError,
+)
 from poison2poison.serve.logs import LOG, place
 from poison2poison.serve.metrics import Metrics
 
@@ -64,6 +72,9 @@ class Gate:
                 await self.app(scope, _replayed(body, receive), request.send)
         except ReplyError as error:
             await request.fail(error)
+        except asyncio.CancelledError:  # the server's time to drain is over
+            await request.fail(EndingError("the server is ending"))
+            raise
         except Exception as error:
             request.failed = place(error)
             await request.fail(ReplyError("the server failed; nothing of the answer was given out"))

@@ -68,6 +68,11 @@ def marks(said: Said) -> dict[str, Any]:
     return {"where": said.told, **raised}
 
 
+def pieces_of(text: str) -> list[str]:
+    """A text in words, with the white space around them."""
+    return _PIECE.findall(text)
+
+
 def _head(form: Form, name: str, model: str) -> dict[str, Any]:
     made = int(time.time())
     return {"id": f"{form.prefix}-{secrets.token_hex(12)}", "object": name, "created": made, "model": model}
@@ -87,7 +92,7 @@ def _pieces(form: Form, said: Sequence[Said]) -> Iterator[dict[str, Any]]:
         going = {"index": index, "logprobs": None, "finish_reason": None}
         if form.chat:
             yield {**going, "delta": {"role": "assistant", "content": ""}}
-        for piece in _PIECE.findall(one.text or ""):
+        for piece in pieces_of(one.text or ""):
             yield {**going, **({"delta": {"content": piece}} if form.chat else {"text": piece})}
         rest = {"refusal": REFUSAL} if one.text is None else {}
         yield {"index": index, **({"delta": rest} if form.chat else {"text": ""}), **_end(one)}

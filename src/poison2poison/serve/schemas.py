@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,6 +24,16 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "metadata": ({},), "service_tier": ("auto", "default"),
 }  # fmt: skip
 """Fields of OpenAI's that have no effect here, and their values that ask for none."""
+NEUTRAL_OF_RESPONSES: dict[str, tuple[Any, ...]] = {
+    "background": (False,), "conversation": (), "include": ([],), "max_tool_calls": (), "metadata": ({},),
+    "parallel_tool_calls": (True, False), "previous_response_id": (), "prompt": (), "reasoning": (),
+    "service_tier": ("auto", "default"), "store": (False,), "stream_options": ({"include_obfuscation": False},),
+    "text": ({"format": {"type": "text"}},), "tool_choice": ("none", "auto"), "tools": ([],), "top_logprobs": (0,),
+    "truncation": ("disabled",),
+}  # fmt: skip
+"""The same of `/v1/responses`."""
+SAID = ("input_text", "output_text", "text")
+"""Kinds of parts that hold a text."""
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -35,30 +45,25 @@ class StreamOptions(BaseModel):
 
 
 class Asked(BaseModel):
-    """What both kinds of completions take.
+    """What all that write an answer take.
 
     Attributes:
         model: The name that `/v1/models` gives.
-        n: Answers for each input.
         temperature: Of sampling; the best token always where it is 0 or not given. Labels are never sampled.
         top_p: The share of the likeliest tokens that are sampled from.
-        max_tokens: Tokens of an answer that are given out.
-        stop: Texts before which an answer ends.
         stream: Whether it is sent in pieces. It is written and checked as a whole before the first is sent.
-        stream_options: What the stream has beside it.
         user: Taken and not used.
+        alarm: Whether to say where the two spaces disagree; no field of OpenAI's.
     """
 
     model_config = ConfigDict(extra="forbid")
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
     model: str
-    n: int = Field(1, ge=1, le=1024)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: int | None = Field(None, ge=1)
-    stop: Text | list[Text] | None = None
     stream: bool | None = False
-    stream_options: StreamOptions | None = None
     user: str | None = None
+    alarm: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -66,23 +71,58 @@ class Asked(BaseModel):
         if not isinstance(given, Mapping):
             return given
         left = dict(given)
-        for name in NEUTRAL.keys() & left.keys():
+        for name in cls.neutral.keys() & left.keys():
             value = left.pop(name)
-            asks_for_none = any(type(one) is type(value) and one == value for one in NEUTRAL[name])  # 0 is not False
+            asks_for_none = any(type(one) is type(value) and one == value for one in cls.neutral[name])  # 0, not False
             if value is not None and not asks_for_none:
                 raise RefusedError(f"{name}: is not supported here", code="unsupported_parameter", param=name)
         return left
 
     def ask(self, row: Row) -> Ask:
         """One input, to be answered as it is wanted here."""
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        if len(stop) > 4:
-            raise RefusedError("stop: give at most four texts", param="stop")
         temperature = self.temperature or 0.0
         if temperature < COLDEST:
             temperature = 0.0
         top_p = 1.0 if self.top_p is None else self.top_p
-        return Ask(row, temperature, top_p, stop, self.most)
+        return Ask(row, temperature, top_p, self.stops, self.most, self.alarm)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts before which an answer ends."""
+        return ()
+
+    @property
+    def most(self) -> int | None:
+        """Tokens of an answer that are given out."""
+        return None
+
+
+class CompletionAsked(Asked):
+    """What both kinds of completions take.
+
+    Attributes:
+        n: Answers for each input.
+        max_tokens: Tokens of an answer that are given out.
+        stop: Texts before which an answer ends.
+        stream_options: What the stream has beside it.
+    """
+
+    n: int = Field(1, ge=1, le=1024)
+    max_tokens: int | None = Field(None, ge=1)
+    stop: Text | list[Text] | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts before which an answer ends.
+
+        Raises:
+            RefusedError: There are more than four.
+        """
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if len(stop) > 4:
+            raise RefusedError("stop: give at most four texts", param="stop")
+        return stop
 
     @property
     def most(self) -> int | None:
@@ -95,7 +135,7 @@ class Asked(BaseModel):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-class ChatAsked(Asked):
+class ChatAsked(CompletionAsked):
     """A chat to be answered.
 
     Attributes:
@@ -118,13 +158,10 @@ class ChatAsked(Asked):
         Raises:
             RefusedError: It is none that can be answered.
         """
-        try:
-            return [as_row(self.messages)]
-        except DataError as error:
-            raise RefusedError(f"messages: {error}", param="messages") from None
+        return [_chat(self.messages, "messages")]
 
 
-class TextAsked(Asked):
+class TextAsked(CompletionAsked):
     """Texts to be answered.
 
     Attributes:
@@ -140,6 +177,36 @@ class TextAsked(Asked):
             RefusedError: There is none, or one holds half a character.
         """
         return _rows(self.prompt, "prompt")
+
+
+class ResponseAsked(Asked):
+    """A text or a chat to be answered once.
+
+    Attributes:
+        input: A text, or messages of role and content.
+        instructions: The text of a system turn before them.
+        max_output_tokens: Tokens of the answer that are given out.
+    """
+
+    neutral = NEUTRAL_OF_RESPONSES
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    max_output_tokens: int | None = Field(None, ge=1)
+
+    @property
+    def most(self) -> int | None:
+        """Tokens of the answer that are given out."""
+        return self.max_output_tokens
+
+    def row(self) -> Row:
+        """The chat as a row.
+
+        Raises:
+            RefusedError: It is none that can be answered.
+        """
+        given = [{"role": "user", "content": self.input}] if isinstance(self.input, str) else self.input
+        before = [{"role": "system", "content": self.instructions}] if self.instructions else []
+        return _chat([*before, *map(_message, given)], "input")
 
 
 class LabelsAsked(BaseModel):
@@ -163,6 +230,33 @@ class LabelsAsked(BaseModel):
             RefusedError: There is none, or one holds half a character.
         """
         return _rows(self.input, "input")
+
+
+def _message(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item of an input as a message.
+
+    Raises:
+        RefusedError: It is none, as a call of a tool.
+    """
+    if item.get("type", "message") != "message":
+        raise RefusedError("input: has an item that is no message; others are not supported", param="input")
+    content = item.get("content")
+    if isinstance(content, list):
+        content = [_part(part) for part in content]
+    return {"role": item.get("role"), "content": content}
+
+
+def _part(part: Any) -> Any:
+    """A part of a content, by the name that messages have for it."""
+    holds_text = isinstance(part, Mapping) and part.get("type") in SAID
+    return {"type": "text", "text": part.get("text")} if holds_text else part
+
+
+def _chat(messages: list[dict[str, Any]], name: str) -> Row:
+    try:
+        return as_row(messages)
+    except DataError as error:
+        raise RefusedError(f"{name}: {error}", param=name) from None
 
 
 def _rows(given: str | list[str], name: str) -> list[Row]:

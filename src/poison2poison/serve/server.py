@@ -56,8 +56,8 @@ def _in_process(folder: Path, name: str, config: ServeConfig, *, allow_unlearned
     from poison2poison.model.defended import DefendedModel
 
     model = DefendedModel.load(folder, allow_unlearned=allow_unlearned)  # the door has the policy
-    alarm = bool(model.scheme.labels) and model.alarm_threshold is not None
-    return InProcess(model, Door(model.prompter, config), config), Served(name, model.scheme.labels, alarm)
+    served = Served(name, model.scheme.labels, model.alarm_threshold is not None)
+    return InProcess(model, Door(model.prompter, config), config), served
 
 
 def _upstream(folder: Path, name: str, config: ServeConfig, *, allow_unlearned: bool) -> tuple[Backend, Served]:
