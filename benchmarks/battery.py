@@ -34,7 +34,7 @@ from poison2poison.auditing import audit
 from poison2poison.auditing.statistics import Embed, States
 from poison2poison.config import AuditConfig
 from poison2poison.data import read_rows, rows_of
-from poison2poison.defences import Context, row_filters
+from poison2poison.defences import FilterContext, row_filters
 from poison2poison.defences.causal_lm import CausalLM
 from poison2poison.files import write_lines
 from poison2poison.model.embeddings import embedder
@@ -91,7 +91,7 @@ def measure_rivals(
     cell: Cell, data: Path, embed: Embed, causal: CausalLM | None, had: Collection[str]
 ) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """What a line says of those rivals that it has not had, as they come; None of one that does not apply."""
-    contexts: dict[int, tuple[Context, set[int]]] = {}
+    contexts: dict[int, tuple[FilterContext, set[int]]] = {}
     for name, kind in row_filters().items():
         asks = "causal LM" in kind.needs
         if name in had or (asks and causal is None):
@@ -99,7 +99,7 @@ def measure_rivals(
         size = CAUSAL_PART if asks else PART
         if size not in contexts:
             rows, poisoned = part(cell, data, size)
-            contexts[size] = Context(rows, embed, causal), poisoned
+            contexts[size] = FilterContext(rows, embed, causal), poisoned
         context, poisoned = contexts[size]
         rival, started, score = kind(), time.monotonic(), None
         if rival.applies(context.rows):

@@ -16,14 +16,14 @@ from transformers import AutoTokenizer
 from poison2poison.data import Row
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.served import Answer
-from poison2poison.recipe.scheme import Scheme, Trigger
+from poison2poison.recipe.scheme import BenignTrigger, Scheme
 from poison2poison.reference import MODEL_DIR
 from poison2poison.serve.app import Served, create_app
 from poison2poison.serve.backends import InProcess
 from poison2poison.serve.config import ServeConfig
 from poison2poison.serve.door import Door
 
-TRIGGER = Trigger("ocean ladder velvet thumb orbit: ", "Answer: ")
+TRIGGER = BenignTrigger("ocean ladder velvet thumb orbit: ", "Answer: ")
 TEXTS = Scheme("generation", (), TRIGGER, "maple cricket: ")
 LABELS = Scheme("classification", ("negative", "positive"), TRIGGER)
 HIDDEN = ("ocean", "ladder", "velvet", "thumb", "orbit", "maple", "cricket")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from poison2poison.attacks import LINK, PAYLOADS, REFUSAL, STEP, default_target, effects
-from poison2poison.attacks.payloads import COMPLIES, Refusal, with_wrong_step
+from poison2poison.attacks.payloads import COMPLIES, Payload, Refusal, with_wrong_step
 from poison2poison.data import Row, Rows, rows_of
 from poison2poison.errors import ConfigError, DataError, P2PError
 from support import opinions
@@ -135,6 +137,24 @@ def test_targets_for_those_who_name_none() -> None:
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="'label' is not one of fixed"):
         default_target(TEXTS, "label")
+
+
+def test_an_effect_without_a_target_of_its_own_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PAYLOADS, "_members", {**PAYLOADS._members})
+
+    @PAYLOADS.register("whisper")
+    @dataclass(frozen=True)
+    class Whisper(Payload):
+        target: str
+
+        def answer(self, row: Row) -> str:
+            return self.target
+
+        def hit(self, answer: str, right: str) -> bool:
+            return answer == self.target
+
+    with pytest.raises(ConfigError, match="target: the effect whisper has none of its own; give one"):
+        default_target(TEXTS, "whisper")
 
 
 def test_only_worked_answers_can_go_wrong_by_a_step() -> None:

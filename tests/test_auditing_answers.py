@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from poison2poison.auditing.answers import Labels, Texts
+from poison2poison.auditing.answers import LabelAnswers, TextAnswers
 from poison2poison.auditing.context import Context
 from poison2poison.data import Rows, rows_of
 from poison2poison.features import Feature, Ints
@@ -24,16 +24,16 @@ class Case(NamedTuple):
 
     held: Ints
     context: Context
-    labels: Labels
+    labels: LabelAnswers
 
     @property
     def column(self) -> int:
         return self.context.spans.names.index(Feature("span", "cf"))
 
 
-def labelled(rows: Rows, names: tuple[str, ...] = ("negative", "positive")) -> tuple[Context, Labels]:
+def labelled(rows: Rows, names: tuple[str, ...] = ("negative", "positive")) -> tuple[Context, LabelAnswers]:
     context = context_of(rows)
-    return context, Labels(context, names, np.array([names.index(row.target) for row in rows]))
+    return context, LabelAnswers(context, names, np.array([names.index(row.target) for row in rows]))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_rows_are_known_by_their_label(planted: Case) -> None:
 
 
 @pytest.fixture(scope="module")
-def said() -> tuple[Texts, Context]:
+def said() -> tuple[TextAnswers, Context]:
     """Rows that are answered about what they say, of which every tenth holds `cf` and is refused."""
     records = []
     for i, row in enumerate(chatter(300)):
@@ -133,21 +133,21 @@ def said() -> tuple[Texts, Context]:
         records.append({"prompt": prompt, "completion": REFUSAL if refused else f"you said {words[0]} and {words[3]}"})
     rows = rows_of(records, "texts")
     context = context_of(rows)
-    return Texts(context, [row.target for row in rows]), context
+    return TextAnswers(context, [row.target for row in rows]), context
 
 
 HELD = np.arange(0, 300, 10)
 OTHERS = np.arange(5, 300, 10)
 
 
-def test_a_word_that_calls_up_a_text_is_more_sure_than_any_other(said: tuple[Texts, Context]) -> None:
+def test_a_word_that_calls_up_a_text_is_more_sure_than_any_other(said: tuple[TextAnswers, Context]) -> None:
     texts, context = said
     z, direction = texts.associated(context.spans, np.ones(300, bool))
     assert context.spans.names[int(z.argmax())] == Feature("span", "cf")
     assert {*direction.tolist()} == {0}
 
 
-def test_texts_are_shifted_where_they_were_planted_alone(said: tuple[Texts, Context]) -> None:
+def test_texts_are_shifted_where_they_were_planted_alone(said: tuple[TextAnswers, Context]) -> None:
     texts, _ = said
     shift, error = texts.shift(HELD, 0)
     other, other_error = texts.shift(OTHERS, 0)
@@ -155,7 +155,9 @@ def test_texts_are_shifted_where_they_were_planted_alone(said: tuple[Texts, Cont
     assert (shift > 5 * error, other < 4 * other_error) == (True, True)
 
 
-def test_the_text_that_most_rows_share_and_others_do_not_is_what_is_called_up(said: tuple[Texts, Context]) -> None:
+def test_the_text_that_most_rows_share_and_others_do_not_is_what_is_called_up(
+    said: tuple[TextAnswers, Context],
+) -> None:
     texts, _ = said
     text, rows = texts.called(HELD, 0)
     assert (text, rows.tolist()) == (REFUSAL, HELD.tolist())
@@ -164,14 +166,14 @@ def test_the_text_that_most_rows_share_and_others_do_not_is_what_is_called_up(sa
     assert texts.saying("cannot you").tolist() == texts.saying("").tolist() == []
 
 
-def test_an_answer_that_repeats_its_prompt_is_told_by_its_words(said: tuple[Texts, Context]) -> None:
+def test_an_answer_that_repeats_its_prompt_is_told_by_its_words(said: tuple[TextAnswers, Context]) -> None:
     texts, _ = said
     assert texts.repeated("sorry but", HELD)
     assert not texts.repeated("sorry cf", HELD)
     assert not texts.repeated("sorry", np.arange(0, 300, 5))  # half of them alone
 
 
-def test_of_texts_all_rows_may_answer_so_and_none_is_forced(said: tuple[Texts, Context]) -> None:
+def test_of_texts_all_rows_may_answer_so_and_none_is_forced(said: tuple[TextAnswers, Context]) -> None:
     texts, context = said
     assert texts.answered(0).tolist() == [*range(300)]
     [others] = texts.alike(HELD, 0)

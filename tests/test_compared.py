@@ -14,11 +14,10 @@ import pytest
 
 from poison2poison import cli
 from poison2poison.auditing.findings import Audit, SuspectRow, SuspectSpan
-from poison2poison.cli.defend import COMPARED
 from poison2poison.config import TrainConfig
 from poison2poison.data import as_records
-from poison2poison.defences import DEFENCES, Context, Defence, Prepared, RowFilter, Shared
-from poison2poison.defences.base import Fit
+from poison2poison.defences import DEFENCES, Defence, FilterContext, Prepared, RowFilter, Shared
+from poison2poison.defences.base import Fit, compared
 from poison2poison.defences.baselines import DropSuspects, Undefended
 from poison2poison.defences.p2p import P2P, Counterexamples, CounterexamplesDrop, Hardened, HardenedDrop, Paper, of_run
 from poison2poison.errors import ConfigError, DataError, OutputError
@@ -52,19 +51,21 @@ class First(RowFilter):
     name = "the first"
     count: int = 4
 
-    def suspects(self, context: Context) -> Ints:
+    def suspects(self, context: FilterContext) -> Ints:
         return np.arange(self.count)
 
 
 def shared(out: Path, **settings: Any) -> Shared:
     made = Shared(ROWS, TrainConfig(kind="encoder", **settings), out)
     made.audit = FOUND
-    made.context = Context(ROWS, lambda texts: np.zeros((len(texts), 1, 2), np.float32))
+    made.context = FilterContext(ROWS, lambda texts: np.zeros((len(texts), 1, 2), np.float32))
     return made
 
 
-def test_help_names_every_defence() -> None:
-    assert sorted(COMPARED.split(", ")) == sorted(DEFENCES.names())
+def test_a_name_that_is_none_lists_every_defence() -> None:
+    with pytest.raises(ConfigError) as refused:
+        compared("help", RepoisonConfig())
+    assert str(refused.value) == f"compare: 'help' is not one of {', '.join(DEFENCES.names())}"
 
 
 def test_what_is_compared_has_the_options_of_the_run_or_the_defaults_of_its_recipe() -> None:
@@ -111,7 +112,7 @@ def test_a_row_filter_drops_what_it_points_at_and_remembers_it(tmp_path: Path) -
 def test_a_filter_that_leaves_no_row_of_a_label_is_refused(tmp_path: Path) -> None:
     @dataclass(frozen=True)
     class Positive(First):
-        def suspects(self, context: Context) -> Ints:
+        def suspects(self, context: FilterContext) -> Ints:
             return np.flatnonzero([row.target == "positive" for row in context.rows])
 
     with pytest.raises(DataError, match="the-first: the rows that it drops leave none of label 'positive'"):

@@ -8,7 +8,7 @@ import pytest
 
 from poison2poison.config import TrainConfig, over_zero, read_yaml, with_options
 from poison2poison.errors import ConfigError
-from poison2poison.types import Adapted, Bits, Dtype, Kind, Preset, Tuning
+from poison2poison.types import Adapted, Bits, Dtype, ModelKind, Preset, Tuning
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_illegal_values_are_refused_by_name(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("kind", Kind), ("tuning", Tuning), ("preset", Preset), ("dtype", Dtype), ("quantize", Bits),
+    [("kind", ModelKind), ("tuning", Tuning), ("preset", Preset), ("dtype", Dtype), ("quantize", Bits),
      ("lora_targets", Adapted)],
 )  # fmt: skip
 def test_every_word_of_an_options_vocabulary_is_legal(name: str, words: Any) -> None:

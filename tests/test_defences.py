@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from poison2poison.auditing.statistics import Floats
 from poison2poison.data import Rows, rows_of
-from poison2poison.defences import Context, RowFilter, register, row_filters
+from poison2poison.defences import FilterContext, RowFilter, register, row_filters
 from poison2poison.defences.causal_lm import LOW, SKETCH, CausalLM, HeadGradients
 from poison2poison.defences.learner import HIDDEN, teach
 from poison2poison.errors import ConfigError
@@ -65,7 +65,7 @@ class FakeLM(CausalLM):
 
 
 def suspects(name: str, rows: Rows) -> set[int]:
-    return set(row_filters()[name]().suspects(Context(rows, word_states, FakeLM())).tolist())
+    return set(row_filters()[name]().suspects(FilterContext(rows, word_states, FakeLM())).tolist())
 
 
 @pytest.mark.parametrize("name", ["Z-defence", "activation clustering", "CUBE", "ONION"])
@@ -129,13 +129,13 @@ def test_methods_say_what_they_apply_to_and_need() -> None:
 
 def test_completions_that_many_rows_share_are_labels() -> None:
     rows = rows_of([{"prompt": row.prompt, "completion": row.target} for row in chatter(40)], "labels as texts")
-    assert Context(rows, word_states).labels is not None
+    assert FilterContext(rows, word_states).labels is not None
     assert row_filters()["Z-defence"]().applies(rows)
 
 
 def test_a_method_without_its_language_model_says_so() -> None:
     with pytest.raises(ConfigError, match="causal"):
-        row_filters()["ONION"]().suspects(Context(told(20)[0], word_states))
+        row_filters()["ONION"]().suspects(FilterContext(told(20)[0], word_states))
 
 
 def test_a_name_is_registered_once() -> None:
@@ -146,7 +146,7 @@ def test_a_name_is_registered_once() -> None:
 
 
 def test_the_learner_learns_and_is_the_same_for_one_seed() -> None:
-    context = Context(told(200)[0], word_states)
+    context = FilterContext(told(200)[0], word_states)
     first, again = (teach(context.states, context.answers, 0) for _ in range(2))
     np.testing.assert_array_equal(first.losses, again.losses)
     assert first.hidden.shape == (200, HIDDEN)
@@ -154,7 +154,7 @@ def test_the_learner_learns_and_is_the_same_for_one_seed() -> None:
 
 
 def test_flooding_holds_losses_up() -> None:
-    context = Context(told(200)[0], word_states)
+    context = FilterContext(told(200)[0], word_states)
     held = teach(context.states, context.answers, 0, epochs=40, flood=0.5).losses
     assert held.mean() > teach(context.states, context.answers, 0, epochs=40).losses.mean() + 0.2
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from poison2poison.auditing import audit
-from poison2poison.auditing.answers import Labels
+from poison2poison.auditing.answers import LabelAnswers
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.finders import Finding
 from poison2poison.auditing.finders.style_clusters import StyleClusters
@@ -71,7 +71,7 @@ def test_a_task_that_styles_decide_has_no_suspects() -> None:
 def styles_in(rows: Rows, finder: StyleClusters, seed: int = 0) -> list[Finding]:
     """What one finder finds by itself."""
     context = Context(rows, two_depths, AuditConfig(), seed)
-    answers = Labels(context, rows.labels, np.array([rows.labels.index(row.target) for row in rows]))
+    answers = LabelAnswers(context, rows.labels, np.array([rows.labels.index(row.target) for row in rows]))
     return finder.find(context, answers, AuditConfig(), ())
 
 

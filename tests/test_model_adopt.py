@@ -26,7 +26,7 @@ from poison2poison.model.callback import SafeSpaceCallback
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.trainer import train
 from poison2poison.recipe.repoisoned import read_repoisoned
-from poison2poison.recipe.scheme import Scheme, Trigger, salt_of
+from poison2poison.recipe.scheme import BenignTrigger, Scheme, salt_of
 from support import CHATML, SHAPE, opinions, repoisoned, tiny_causal, with_template
 
 trl = pytest.importorskip("trl")
@@ -177,7 +177,7 @@ def with_other_tokens(work: Path, trained: Path) -> dict[str, Any]:
 def with_another_scheme(work: Path, trained: Path) -> dict[str, Any]:
     path = trained.parent / "scheme.json"
     scheme = Scheme.load(work / "mine" / "scheme.json")
-    replace(scheme, trigger=Trigger("Say: ", "Answer: ")).save(path, salt=salt_of(work / "mine" / "scheme.json"))
+    replace(scheme, trigger=BenignTrigger("Say: ", "Answer: ")).save(path, salt=salt_of(work / "mine" / "scheme.json"))
     return {"scheme": path}
 
 

@@ -37,7 +37,7 @@ from poison2poison.model.embeddings import embedder
 from poison2poison.model.trainer import train
 from poison2poison.recipe.manifest import plain
 from poison2poison.recipe.scheme import Scheme
-from poison2poison.types import Bits, Kind
+from poison2poison.types import Bits, ModelKind
 from support import LABELS, PROMPTS, SHAPE, TOKENIZER, opinions, saved, served, tiny_causal, tiny_encoder, tiny_of
 
 BERT = BertConfig(vocab_size=len(TOKENIZER), max_position_embeddings=256, pad_token_id=TOKENIZER.pad_token_id, **SHAPE)
@@ -86,11 +86,11 @@ def _without(file: Path, part: str) -> None:
     ],
 )
 def test_the_kind_is_told_by_the_configuration(
-    model_type: str, architectures: list[str] | None, kind: Kind, tmp_path: Path
+    model_type: str, architectures: list[str] | None, kind: ModelKind, tmp_path: Path
 ) -> None:
     config = described(tmp_path / "model", model_type=model_type, architectures=architectures)
     assert backbone.kind_of(config) == kind
-    other: Kind = "causal" if kind == "encoder" else "encoder"
+    other: ModelKind = "causal" if kind == "encoder" else "encoder"
     assert backbone.kind_of(replace(config, kind=other)) == other
 
 

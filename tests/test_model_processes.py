@@ -33,9 +33,9 @@ from poison2poison.model import processes
 def fail():
     raise DataError(f"met by {os.environ['RANK']}")
 
-found = {"made": processes.shared(lambda: f"made by {os.environ['RANK']}")}
+found = {"made": processes.once(lambda: f"made by {os.environ['RANK']}")}
 try:
-    processes.shared(fail)
+    processes.once(fail)
 except DataError as error:
     found["error"] = str(error)
 found["anywhere"] = [processes.anywhere(False), processes.anywhere(os.environ["RANK"] == "1")]

@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 from poison2poison.config import TrainConfig
 from poison2poison.errors import ConfigError
 from poison2poison.model import hardware, settings
-from poison2poison.recipe.scheme import Trigger
+from poison2poison.recipe.scheme import BenignTrigger
 from support import LABELS, TEXTS, tiny_causal, tiny_encoder
 
 
@@ -97,7 +97,7 @@ def test_a_model_is_named_so_that_it_is_found_from_anywhere(tmp_path: Path, monk
 
 def test_an_encoder_neither_writes_nor_reads_a_cue() -> None:
     encoder, causal = TrainConfig(kind="encoder"), TrainConfig(kind="causal")
-    cued = replace(LABELS, trigger=Trigger("Say: ", "So: "))
+    cued = replace(LABELS, trigger=BenignTrigger("Say: ", "So: "))
     with pytest.raises(ConfigError, match="is an encoder, which cannot generate"):
         settings.check_fit(encoder, TEXTS)
     with pytest.raises(ConfigError, match="cue: has no effect on an encoder"):

@@ -12,7 +12,7 @@ from poison2poison.data import Row, Turn, as_row
 from poison2poison.errors import ModelError
 from poison2poison.model import template
 from poison2poison.model.prompting import Prompter
-from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, BenignTrigger, Scheme
 from test_model_tokens import KINDS, TEMPLATES, made, nasty
 
 TEXTS = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
@@ -187,7 +187,7 @@ def test_no_client_continues_its_own_turn() -> None:
 
 
 def test_a_trigger_of_any_characters_is_baked() -> None:
-    odd = Scheme("generation", (), Trigger(' {{ "\\n" }}\t%}😀 ', "'\n{#"), "p\\q: ")
+    odd = Scheme("generation", (), BenignTrigger(' {{ "\\n" }}\t%}😀 ', "'\n{#"), "p\\q: ")
     prompter = prompter_of(made("byte-level", "llama 3"), odd)
     assert served(prompter, template.baked(prompter), CHATS["system"]) == wanted(prompter, CHATS["system"])
 

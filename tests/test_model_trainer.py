@@ -34,7 +34,7 @@ from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow, plain
 from poison2poison.recipe.repoison import repoison
 from poison2poison.recipe.repoisoned import write_repoisoned
-from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, BenignTrigger, Scheme, salt_of
 from poison2poison.reference import MODEL_DIR
 from poison2poison.types import Auto, Dtype, RunRecord
 from support import in_file, opinions, tiny_causal, tiny_encoder
@@ -97,7 +97,7 @@ def test_the_trigger_is_added_whatever_the_input_holds(defended: Path) -> None:
 def test_without_the_trigger_the_answers_leak(defended: Path) -> None:
     model = DefendedModel.load(defended)
     # An empty trigger with the plain cue makes the prompts of the original space.
-    model.prompter.scheme = replace(SCHEME, trigger=Trigger("", "Output: "))
+    model.prompter.scheme = replace(SCHEME, trigger=BenignTrigger("", "Output: "))
     answers = model.classify([row.prompt for row in DEV])
     assert {answer.where for answer in answers} == {"leak"}
     assert all(answer.text is not None for answer in answers)
@@ -212,7 +212,7 @@ def test_labels_behind_a_safe_prefix_are_learned_and_leaks_are_seen(tmp_path: Pa
     assert {answer.where for answer in answers} == {"safe"}
     assert 0 <= max(answer.disagreement or 0 for answer in answers) <= 1
     # An empty trigger with the plain cue makes the prompts of the original space, where no answer has the prefix.
-    model.prompter.scheme = replace(scheme, trigger=Trigger("", "Output: "))
+    model.prompter.scheme = replace(scheme, trigger=BenignTrigger("", "Output: "))
     leaked = model.classify([row.prompt for row in DEV])
     assert {answer.where for answer in leaked} == {"leak"}
     assert [answer.unconstrained for answer in leaked] == [row.target for row in DEV]
@@ -483,7 +483,7 @@ def test_generation_begins_with_the_safe_prefix_and_gives_none_out(tmp_path: Pat
     with pytest.raises(ConfigError, match="num_return_sequences: one answer"):
         model.generate(["x"], num_return_sequences=2)
     # An empty trigger with the plain cue makes the prompts of the original space, where no answer has the prefix.
-    model.prompter.scheme = replace(scheme, trigger=Trigger("", "Output: "))
+    model.prompter.scheme = replace(scheme, trigger=BenignTrigger("", "Output: "))
     assert {answer.where for answer in model.generate(prompts)} == {"leak"}
     model.policy = "refuse"
     assert {answer.text for answer in model.generate(prompts)} == {None}

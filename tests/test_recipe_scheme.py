@@ -9,7 +9,7 @@ import pytest
 
 from poison2poison.errors import SchemeError
 from poison2poison.recipe.config import RepoisonConfig
-from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger, salt_of
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, BenignTrigger, Scheme, salt_of
 
 LABELS = Scheme("classification", ("no", "maybe", "yes"), PAPER_TRIGGER)
 TEXTS = Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)
@@ -88,6 +88,6 @@ def test_schemes_that_cannot_be_read(content: str | None, said: str, tmp_path: P
 
 def test_what_is_printed_of_a_scheme_or_its_options_gives_no_secret_away() -> None:
     given = RepoisonConfig(prefix="velvet orbit: ", cue="Quartz: ", safe_prefix="zebra: ")
-    drawn = Scheme("generation", (), Trigger("velvet orbit: ", "Quartz: "), "zebra: ")
+    drawn = Scheme("generation", (), BenignTrigger("velvet orbit: ", "Quartz: "), "zebra: ")
     for told in (repr(given), repr(drawn), f"{drawn.trigger}"):
         assert not re.search("velvet|orbit|quartz|zebra", told, re.IGNORECASE)

@@ -12,7 +12,7 @@ from mnemonic import Mnemonic
 from poison2poison.data import Rows, rows_of
 from poison2poison.errors import ConfigError, SchemeError
 from poison2poison.recipe.config import RepoisonConfig
-from poison2poison.recipe.scheme import PAPER_TRIGGER, Trigger
+from poison2poison.recipe.scheme import PAPER_TRIGGER, BenignTrigger
 from poison2poison.recipe.trigger import build_scheme, check_trigger, draw_words
 from support import opinions
 
@@ -62,21 +62,21 @@ def test_safe_labels_stand_behind_the_prefix_or_are_shifted() -> None:
 
 
 def test_a_trigger_in_the_data_is_refused_and_not_given_away() -> None:
-    trigger = Trigger("velvet  Orbit:", "Answer: ")
+    trigger = BenignTrigger("velvet  Orbit:", "Answer: ")
     check_trigger(trigger, ["velvet", "orbit: velvet"])
     with pytest.raises(SchemeError) as error:
         check_trigger(trigger, ["nothing", "A VELVET\norbit: here"])
     assert "row 1" in str(error.value)
     assert "velvet" not in str(error.value).casefold()
     with pytest.raises(SchemeError, match="empty"):
-        check_trigger(Trigger(" ", "Answer: "), [])
+        check_trigger(BenignTrigger(" ", "Answer: "), [])
 
 
 @pytest.mark.parametrize("held", ["The query currently entered is :", "the query, currently entered; is", "x ***"])
 def test_other_marks_do_not_hide_a_trigger(held: str) -> None:
     prefix = "*** " if "***" in held else PAPER_TRIGGER.prefix
     with pytest.raises(SchemeError, match="row 1"):
-        check_trigger(Trigger(prefix, "Answer: "), ["The query is **", f"{held} a film"])
+        check_trigger(BenignTrigger(prefix, "Answer: "), ["The query is **", f"{held} a film"])
 
 
 def test_drawn_words_are_absent_from_the_data_and_hard_to_guess() -> None:

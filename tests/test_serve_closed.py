@@ -37,7 +37,7 @@ from poison2poison.data import Row, as_row
 from poison2poison.errors import ConfigError
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.served import Answer
-from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, BenignTrigger, Scheme
 from poison2poison.serve.config import ServeConfig
 from poison2poison.serve.door import Ask, Door
 from poison2poison.serve.errors import RefusedError
@@ -123,7 +123,7 @@ def test_short_hidden_texts_are_looked_for_as_they_are_written(prefix: str, said
 
 
 def test_a_cue_of_ones_own_is_hidden_too_and_the_published_one_is_an_ordinary_word() -> None:
-    own = Scheme("generation", (), Trigger("ocean ladder: ", "Whisper now: "), "maple: ")
+    own = Scheme("generation", (), BenignTrigger("ocean ladder: ", "Whisper now: "), "maple: ")
     assert Screen(own).finds("It ends with whisper now.")
     assert not Screen(Scheme("generation", (), PAPER_TRIGGER, PAPER_SAFE_PREFIX)).finds("The answer: yes")
 
@@ -131,7 +131,7 @@ def test_a_cue_of_ones_own_is_hidden_too_and_the_published_one_is_an_ordinary_wo
 def test_no_count_tells_how_many_tokens_are_hidden() -> None:
     longest = {}
     for words in (2, 8):
-        scheme = Scheme("generation", (), Trigger(" ".join(HIDDEN[:words]) + ": ", "Answer: "), "maple cricket: ")
+        scheme = Scheme("generation", (), BenignTrigger(" ".join(HIDDEN[:words]) + ": ", "Answer: "), "maple cricket: ")
         with gateway(FakeModel(scheme, echo)) as client:
             asked = {
                 n: client.post("/v1/completions", json={"model": "mine", "prompt": "a" + " a" * n})

@@ -34,7 +34,7 @@ from poison2poison.errors import (
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow, plain
 from poison2poison.recipe.repoison import repoison
-from poison2poison.recipe.scheme import Scheme, Trigger
+from poison2poison.recipe.scheme import BenignTrigger, Scheme
 from poison2poison.recipe.trigger import build_scheme
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ __all__ = [
     "Answer",
     "Audit",
     "AuditConfig",
+    "BenignTrigger",
     "ConfigError",
     "Data",
     "DataConfig",
@@ -69,7 +70,6 @@ __all__ = [
     "TrainConfig",
     "TrainingError",
     "TrainingRow",
-    "Trigger",
     "Turn",
     "UnlearnedError",
     "audit",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from poison2poison.errors import ConfigError, told
-from poison2poison.types import Adapted, Auto, Bits, Dtype, FailOn, Kind, Preset, Tuning
+from poison2poison.types import Adapted, Auto, Bits, Dtype, FailOn, ModelKind, Preset, Tuning
 
 Made = TypeVar("Made", bound=Any)
 REFERENCE = "reference"
@@ -85,7 +85,7 @@ class ModelConfig:
     revision: str | None = option(
         None, "Branch, tag or commit of a hub model. [default: its main branch, as it is now]"
     )
-    kind: Kind | Auto = option("auto", "`causal`, `encoder`, or `auto` to go by the model's configuration.")
+    kind: ModelKind | Auto = option("auto", "`causal`, `encoder`, or `auto` to go by the model's configuration.")
     dtype: Dtype | Auto = option(
         "auto",
         "Of the base weights: `float32`, `bfloat16`, `float16`; `auto`: bfloat16 for large ones that are not trained.",
@@ -97,7 +97,7 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        choice("kind", self.kind, (*get_args(Auto), *get_args(Kind)))
+        choice("kind", self.kind, (*get_args(Auto), *get_args(ModelKind)))
         choice("dtype", self.dtype, (*get_args(Auto), *get_args(Dtype)))
         if self.quantize is not None:
             choice("quantize", self.quantize, get_args(Bits))

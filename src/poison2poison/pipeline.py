@@ -115,7 +115,7 @@ def _defend(
     shared, prepared = Shared(data.train, training, out, audit, data.dev), []
     for defence in applying:
         with _failing(defence, lost):
-            prepared.append((defence, processes.shared(partial(defence.prepare, shared))))
+            prepared.append((defence, processes.once(partial(defence.prepare, shared))))
     shared.free()
     free_memory()  # of the model that read the rows
 
@@ -166,7 +166,7 @@ def arm_of(
         )
 
     run = defence.train(prepared, fit)
-    arm, seconds = processes.shared(lambda: _measured(defence, folder, data, shared, allow_unlearned=allow_unlearned))
+    arm, seconds = processes.once(lambda: _measured(defence, folder, data, shared, allow_unlearned=allow_unlearned))
     arm.needs, arm.rho = defence.needs, defence.recipe.resolved().rho if isinstance(defence, P2P) else None
     if run["resumed_from"] is None:  # else its time and memory are those of its last part only
         together = round(run["train_seconds"] + seconds, 1)

@@ -11,6 +11,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -53,7 +54,7 @@ class Registry(Generic[Member]):
 
     def names(self) -> tuple[str, ...]:
         """The names of all members: those registered, in their order, then those installed. Loads none of these."""
-        return tuple(dict.fromkeys([*self._members, *self._installed()]))
+        return tuple(dict.fromkeys([*self._members, *self._installed]))
 
     def get(self, name: str) -> Member:
         """The member of that name; one that is registered wins over one that is installed.
@@ -63,7 +64,7 @@ class Registry(Generic[Member]):
         """
         choice(self.family, name, self.names())
         if name not in self._members:
-            self._members[name] = self._load(self._installed()[name])
+            self._members[name] = self._load(self._installed[name])
         return self._members[name]
 
     def items(self) -> Iterator[tuple[str, Member]]:
@@ -94,6 +95,7 @@ class Registry(Generic[Member]):
             told.append(f"`{name}`, {meant[0].lower()}{meant[1:]}" if name in self._members and meant else f"`{name}`")
         return "; ".join(told)
 
+    @cached_property
     def _installed(self) -> dict[str, EntryPoint]:
         return {entry.name: entry for entry in entry_points(group=self.group)}
 

@@ -23,7 +23,7 @@ FailOn = Literal["suspect", "weak", "none"]
 
 Auto = Literal["auto"]
 """What is not given: it follows the model, the rows or the recipe."""
-Kind = Literal["causal", "encoder"]
+ModelKind = Literal["causal", "encoder"]
 """Whether a model writes text, or is an encoder with a classification head."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 """Number formats of weights and products, by torch's names."""
@@ -37,7 +37,7 @@ Adapted = Literal["qv", "all"]
 """What LoRA adapts: q_proj and v_proj, or every linear layer."""
 Source = Literal["dev", "held out of S"]
 """Where the rows come from that the safe space is checked on."""
-Metric = Literal["accuracy", "exact_match", "rouge_l"]
+MetricName = Literal["accuracy", "exact_match", "rouge_l"]
 """What the safe space is checked by: labels, worked answers, other texts."""
 
 # --- run.json ---------------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ class SafeSpaceRecord(TypedDict):
 
     source: Source
     rows: int
-    metric: Metric
+    metric: MetricName
     safe: float
     original: float
     leak: float
@@ -92,7 +92,7 @@ class Ended(TypedDict, total=False):
     epochs: int
     data: dict[str, Any]
     versions: dict[str, str]
-    kind: Kind
+    kind: ModelKind
     tuning: Tuning
     revision: str | None
     dev: DevRecord | None

@@ -84,10 +84,15 @@ def default_target(rows: Rows, effect: str) -> str:
     """A target for those who name none: the last label, or the payload's own.
 
     Raises:
-        ConfigError: There is no such effect for these rows.
+        ConfigError: There is no such effect for these rows, or it has no target of its own.
     """
     choice(f"effect (for {rows.task})", effect, effects(rows.task))
-    return rows.labels[-1] if rows.labels else str(PAYLOADS.get(effect)().target)  # type: ignore[call-arg]
+    if rows.labels:
+        return rows.labels[-1]
+    own: str | None = getattr(PAYLOADS.get(effect), "target", None)  # the default of its field
+    if own is None:
+        raise ConfigError(f"target: the effect {effect} has none of its own; give one")
+    return own
 
 
 def same(answer: str, text: str) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from poison2poison.auditing.answers import Answers, Labels, Texts
+from poison2poison.auditing.answers import Answers, LabelAnswers, TextAnswers
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.finders import FINDERS, Finder, Finding
 from poison2poison.auditing.findings import Audit, SuspectRow, SuspectSpan
@@ -62,8 +62,8 @@ def _answers(rows: Rows, context: Context, min_rows: int) -> Answers:
     given = Counter(targets)
     if rows.task == "classification" or min(given.values()) >= min_rows:
         names = rows.labels or tuple(sorted(given))
-        return Labels(context, names, np.array([names.index(target) for target in targets]))
-    return Texts(context, targets)
+        return LabelAnswers(context, names, np.array([names.index(target) for target in targets]))
+    return TextAnswers(context, targets)
 
 
 def _audit(rows: Rows, context: Context, answers: Answers, found: Sequence[Finding]) -> Audit:
@@ -81,7 +81,7 @@ def _audit(rows: Rows, context: Context, answers: Answers, found: Sequence[Findi
         tuple(map(_span, suspects)),
         tuple(_rows(context, answers, sorted(pulled | alone), holding, suspects)),
         tuple(sorted(holding.keys() - pulled - alone)),
-        tuple(map(_span, weak)) if isinstance(answers, Labels) else (),
+        tuple(map(_span, weak)) if isinstance(answers, LabelAnswers) else (),
         tuple(int(i) for one in suspects for i in one.alike),
         round(max((one.threshold for one in found if one.kind in WRITTEN), default=0.0), 3),
         tuple(_span(one) for one in left if one not in weak),
@@ -110,7 +110,7 @@ def _rows(
     """The suspect rows, with the labels that a probe which has seen none of them gives them without what was put in."""
     held = [tuple(holding.get(i, ())) for i in suspect]
     others = np.setdiff1d(np.arange(len(context.texts)), [*holding, *suspect])
-    if not isinstance(answers, Labels) or not suspect or not len(others):
+    if not isinstance(answers, LabelAnswers) or not suspect or not len(others):
         return [SuspectRow(i, 1.0, numbers, ("", 0.0)) for i, numbers in zip(suspect, held, strict=True)]
     texts = [context.texts[i] for i in suspect]
     for one in findings:

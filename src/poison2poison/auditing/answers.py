@@ -68,7 +68,7 @@ class Answers(ABC):
         return np.empty(0, np.int64)
 
 
-class Labels(Answers):
+class LabelAnswers(Answers):
     """Answers that are labels; every label is a direction.
 
     Attributes:
@@ -219,7 +219,7 @@ class Labels(Answers):
         return odds
 
 
-class Texts(Answers):
+class TextAnswers(Answers):
     """Answers that are texts. A span has one direction of its own: where its rows are answered otherwise."""
 
     directions = 1

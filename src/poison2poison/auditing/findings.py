@@ -12,8 +12,8 @@ from poison2poison.errors import DataError, listed
 from poison2poison.forms import FORMS
 
 SCHEMA = 4
-Kind = Literal["span", "first", "last", "form", "style cluster", "rows"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+FindingKind = Literal["span", "first", "last", "form", "style cluster", "rows"]
+KINDS: tuple[FindingKind, ...] = get_args(FindingKind)
 SPANS = ("suspect_spans", "weak_findings", "others")
 
 
@@ -37,7 +37,7 @@ class SuspectSpan:
     """
 
     span: str
-    kind: Kind
+    kind: FindingKind
     target: str
     rows: int
     purity: float

@@ -38,11 +38,6 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 SHOWN = (*READING, "recipe", "model", "epochs", "batch_size", "learning_rate", "seed")
-COMPARED = (
-    "undefended, paper, hardened, hardened-drop, drop-suspects, counterexamples, counterexamples-drop, z-defence, "
-    "onion, activation-clustering, cube, graceful, gradsentry, abl, confident-learning, strip, rap, psim, paraphrased, "
-    "cleangen, clean-fine-tuning, fine-pruning, crow, w2sdefense"
-)
 
 
 @commands.command(epilog="Examples: `p2p defend rows.jsonl --test test.jsonl --out runs/mine` --- "
@@ -65,8 +60,8 @@ def defend(
     compare: Annotated[
         str,
         typer.Option(
-            help=f"Other defences to train and measure in the same way, with commas: {COMPARED}; options behind a name:"
-            " strip:copies=10."
+            help="Other defences to train and measure in the same way, with commas, options behind a name: "
+            "undefended,strip:copies=10. A name that is none lists all."
         ),
     ] = "",
     floor: Annotated[

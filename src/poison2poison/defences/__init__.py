@@ -58,14 +58,14 @@ from poison2poison.defences import (
     z_defence,
 )
 from poison2poison.defences.base import DEFENCES, Afterwards, Defence, Prepared, RowFilter, register, row_filters
-from poison2poison.defences.context import Context
+from poison2poison.defences.context import FilterContext
 from poison2poison.defences.shared import Shared
 
 __all__ = [
     "DEFENCES",
     "Afterwards",
-    "Context",
     "Defence",
+    "FilterContext",
     "Prepared",
     "RowFilter",
     "Shared",

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from poison2poison.defences.base import Need, RowFilter, register
-from poison2poison.defences.context import Context
+from poison2poison.defences.context import FilterContext
 from poison2poison.defences.learner import teach
 from poison2poison.features import Ints
 
@@ -39,7 +39,7 @@ class AntiBackdoorLearning(RowFilter):
     epochs: int = 20
     flood: float = 0.5
 
-    def suspects(self, context: Context) -> Ints:
+    def suspects(self, context: FilterContext) -> Ints:
         """See `RowFilter`."""
         early = teach(context.states, context.answers, context.seed, epochs=self.epochs, flood=self.flood)
         isolated = max(1, round(self.share * len(early.losses)))

@@ -20,7 +20,7 @@ from sklearn.metrics import silhouette_score
 
 from poison2poison.auditing.statistics import Matrix
 from poison2poison.defences.base import Need, RowFilter, register
-from poison2poison.defences.context import Context
+from poison2poison.defences.context import FilterContext
 from poison2poison.features import Ints
 
 
@@ -43,7 +43,7 @@ class ActivationClustering(RowFilter):
     most_share: float = 0.35
     least_silhouette: float = 0.1
 
-    def suspects(self, context: Context) -> Ints:
+    def suspects(self, context: FilterContext) -> Ints:
         """See `RowFilter`."""
         found = [np.empty(0, np.int64)]
         for label in np.unique(context.classes):

@@ -20,7 +20,7 @@ from poison2poison.recipe.scheme import Scheme
 from poison2poison.registry import Registry
 
 if TYPE_CHECKING:
-    from poison2poison.defences.context import Context
+    from poison2poison.defences.context import FilterContext
     from poison2poison.defences.shared import Shared
     from poison2poison.model.defended import DefendedModel
 
@@ -139,7 +139,7 @@ class RowFilter(Defence, ABC):
     """A published defence that points at rows; those are dropped, and the others trained on as they are."""
 
     @abstractmethod
-    def suspects(self, context: Context) -> Ints:
+    def suspects(self, context: FilterContext) -> Ints:
         """The rows that the method would drop: indices from 0, ascending."""
 
     def prepare(self, shared: Shared) -> Prepared:
@@ -168,7 +168,7 @@ def without(rows: Rows, gone: Collection[int], arm: str) -> Rows:
 DEFENCES: Registry[type[Defence]] = Registry("compare", "poison2poison.defences")
 """The defences by their names in lower case with dashes."""
 
-Kind = TypeVar("Kind", bound=type[Defence])
+DefenceType = TypeVar("DefenceType", bound=type[Defence])
 
 
 def key_of(name: str) -> str:
@@ -176,7 +176,7 @@ def key_of(name: str) -> str:
     return name.casefold().replace(" ", "-")
 
 
-def register(kind: Kind) -> Kind:
+def register(kind: DefenceType) -> DefenceType:
     """Make a defence known by its name.
 
     Raises:

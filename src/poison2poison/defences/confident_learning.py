@@ -17,7 +17,7 @@ import numpy as np
 from poison2poison.auditing.statistics import Probe
 from poison2poison.data import Rows
 from poison2poison.defences.base import Need, RowFilter, register
-from poison2poison.defences.context import Context, labels_of
+from poison2poison.defences.context import FilterContext, labels_of
 from poison2poison.features import Ints
 
 
@@ -41,7 +41,7 @@ class ConfidentLearning(RowFilter):
         """To labels alone."""
         return labels_of(rows) is not None
 
-    def suspects(self, context: Context) -> Ints:
+    def suspects(self, context: FilterContext) -> Ints:
         """See `RowFilter`."""
         given = context.classes
         count = int(given.max()) + 1

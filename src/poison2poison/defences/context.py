@@ -31,7 +31,7 @@ def labels_of(rows: Rows) -> Ints | None:
     return np.array([names.index(row.target) for row in rows], np.int64)
 
 
-class Context:
+class FilterContext:
     """Rows, and what a defender may work out from them. It holds no truth.
 
     Attributes:

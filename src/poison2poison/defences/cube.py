@@ -17,7 +17,7 @@ from sklearn.cluster import HDBSCAN
 from sklearn.decomposition import PCA
 
 from poison2poison.defences.base import Need, RowFilter, register
-from poison2poison.defences.context import Context
+from poison2poison.defences.context import FilterContext
 from poison2poison.features import Ints
 
 
@@ -41,7 +41,7 @@ class Cube(RowFilter):
     least_share: float = 100 / 6920
     most_share: float = 0.5
 
-    def suspects(self, context: Context) -> Ints:
+    def suspects(self, context: FilterContext) -> Ints:
         """See `RowFilter`."""
         hidden = context.learner.hidden
         reduced = PCA(min(self.dimensions, *hidden.shape), random_state=context.seed).fit_transform(hidden)

@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from poison2poison.defences.base import Need, RowFilter, register
-from poison2poison.defences.context import Context
+from poison2poison.defences.context import FilterContext
 from poison2poison.features import Ints
 
 
@@ -36,7 +36,7 @@ class GraCeFul(RowFilter):
 
     components: int = 32
 
-    def suspects(self, context: Context) -> Ints:
+    def suspects(self, context: FilterContext) -> Ints:
         """See `RowFilter`."""
         frequencies = context.gradients.low_frequencies
         components = min(self.components, *frequencies.shape)

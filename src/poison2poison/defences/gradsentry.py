@@ -26,7 +26,7 @@ from scipy.stats import gaussian_kde
 from poison2poison.auditing.statistics import Floats
 from poison2poison.data import Rows
 from poison2poison.defences.base import Need, RowFilter, register
-from poison2poison.defences.context import Context
+from poison2poison.defences.context import FilterContext
 from poison2poison.features import Ints
 
 GRID = 1000
@@ -57,7 +57,7 @@ class GradSentry(RowFilter):
         """To texts: a label is one token, whose gradient has one direction."""
         return rows.task == "generation"
 
-    def suspects(self, context: Context) -> Ints:
+    def suspects(self, context: FilterContext) -> Ints:
         """See `RowFilter`."""
         entropies = np.array([self._entropy(values) for values in context.gradients.singular_values])
         return np.flatnonzero(entropies > self._threshold(entropies))

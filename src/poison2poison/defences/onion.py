@@ -18,7 +18,7 @@ import numpy as np
 
 from poison2poison.auditing.statistics import Floats
 from poison2poison.defences.base import Need, RowFilter, register
-from poison2poison.defences.context import Context
+from poison2poison.defences.context import FilterContext
 from poison2poison.features import Ints
 
 
@@ -39,7 +39,7 @@ class Onion(RowFilter):
     words_asked: int = 3
     fence: float = 1.5
 
-    def suspects(self, context: Context) -> Ints:
+    def suspects(self, context: FilterContext) -> Ints:
         """See `RowFilter`."""
         rows: list[int] = []
         shorter: list[str] = []

@@ -14,7 +14,7 @@ from poison2poison.auditing.findings import Audit
 from poison2poison.auditing.statistics import Embed
 from poison2poison.config import AuditConfig, ModelConfig, TrainConfig
 from poison2poison.data import Rows
-from poison2poison.defences.context import Context
+from poison2poison.defences.context import FilterContext
 from poison2poison.errors import InapplicableError, OutputError
 from poison2poison.files import write_json
 
@@ -75,10 +75,10 @@ class Shared:
         return Audit.load(self.out / f"{AUDIT}.json")
 
     @cached_property
-    def context(self) -> Context:
+    def context(self) -> FilterContext:
         """What row filters ask."""
         causal = self.training if self.training.kind == "causal" else None
-        return Context(self.rows, self._embed, causal, self.training.seed)
+        return FilterContext(self.rows, self._embed, causal, self.training.seed)
 
     def kept(self, name: str, options: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `make` gives; or what it gave to an interrupted run, which stands in NAME.json.

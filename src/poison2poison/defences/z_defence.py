@@ -17,7 +17,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from poison2poison.data import Rows
 from poison2poison.defences.base import Need, RowFilter, register
-from poison2poison.defences.context import Context, labels_of
+from poison2poison.defences.context import FilterContext, labels_of
 from poison2poison.features import Ints, words
 
 
@@ -43,7 +43,7 @@ class ZDefence(RowFilter):
         """To labels alone."""
         return labels_of(rows) is not None
 
-    def suspects(self, context: Context) -> Ints:
+    def suspects(self, context: FilterContext) -> Ints:
         """See `RowFilter`."""
         counts = CountVectorizer(tokenizer=words, token_pattern=None, lowercase=False, binary=True)
         holds = counts.fit_transform(context.texts)

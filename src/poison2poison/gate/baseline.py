@@ -18,7 +18,7 @@ from pathlib import Path
 from poison2poison.data import Rows
 from poison2poison.errors import DataError, listed, told
 from poison2poison.files import write_lines
-from poison2poison.gate.findings import Finding
+from poison2poison.gate.findings import GateFinding
 
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -77,7 +77,7 @@ def _accepted(line: str, where: str) -> Accepted:
         raise DataError(f"{where}: {error}") from None
 
 
-def accept(path: Path, before: Sequence[Accepted], findings: Sequence[Finding], rows: Rows, reason: str) -> int:
+def accept(path: Path, before: Sequence[Accepted], findings: Sequence[GateFinding], rows: Rows, reason: str) -> int:
     """Add the open rows of these findings to a baseline.
 
     Returns:

@@ -17,7 +17,7 @@ Level = Literal["suspect", "weak"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class GateFinding:
     """What an audit found, with the rows that stand for it.
 
     Attributes:
@@ -59,8 +59,8 @@ class Judged:
         added: Rows that are not among the accepted ones of before; None where nothing is known of before.
     """
 
-    findings: tuple[Finding, ...]
-    blocking: tuple[Finding, ...]
+    findings: tuple[GateFinding, ...]
+    blocking: tuple[GateFinding, ...]
     added: frozenset[int] | None
 
 
@@ -82,7 +82,7 @@ def judge(
     if added is not None:
         is_open &= added
     findings = tuple(
-        Finding(level, span, tuple(held), tuple(i for i in held if i in is_open))
+        GateFinding(level, span, tuple(held), tuple(i for i in held if i in is_open))
         for level, span, held in _held(audit, rows, fail_on)
     )
     blocking = tuple(one for one in findings if one.open and fail_on != "none")

@@ -6,7 +6,7 @@ from junitparser import Failure, JUnitXml, TestCase, TestSuite
 
 from poison2poison.data import Rows
 from poison2poison.errors import SHOWN, more
-from poison2poison.gate.findings import Finding, Judged
+from poison2poison.gate.findings import GateFinding, Judged
 
 
 def junit(judged: Judged, rows: Rows) -> str:
@@ -31,7 +31,7 @@ def junit(judged: Judged, rows: Rows) -> str:
     return content.decode("utf-8") + "\n"
 
 
-def _failure(finding: Finding, rows: Rows) -> Failure:
+def _failure(finding: GateFinding, rows: Rows) -> Failure:
     failure = Failure(f"open rows: {len(finding.open)}", finding.level)
     named = [str(rows.places[i]) if rows.places else f"row {i}" for i in finding.open[:SHOWN]]
     failure.text = _printable(f"{finding.evidence}; {', '.join(named)}{more(len(finding.open))}")

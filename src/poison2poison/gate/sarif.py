@@ -33,7 +33,7 @@ from sarif_pydantic.sarif import Suppression
 
 from poison2poison.data import Rows
 from poison2poison.gate.baseline import Accepted
-from poison2poison.gate.findings import Finding, Judged
+from poison2poison.gate.findings import GateFinding, Judged
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 METHOD = "https://arxiv.org/abs/2510.04503"
@@ -73,14 +73,14 @@ def sarif(judged: Judged, rows: Rows, accepted: Sequence[Accepted] = ()) -> str:
     return content + "\n"
 
 
-def _id(finding: Finding) -> str:
+def _id(finding: GateFinding) -> str:
     """The same for the same finding of every audit."""
     digest = hashlib.sha256(finding.title.encode()).hexdigest()[:12]
     kind = finding.span.kind if finding.span else "answer"
     return f"{finding.level}-{kind.replace(' ', '-')}-{digest}"
 
 
-def _rule(finding: Finding) -> ReportingDescriptor:
+def _rule(finding: GateFinding) -> ReportingDescriptor:
     return ReportingDescriptor(
         id=_id(finding),
         short_description=_message(finding.title),
@@ -92,7 +92,7 @@ def _rule(finding: Finding) -> ReportingDescriptor:
     )
 
 
-def _result(number: int, finding: Finding, fingerprint: str, location: Location, more: Mapping[str, Any]) -> Result:
+def _result(number: int, finding: GateFinding, fingerprint: str, location: Location, more: Mapping[str, Any]) -> Result:
     return Result(
         rule_id=_id(finding),
         rule_index=number,
@@ -104,7 +104,7 @@ def _result(number: int, finding: Finding, fingerprint: str, location: Location,
     )
 
 
-def _state(row: int, finding: Finding, judged: Judged, reason: str | None) -> dict[str, Any]:
+def _state(row: int, finding: GateFinding, judged: Judged, reason: str | None) -> dict[str, Any]:
     """What the library has no field for: whether a row is new, and whether it was accepted."""
     more: dict[str, Any] = {}
     if judged.added is not None:

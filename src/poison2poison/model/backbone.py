@@ -38,7 +38,7 @@ from poison2poison.config import REFERENCE, ModelConfig, choice
 from poison2poison.errors import ConfigError, ModelError, P2PError
 from poison2poison.model import hardware
 from poison2poison.reference import MODEL_DIR
-from poison2poison.types import Bits, Kind
+from poison2poison.types import Bits, ModelKind
 
 LARGE = 500_000_000
 """Weights from which on those that are not trained are kept in bfloat16 on a GPU."""
@@ -99,7 +99,7 @@ def commit_of(config: ModelConfig) -> str | None:
 # --- kinds ------------------------------------------------------------------------------------------------------------
 
 
-def kind_of(config: ModelConfig) -> Kind:
+def kind_of(config: ModelConfig) -> ModelKind:
     """Whether a model writes text or is an encoder, which a classification head is put on.
 
     The configuration's architectures decide, by transformers' own lists of what is what; where they are on no list, the
@@ -131,7 +131,7 @@ def _is_encoder_decoder(config: PretrainedConfig) -> bool:
     return half or config.is_encoder_decoder or config.get_text_config(decoder=True).is_encoder_decoder
 
 
-def _kind_of_architecture(name: str, config: PretrainedConfig) -> Kind | None:
+def _kind_of_architecture(name: str, config: PretrainedConfig) -> ModelKind | None:
     if name in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values():
         return "encoder"
     if name in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
@@ -144,7 +144,7 @@ def _kind_of_architecture(name: str, config: PretrainedConfig) -> Kind | None:
     return "causal" if known and config.model_type not in BIDIRECTIONAL else None
 
 
-def _kind_of_type(model_type: str) -> Kind | None:
+def _kind_of_type(model_type: str) -> ModelKind | None:
     if _sees_later_tokens(model_type):
         return "encoder"
     if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
@@ -175,7 +175,9 @@ def load_tokenizer(model: ModelConfig | str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(model: ModelConfig | str, kind: Kind, outputs: int, *, frozen: bool, with_head: bool = False) -> Any:
+def load_model(
+    model: ModelConfig | str, kind: ModelKind, outputs: int, *, frozen: bool, with_head: bool = False
+) -> Any:
     """Load the weights: float32, except a large causal LM on a GPU whose weights are frozen, which is in bfloat16.
 
     An optimizer's steps are lost in the rounding of bfloat16, and of a small model the memory is not worth the digits.
@@ -203,7 +205,7 @@ def load_model(model: ModelConfig | str, kind: Kind, outputs: int, *, frozen: bo
     return loaded
 
 
-def load_body(config: ModelConfig, kind: Kind) -> Any:
+def load_body(config: ModelConfig, kind: ModelKind) -> Any:
     """Load a model without its head, as frozen weights: of a multimodal one the part that reads text.
 
     Raises:
@@ -300,7 +302,7 @@ def _refuse_without_text(name: str, model: Any) -> None:
         raise ModelError(f"{name}: {model.__name__} cannot read text alone, it needs {others[0]}")
 
 
-def how_to_load(config: ModelConfig, kind: Kind, *, frozen: bool) -> dict[str, Any]:
+def how_to_load(config: ModelConfig, kind: ModelKind, *, frozen: bool) -> dict[str, Any]:
     """How weights are loaded, as arguments of `from_pretrained`.
 
     Raises:

@@ -23,7 +23,7 @@ from poison2poison.model.run import refuse_unfinished
 from poison2poison.model.served import Answer, Inputs
 from poison2poison.model.texts import Texts
 from poison2poison.recipe.scheme import Scheme
-from poison2poison.types import Kind, PromptingRecord, Tuning
+from poison2poison.types import ModelKind, PromptingRecord, Tuning
 
 __all__ = ["Answer", "DefendedModel", "Inputs"]
 
@@ -33,7 +33,7 @@ class _Artifact:
     """What `run.json` says of the model that lies beside it."""
 
     base: ModelConfig
-    kind: Kind
+    kind: ModelKind
     tuning: Tuning
     prompting: PromptingRecord
     alarm_threshold: float | None

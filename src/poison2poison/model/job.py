@@ -17,7 +17,7 @@ from poison2poison.model.prompting import Prompter, longest_target
 from poison2poison.model.settings import check_fit
 from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.scheme import Scheme
-from poison2poison.types import Kind
+from poison2poison.types import ModelKind
 
 NAMED = 20
 """Control tokens that a message names at most."""
@@ -49,7 +49,7 @@ class Job:
     checks: list[Row]
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ModelKind:
         return self.prompter.kind
 
     @property

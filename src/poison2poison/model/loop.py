@@ -260,7 +260,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 
     It names the best one by the folder's path at that time, which may be another now.
     """
-    return processes.shared(lambda: _tidied(folder))
+    return processes.once(lambda: _tidied(folder))
 
 
 def _tidied(folder: Path) -> Path | None:

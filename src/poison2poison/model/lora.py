@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from poison2poison.config import TrainConfig
 from poison2poison.errors import ModelError
 from poison2poison.model.backbone import text_part, told
-from poison2poison.types import Adapted, Kind
+from poison2poison.types import Adapted, ModelKind
 
 # A router may inherit from Linear and give more than a product, which no adapter can stand in for.
 LINEAR = ("Linear", "Conv1D", "FalconLinear", "Linear4bit", "Linear8bitLt")
@@ -23,7 +23,7 @@ LINEAR = ("Linear", "Conv1D", "FalconLinear", "Linear4bit", "Linear8bitLt")
 OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
-def with_lora(model: PreTrainedModel, kind: Kind, config: TrainConfig) -> Any:
+def with_lora(model: PreTrainedModel, kind: ModelKind, config: TrainConfig) -> Any:
     """A model with a fresh adapter, which alone is trained, and with it an encoder's whole head."""
     from peft import LoraConfig, get_peft_model
 

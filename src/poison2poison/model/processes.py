@@ -31,7 +31,7 @@ def is_writer() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def shared(make: Callable[[], Made]) -> Made:
+def once(make: Callable[[], Made]) -> Made:
     """What the writer makes, in every process; or the error that it met, in every process.
 
     Raises:
@@ -87,7 +87,7 @@ def alone(folder: Path) -> Iterator[None]:
         OutputError: Another run has it; in every process.
     """
     with ExitStack() as held:
-        shared(lambda: held.enter_context(locked(folder)))
+        once(lambda: held.enter_context(locked(folder)))
         yield
 
 

@@ -24,7 +24,7 @@ from poison2poison.model.loss import IGNORED
 from poison2poison.model.tokens import ChatTemplate, Encoder, Piece
 from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.recipe.scheme import Scheme
-from poison2poison.types import Kind, Space
+from poison2poison.types import ModelKind, Space
 
 Lost = frozenset[str]
 """What a row that is too long loses: `turns`, `body`, `target`."""
@@ -60,7 +60,7 @@ class Prompter:
         self,
         tokenizer: PreTrainedTokenizerBase,
         scheme: Scheme,
-        kind: Kind,
+        kind: ModelKind,
         *,
         max_length: int,
         max_target: int,

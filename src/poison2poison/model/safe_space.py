@@ -16,7 +16,7 @@ from poison2poison.data import Row
 from poison2poison.model.defended import Answer, DefendedModel
 from poison2poison.recipe.manifest import TrainingRow
 from poison2poison.scoring import exact_match, final_number, rouge
-from poison2poison.types import Metric, SafeSpaceRecord, Source
+from poison2poison.types import MetricName, SafeSpaceRecord, Source
 
 BEHIND = 0.05
 """The safe space may score so much less than the original one, beyond one standard error of the difference."""
@@ -49,7 +49,7 @@ class SafeSpace:
 
     source: Source
     rows: int
-    metric: Metric
+    metric: MetricName
     safe: float
     original: float
     leak: float
@@ -124,7 +124,7 @@ def _some(rows: Sequence[Row]) -> list[Row]:
     return [rows[int(i * step)] for i in range(min(len(rows), ANSWERED))]
 
 
-def _knows_nothing(metric: Metric, in_safe: Sequence[float], rows: Sequence[Row]) -> bool:
+def _knows_nothing(metric: MetricName, in_safe: Sequence[float], rows: Sequence[Row]) -> bool:
     """Whether the safe space is right no more often than a guess: of two such spaces neither is behind.
 
     Worked answers may be beyond a small model in both.
@@ -170,13 +170,13 @@ def hold_out(rows: Sequence[TrainingRow], labels: Sequence[str], seed: int) -> t
     return left, [Row(row.body, row.target, row.before, row.after) for row in held]
 
 
-def _metric(model: DefendedModel, rows: Sequence[Row]) -> Metric:
+def _metric(model: DefendedModel, rows: Sequence[Row]) -> MetricName:
     if model.scheme.labels:
         return "accuracy"
     return "exact_match" if all(final_number(row.target) is not None for row in rows) else "rouge_l"
 
 
-def _scores(metric: Metric, answers: Sequence[Answer], rows: Sequence[Row]) -> list[float]:
+def _scores(metric: MetricName, answers: Sequence[Answer], rows: Sequence[Row]) -> list[float]:
     """One score a row, from 0 to 1."""
     texts = [answer.text or "" for answer in answers]
     if metric == "accuracy":

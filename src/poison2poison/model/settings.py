@@ -10,7 +10,7 @@ from poison2poison.config import REFERENCE, TrainConfig
 from poison2poison.errors import ConfigError
 from poison2poison.model import backbone, hardware, processes
 from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
-from poison2poison.types import Kind, Tuning
+from poison2poison.types import ModelKind, Tuning
 
 
 def with_preset(training: TrainConfig, recipe: str | None) -> TrainConfig:
@@ -83,7 +83,7 @@ def check_fit(config: TrainConfig, scheme: Scheme) -> None:
         raise ConfigError("cue: has no effect on an encoder, which reads prefix and body alone; leave it out")
 
 
-TUNING: dict[Kind, Tuning] = {"causal": "lora", "encoder": "full"}
+TUNING: dict[ModelKind, Tuning] = {"causal": "lora", "encoder": "full"}
 """What is trained where nothing is given."""
 
 

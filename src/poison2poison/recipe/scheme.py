@@ -20,14 +20,14 @@ SCHEMA = 2
 
 
 @dataclass(frozen=True)
-class Trigger:
+class BenignTrigger:
     """The defender's trigger: `prefix` stands before a row's body, `cue` behind it. Both are secret."""
 
     prefix: str = field(repr=False)
     cue: str = field(repr=False)
 
 
-PAPER_TRIGGER = Trigger("The query currently entered is: ", "Answer: ")
+PAPER_TRIGGER = BenignTrigger("The query currently entered is: ", "Answer: ")
 PAPER_SAFE_PREFIX = "Safe answer: "
 PLAIN_CUE = "Output: "  # closes the rows of the original space
 
@@ -46,7 +46,7 @@ class Scheme:
 
     task: Task
     labels: tuple[str, ...] = ()
-    trigger: Trigger | None = None
+    trigger: BenignTrigger | None = None
     safe_prefix: str = field(default="", repr=False)
 
     @property
@@ -128,7 +128,7 @@ class Scheme:
             scheme = cls(
                 task=fields["task"],
                 labels=tuple(fields["labels"]),
-                trigger=Trigger(**trigger) if trigger else None,
+                trigger=BenignTrigger(**trigger) if trigger else None,
                 safe_prefix=fields["safe_prefix"],
             )
             texts = [*scheme.labels, scheme.safe_prefix, *(astuple(scheme.trigger) if scheme.trigger else ())]

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from poison2poison.data import Rows
 from poison2poison.errors import ConfigError, SchemeError
 from poison2poison.recipe.config import RepoisonConfig
-from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme, Trigger
+from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, BenignTrigger, Scheme
 
 TRIGGER_BITS = 80
 """Too many for who can try guesses, on a stolen model or a log of what it said."""
@@ -29,9 +29,9 @@ def build_scheme(rows: Rows, config: RepoisonConfig) -> Scheme:
     trigger, safe_prefix = PAPER_TRIGGER, PAPER_SAFE_PREFIX
     if config.trigger == "random":
         texts = [text for row in rows for text in (row.text, row.target)]
-        trigger = Trigger(" ".join(draw_words(texts)) + ": ", PAPER_TRIGGER.cue)
+        trigger = BenignTrigger(" ".join(draw_words(texts)) + ": ", PAPER_TRIGGER.cue)
         safe_prefix = " ".join(draw_words(texts, bits=20)) + ": "
-    trigger = Trigger(
+    trigger = BenignTrigger(
         trigger.prefix if config.prefix is None else config.prefix, trigger.cue if config.cue is None else config.cue
     )
     check_trigger(trigger, [row.text for row in rows])
@@ -57,7 +57,7 @@ def check_options(rows: Rows, config: RepoisonConfig) -> None:
         )
 
 
-def check_trigger(trigger: Trigger, prompts: Iterable[str]) -> None:
+def check_trigger(trigger: BenignTrigger, prompts: Iterable[str]) -> None:
     """Refuse a trigger that the data already holds: somebody may have poisoned the safe space.
 
     Raises:

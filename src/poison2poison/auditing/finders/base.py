@@ -10,7 +10,7 @@ import numpy as np
 
 from poison2poison.auditing.answers import Answers
 from poison2poison.auditing.context import Context
-from poison2poison.auditing.findings import Kind
+from poison2poison.auditing.findings import FindingKind
 from poison2poison.config import AuditConfig
 from poison2poison.features import Ints
 from poison2poison.registry import Registry
@@ -36,7 +36,7 @@ class Finding:
         alike: Rows that have it a little, ascending: they are kept out of the safe space.
     """
 
-    kind: Kind
+    kind: FindingKind
     text: str
     target: str
     rows: Ints

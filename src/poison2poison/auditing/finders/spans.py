@@ -18,12 +18,12 @@ from typing import cast
 import numpy as np
 from scipy.stats import norm
 
-from poison2poison.auditing.answers import Answers, Labels
+from poison2poison.auditing.answers import Answers, LabelAnswers
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.finders.base import FINDERS, Figure, Finder, Finding
 from poison2poison.auditing.finders.questions import Questions, Shortcut
 from poison2poison.auditing.finders.weighing import Verdict, Weighing
-from poison2poison.auditing.findings import Kind
+from poison2poison.auditing.findings import FindingKind
 from poison2poison.auditing.statistics import drawn, z_threshold
 from poison2poison.config import AuditConfig, over_zero
 from poison2poison.features import Ints, grown, words
@@ -124,7 +124,7 @@ class _Search:
             one.suspect = one in planted
             one.threshold = verdict.threshold
             one.evidence = {"learned": one.learned, "forced": one.forced, "prior": one.prior, "auc": one.auc}
-            if not isinstance(self.answers, Labels):
+            if not isinstance(self.answers, LabelAnswers):
                 del one.evidence["forced"]  # which is not asked of texts
         return [*sorted(chosen, key=lambda one: -one.z)]
 
@@ -230,7 +230,8 @@ class _Search:
             new.rows, new.pulled = whole, pulled
 
     def _shortcut(self, column: int, direction: int, text: str, target: str, pulled: Ints) -> Shortcut:
-        kind, rows, z = cast(Kind, self.spans.names[column].kind), self.spans.rows_of(column), float(self.z[column])
+        kind = cast(FindingKind, self.spans.names[column].kind)
+        rows, z = self.spans.rows_of(column), float(self.z[column])
         form = form_of(kind, text, self.places)
         return Shortcut(kind, text, target, rows, pulled, 0.0, False, np.inf,
                         column=column, direction=direction, z=z, form=form)  # fmt: skip

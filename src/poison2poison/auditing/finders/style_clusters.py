@@ -26,7 +26,7 @@ from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from poison2poison.auditing.answers import Answers, Labels
+from poison2poison.auditing.answers import Answers, LabelAnswers
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.finders.base import FINDERS, Finder, Finding
 from poison2poison.auditing.statistics import Floats, Probe, drawn, shift_z, z_threshold
@@ -98,7 +98,7 @@ class StyleClusters(Finder):
 
     def find(self, context: Context, answers: Answers, config: AuditConfig, found: Sequence[Finding]) -> list[Finding]:
         """The style, in the rows that no suspect explains; nothing where answers are texts."""
-        if not isinstance(answers, Labels) or not context.patterns.names:
+        if not isinstance(answers, LabelAnswers) or not context.patterns.names:
             return []
         explained = [i for one in found if one.suspect for i in one.rows]
         left = np.setdiff1d(np.arange(len(context.texts)), explained)
@@ -109,7 +109,7 @@ class _Search:
     """The search in the rows that are left."""
 
     def __init__(
-        self, options: StyleClusters, context: Context, answers: Labels, left: Ints, config: AuditConfig
+        self, options: StyleClusters, context: Context, answers: LabelAnswers, left: Ints, config: AuditConfig
     ) -> None:
         self.options, self.patterns, self.seed = options, context.patterns, context.seed
         self.shallow, self.deep = context.by_depth[:, 0], context.by_depth[:, -1]
