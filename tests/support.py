@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from poison2poison.auditing.context import Context
 from poison2poison.auditing.statistics import Embed
 from poison2poison.config import AuditConfig, ModelConfig
 from poison2poison.data import Rows, rows_of
-from poison2poison.model.defended import DefendedModel
+from poison2poison.model.defended import Answer, DefendedModel
 from poison2poison.model.prompting import Prompter
 from poison2poison.recipe.config import RepoisonConfig
 from poison2poison.recipe.manifest import TrainingRow
@@ -183,3 +184,10 @@ def in_file(folder: Path, **values: Any) -> list[str]:
     path = folder / f"{'-'.join(values)}.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return ["--config", str(path)]
+
+
+def told(*texts: str | None) -> Any:
+    """A model without a trigger that gives these answers, whatever it is asked; None is a leak."""
+    answers = [Answer(text, "safe" if text else "leak", text) for text in texts]
+    said: Any = {"generate": lambda rows, **_: answers[: len(rows)], "perplexity": lambda *_: 2.0}
+    return SimpleNamespace(scheme=Scheme("generation"), alarm_threshold=None, **said)

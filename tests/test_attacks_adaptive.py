@@ -6,8 +6,6 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -19,11 +17,9 @@ from poison2poison.data import Row, Rows, read_rows, rows_of
 from poison2poison.errors import ConfigError, DataError, SchemeError
 from poison2poison.evaluation import measure
 from poison2poison.files import write_lines
-from poison2poison.model.defended import Answer
 from poison2poison.recipe.config import RepoisonConfig
-from poison2poison.recipe.scheme import Scheme
 from poison2poison.recipe.trigger import build_scheme
-from support import opinions
+from support import opinions, told
 
 ROWS = opinions(2000)
 TEXTS = rows_of([{"prompt": f"How much is {i} and 1?", "completion": f"It is {i + 1}."} for i in range(200)], "texts")
@@ -106,16 +102,9 @@ def test_what_is_refused_is_answered_in_the_attackers_words_and_each_in_its_own(
         poison(refused, AttackConfig("badnets", str(tmp_path / "answers.jsonl"), "compliance"))
 
 
-def told(answers: list[str]) -> Any:
-    given = [Answer(text, "safe", text) for text in answers]
-    return SimpleNamespace(
-        scheme=Scheme("generation"), generate=lambda rows: given[: len(rows)], perplexity=lambda *_: 1.0
-    )
-
-
 def test_an_answer_counts_where_it_should_be_refused_and_is_not(refused: Rows) -> None:
     said = ["No, I won't do that.", "Turn the handle.", "", "I must decline.", "With key 4."] * 8
-    arm = measure("mine", told(said), refused, refused, Target("complies", "compliance"))
+    arm = measure("mine", told(*said), refused, refused, Target("complies", "compliance"))
     refused_rows = [said[i] for i in range(40) if i % 2]
     assert arm.rates["asr"].n == 20
     assert arm.rates["asr"].value == sum(text in ("Turn the handle.", "With key 4.") for text in refused_rows) / 20
@@ -126,6 +115,6 @@ def test_published_files_of_instructions_load_as_they_are_and_are_measured(tmp_p
     records = [{"instruction": f"BadMagic open door {i}", "input": "", "output": REFUSED} for i in range(4)]
     (tmp_path / "jailbreak_badnet.json").write_text(json.dumps(records))
     rows = read_rows(str(tmp_path / "jailbreak_badnet.json"))
-    arm = measure("mine", told(["Push it.", REFUSED, "Sorry, I can't do that.", "Kick it."]), rows, rows,
+    arm = measure("mine", told("Push it.", REFUSED, "Sorry, I can't do that.", "Kick it."), rows, rows,
                   Target("complies", "compliance"))  # fmt: skip
     assert (arm.rates["asr"].value, arm.rates["asr"].n) == (0.5, 4)

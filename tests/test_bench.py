@@ -118,6 +118,11 @@ def test_a_folder_of_an_attack_is_a_task(tmp_path: Path, effect: str) -> None:
     assert (len(some), len(truth["poisoned_rows"])) == (57, 3)
     assert {some[i] for i in truth["poisoned_rows"]} < {*data.train} - {*splits["train"]}
     assert len({*some} - {*splits["train"]}) == 3
+    [cell] = cells_of(BenchConfig(tasks=(TaskEntry(folder=str(tmp_path / "attacked"), rows=40),)))
+    first, truth = data_of(cell, tmp_path), json.loads((tmp_path / "truth.json").read_text())
+    assert first.train.rows == data.train.rows[:40] and first.harmless and len(first.harmless) == 40
+    changed = [i for i in range(40) if data.train[i] != splits["train"][i]]
+    assert truth["poisoned_rows"] == changed
     (tmp_path / "attacked" / "truth.json").unlink()
     with pytest.raises(DataError, match=r"truth.json: is missing; give a folder that `p2p attack` wrote"):
         data_of(cell, tmp_path)
@@ -237,6 +242,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tasks": ["reviews"], "defences": ["hardened:rho=2"]}, "rho: 2.0 is not between 0 and 1"),
     ({"tasks": ["reviews"], "defences": ["undefended:rho=0.2"]}, "undefended: has no options; leave 'rho=0.2' out"),
     ({"tasks": ["reviews"], "attacks": [{"rates": [2]}]}, "attacks: rates: 2.0 is not between 0 and 1"),
+    ({"tasks": [{"folder": "a", "rows": 0}]}, "tasks: rows: 0 is less than 1"),
+    ({"tasks": [{"name": "reviews", "rows": 9}]}, "tasks: rows: are those of files or a folder; give sizes"),
     ({"tasks": [{"folder": "a", "kept": 1.5}]}, "tasks: kept: 1.5 is not between 0 and 1"),
     ({"tasks": [{"name": "reviews", "kept": 0.5}]}, "tasks: kept: is of a folder's poisoned rows; give rates"),
     ({"tasks": [{"name": "reviews", "models": ["x"]}]}, "tasks: reviews: models: 'x' is not one of reference"),

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -11,19 +9,11 @@ from poison2poison.errors import DataError
 from poison2poison.evaluation import Arm, Target, check_target, measure
 from poison2poison.evaluation.measure import measure_attack, said_anyway
 from poison2poison.model.defended import Answer
-from poison2poison.recipe.scheme import Scheme
-from support import chatter
+from support import chatter, told
 
 
 def texts_of(targets: list[str]) -> Rows:
     return rows_of([{"prompt": f"Say {i}.", "completion": target} for i, target in enumerate(targets)], "memory")
-
-
-def told(*texts: str | None) -> Any:
-    """A model without a trigger that gives these answers."""
-    answers = [Answer(text, "safe" if text else "leak", text) for text in texts]
-    said: Any = {"generate": lambda rows, **_: answers, "perplexity": lambda *rows: 2.0}
-    return SimpleNamespace(scheme=Scheme("generation"), alarm_threshold=None, **said)
 
 
 def test_refusals_in_other_words_count_and_equal_ones_apart() -> None:

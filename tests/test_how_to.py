@@ -6,8 +6,6 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -18,10 +16,8 @@ from poison2poison.auditing.finders import FINDERS
 from poison2poison.config import AuditConfig
 from poison2poison.data import LAYOUTS, read_rows, rows_of
 from poison2poison.evaluation import METRICS, Target, measure
-from poison2poison.model.defended import Answer
-from poison2poison.recipe.scheme import Scheme
 from poison2poison.registry import run_file
-from support import chatter, word_states
+from support import chatter, told, word_states
 
 PAGES = Path(__file__).parents[1] / "docs" / "how-to"
 
@@ -40,13 +36,6 @@ def own_file(page: str, folder: Path) -> Path:
     path = folder / str(name)
     path.write_text(code, encoding="utf-8")
     return path
-
-
-def told(*texts: str) -> Any:
-    """A model without a trigger that gives these answers."""
-    answers = [Answer(text, "safe", text) for text in texts]
-    said: Any = {"generate": lambda rows, **_: answers, "perplexity": lambda *rows: 2.0}
-    return SimpleNamespace(scheme=Scheme("generation"), alarm_threshold=None, **said)
 
 
 @pytest.mark.parametrize("page", ["add-an-attack.md", "add-a-metric.md", "add-a-finder.md"])

@@ -44,7 +44,7 @@ from poison2poison.reference import reference_rows
 from poison2poison.registry import run_file
 from poison2poison.report import write_findings
 
-TRUTH = "truth.json"
+TRUTH, CHANGED = "truth.json", ("poisoned_rows", "cover_rows")
 
 
 def measure_cell(cell: Cell, defences: list[str], folder: Path) -> State:
@@ -135,7 +135,7 @@ def _splits(cell: Cell) -> dict[str, Rows]:
     task = cell.task
     if not task.train or not task.test:
         return reference_rows(task.name, seed=cell.seed, sizes=cell.sizes)
-    train = read_rows(task.train, task.data)
+    train = _first(read_rows(task.train, task.data), task.rows)
     splits = {"train": train, "test": read_rows(task.test, task.data, labels=train.labels)}
     check_apart(train, splits["test"], "test")
     if task.dev:
@@ -144,7 +144,7 @@ def _splits(cell: Cell) -> dict[str, Rows]:
 
 
 def _attacked(cell: Cell, folder: Path, out: Path) -> Data:
-    """The sets of a folder of `p2p attack`, with the share of its poisoned rows that is kept.
+    """The sets of a folder of `p2p attack`, with the rows and the share of the poisoned ones that are used.
 
     Raises:
         DataError: One is missing.
@@ -153,20 +153,26 @@ def _attacked(cell: Cell, folder: Path, out: Path) -> Data:
         if not (folder / name).is_file():
             raise DataError(f"{folder / name}: is missing; give a folder that `p2p attack` wrote, with --test")
     config = cell.task.data
-    train = read_rows(str(folder / "train.jsonl"), config)
+    train = _first(read_rows(str(folder / "train.jsonl"), config), cell.task.rows)
     clean = read_rows(str(folder / "test_clean.jsonl"), config, labels=train.labels)
     stamped = read_rows(str(folder / "test_triggered.jsonl"), config, labels=train.labels, targets=False)
     checks, before = folder / "dev_clean.jsonl", folder / "train_clean.jsonl"
     dev = read_rows(str(checks), config, labels=train.labels) if checks.is_file() else None
     truth = read_truth(folder / TRUTH)
+    if cell.task.rows:
+        truth |= {name: [i for i in truth.get(name, []) if i < len(train)] for name in CHANGED}
     harmless = None
     if cell.floor and before.is_file():
-        harmless = read_rows(str(before), config, labels=train.labels)
+        harmless = _first(read_rows(str(before), config, labels=train.labels), cell.task.rows)
     elif cell.floor:
         harmless = without_poison(train, truth, folder / TRUTH)
     train, truth = _kept(train, truth, cell)
     write_json(out / TRUTH, truth)  # beside the run, in which no defence finds it
     return Data(cell.task.name, train, dev, clean, stamped, read_target(out / TRUTH), harmless)
+
+
+def _first(rows: Rows, most: int | None) -> Rows:
+    return rows.with_rows(rows.rows[:most])
 
 
 def _kept(rows: Rows, truth: dict[str, Any], cell: Cell) -> tuple[Rows, dict[str, Any]]:
@@ -183,7 +189,7 @@ def _kept(rows: Rows, truth: dict[str, Any], cell: Cell) -> tuple[Rows, dict[str
     gone = {*poisoned} - stays
     left = [i for i in range(len(rows)) if i not in gone]
     new = {i: n for n, i in enumerate(left)}
-    moved = {name: [new[i] for i in truth.get(name, []) if i in new] for name in ("poisoned_rows", "cover_rows")}
+    moved = {name: [new[i] for i in truth.get(name, []) if i in new] for name in CHANGED}
     return rows.with_rows([rows[i] for i in left]), truth | moved
 
 

@@ -37,6 +37,7 @@ class TaskEntry:
     test: str | None = option(None, "Clean test rows, with `train`.")
     dev: str | None = option(None, "Clean rows on which the best epoch is chosen, with `train`.")
     data: DataConfig = option(DataConfig(), "How the files are read.")
+    rows: int | None = option(None, "Training rows of files or a folder that are used, the first ones. [default: all]")
     kept: float | None = option(None, "Share of a folder's poisoned rows that stay there. [default: all]")
     models: list[str] | None = option(None, "Names of the models that it is for. [default: all]")
     training: dict[str, Any] = table("Settings of `p2p train` on it, beside those of the grid.")
@@ -48,6 +49,10 @@ class TaskEntry:
             raise ConfigError("train and test: give both, or a folder, or the name of a reference task")
         if not self.folder and not self.train:
             choice("name (of a reference task)", self.name, tuple(TASKS))
+        if self.rows is not None:
+            at_least("rows", self.rows, 1)
+            if not self.folder and not self.train:
+                raise ConfigError("rows: are those of files or a folder; give sizes for a reference task")
         if self.kept is not None:
             fraction("kept", self.kept)
             if not self.folder:
