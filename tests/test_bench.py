@@ -225,7 +225,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tasks": ["reviews"], "seeds": [True]}, "seeds: True is not a whole number"),
     ({"tasks": ["reviews"], "seeds": [-1]}, "seed: -1 is not between 0"),
     ({"tasks": ["reviews"], "defences": ["luck"]}, "defences: 'luck' is not one of abl"),
-    ({"tasks": ["reviews"], "defences": ["strip:copie=3"]}, "strip has no option 'copie'; it has copies, share, frr"),
+    ({"tasks": ["reviews"], "defences": ["strip:copie=3"]}, "strip: has no option 'copie'; it has copies, share, frr"),
     ({"tasks": ["reviews"], "defences": ["strip", "strip:copies=3"]}, "defences: strip is there twice"),
     ({"tasks": ["reviews"], "attacks": ["luck"]}, "attacks: kind: 'luck' is not one of none, badnets"),
     (

@@ -482,9 +482,9 @@ def test_options_stand_behind_a_name() -> None:
     assert chosen("strip:copies=3:share=0.25", RECIPE) == Strip(copies=3, share=0.25)
     assert chosen("paraphrased:pairs=a.jsonl", RECIPE) == Paraphrased("a.jsonl")
     for given, wrong in {
-        "strip:copie=3": "strip has no option 'copie'; it has copies, share, frr",
-        "strip:copies=many": "strip:copies: 'many' is no int",
-        "undefended:a=1": "undefended has no option 'a'; it has none",
+        "strip:copie=3": "strip: has no option 'copie'; it has copies, share, frr",
+        "strip:copies=many": "strip: copies: 'many' is not like its default, 20",
+        "undefended:a=1": "undefended: has no options; leave 'a=1' out",
         "strap": "'strap' is not one of",
     }.items():
         with pytest.raises(ConfigError, match=wrong):

@@ -96,7 +96,7 @@ def test_memory_that_runs_out_in_serving_is_said(
     def classify(texts: Any, **_: Any) -> Any:
         raise error
 
-    model = SimpleNamespace(scheme=SimpleNamespace(labels=("a", "b")), classify=classify)
+    model = SimpleNamespace(scheme=SimpleNamespace(labels=("a", "b")), alarm_threshold=None, classify=classify)
     monkeypatch.setattr(DefendedModel, "load", lambda *_, **__: model)
     with pytest.raises(SystemExit) as ended:
         main(["predict", str(tmp_path), "a text"])

@@ -85,12 +85,15 @@ def test_the_figures_are_those_of_the_check(work: Path, model: Any) -> None:
     assert figures["eval_alarm_threshold"] == max(apart)  # so few rows can raise no alarm at a rate of 0.01
 
 
-def test_texts_have_no_disagreement(work: Path, model: Any, tmp_path: Path) -> None:
+def test_of_texts_the_same_is_logged(work: Path, model: Any, tmp_path: Path) -> None:
     texts = rows_of([{"prompt": row.prompt, "completion": f"It was {row.target}."} for row in opinions(12)], "texts")
     repoisoned(texts, tmp_path / "rows", PAPER_SAFE_PREFIX)
     export(tmp_path / "rows", "trl", TrainConfig(str(work / "base")), tmp_path / "mine")
     figures = SafeSpaceCallback(tmp_path / "mine", texts.rows[:2]).measure(model)
-    assert {*figures} == {"eval_safe_rouge_l", "eval_original_rouge_l", "eval_leak", "eval_off_space", "eval_learned"}
+    assert {*figures} == {
+        "eval_safe_rouge_l", "eval_original_rouge_l", "eval_leak", "eval_off_space", "eval_learned",
+        "eval_disagreement", "eval_alarm_threshold",
+    }  # fmt: skip
 
 
 def test_a_folder_of_no_export_is_refused(work: Path, tmp_path: Path) -> None:

@@ -93,8 +93,8 @@ class Defence:
             ConfigError: There is no such option, or its value is not legal.
         """
         if not is_dataclass(self):
-            raise ConfigError(f"{self.name}: has no options; leave {told(':'.join(options))} out")
-        return with_options(self, options, self.name)
+            raise ConfigError(f"{key_of(self.name)}: has no options; leave {told(':'.join(options))} out")
+        return with_options(self, options, key_of(self.name))
 
     @property
     def arm(self) -> str:

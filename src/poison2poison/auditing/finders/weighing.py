@@ -156,7 +156,21 @@ class Verdict:
         needed = np.log(comb(self.asked, np.arange(1, len(words) + 1)) / self.false_alarm)
         surplus = np.cumsum([one.score for one in words]) - needed
         best = words[: 2 + int(surplus[1:].argmax())]
-        return best if surplus[len(best) - 1] > 0 and self._associated(best) else []
+        enough = surplus[len(best) - 1] > 0 and self._stand_out(best, likely)
+        return best if enough and self._associated(best) else []
+
+    def _stand_out(self, words: Sequence[Shortcut], likely: Sequence[Shortcut]) -> bool:
+        """Whether a set is more than any that could be drawn from all likely words of its answer.
+
+        An attack has few words. Where the language has many for an answer, and these lie further beyond what is likely
+        by chance than they should, a set of them says as much less.
+        """
+        rows = np.concatenate([one.rows for one in words])
+        others = [one.score - self.likely for one in likely if not np.isin(one.rows, rows).any()]
+        further = max(1.0, float(np.mean(others))) if others else 1.0
+        beyond = sum(one.score - self.likely for one in words) / further
+        sets = comb(len(words) + len(others), len(words)) * self.answers.directions
+        return bool(beyond > np.log(sets / self.false_alarm))
 
     def _as_pure(self, one: Shortcut, words: Sequence[Shortcut]) -> bool:
         """Whether its rows have the answer about as often as those of the others; half a row stands against all."""
