@@ -93,10 +93,10 @@ def test_a_training_that_cannot_write_its_model_says_so_and_goes_on_later(
 def test_memory_that_runs_out_in_serving_is_said(
     error: Exception, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def classify(texts: Any, **_: Any) -> Any:
+    def answer(texts: Any, **_: Any) -> Any:
         raise error
 
-    model = SimpleNamespace(scheme=SimpleNamespace(labels=("a", "b")), alarm_threshold=None, classify=classify)
+    model = SimpleNamespace(answer=answer)
     monkeypatch.setattr(DefendedModel, "load", lambda *_, **__: model)
     with pytest.raises(SystemExit) as ended:
         main(["predict", str(tmp_path), "a text"])
