@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 TOGETHER = {
     "test_attacks_meaning.py": "data/pairs",
     "test_attacks_payloads.py": "attacks/refusals",
-    "test_auditing.py": "auditing/__init__ finders/questions finders/weighing",
+    "test_auditing.py": "auditing/__init__ finders/questions",
     "test_spans.py": "finders/spans",
     "test_bench.py": "bench/cell bench/cells bench/config bench/runner",
     "test_cli.py": "cli/app cli/common cli/bench cli/defend cli/export cli/models cli/rows",
