@@ -120,8 +120,8 @@ class Size:
 
     Attributes:
         texts: Of training rows, where answers are texts.
-        words: Of a prompt with its answer where answers are texts, at most: longer rows are left out. So an arm takes
-            half an hour and not an hour and a half on one core.
+        words: Of a prompt with its answer where answers are texts, at most: longer rows are left out, or an arm
+            would take hours on one core.
     """
 
     train: int
