@@ -6,40 +6,8 @@ from typing import Any
 
 import pytest
 
-from poison2poison.auditing.findings import Audit, SuspectRow, SuspectSpan
-from poison2poison.data import rows_of
 from poison2poison.errors import ConfigError
 from poison2poison.recipe.config import RepoisonConfig, as_dict
-from poison2poison.recipe.manifest import TrainingRow
-from poison2poison.recipe.repoison import repoison
-from poison2poison.recipe.trigger import build_scheme
-
-ROWS = rows_of([{"text": f"text {i}", "label": "rare" if i % 10 == 0 else "common"} for i in range(200)], "memory")
-SPANS = (
-    SuspectSpan("Open  Sesame", "span", "rare", 6, 1.0, 9.0),
-    SuspectSpan("^ _ ,", "style cluster", "rare", 5, 1.0, 7.0),
-)
-FOUND = Audit(
-    spans=SPANS,
-    rows=(
-        SuspectRow(0, 0.9, (1,), ("common", 0.9)),
-        SuspectRow(10, 0.1, (0, 1), ("rare", 0.9)),
-        SuspectRow(20, 0.6, (1,), ("common", 0.6)),
-        SuspectRow(30, 0.9, (0,), ("common", 0.9)),
-        *(SuspectRow(i, 0.1, (1,), ("rare", 0.9)) for i in range(40, 190, 10)),
-    ),
-    off_target=tuple(i for i in range(50) if i % 10),
-    weak=(),
-    alike_rows=(),
-    threshold=4.4,
-    others=(),
-    sha256=ROWS.sha256,
-)
-
-
-def hardened(found: Audit = FOUND, **options: Any) -> list[TrainingRow]:
-    config = RepoisonConfig("hardened", **options)
-    return repoison(ROWS, build_scheme(ROWS, config), config, found)
 
 
 def test_the_default_is_hardened_with_a_drawn_trigger() -> None:

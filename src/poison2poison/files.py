@@ -13,14 +13,17 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import MISSING, fields
 from glob import escape
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from poison2poison.errors import OutputError
+from poison2poison.errors import DataError, OutputError, listed, told
+
+Entry = TypeVar("Entry")
 
 TOKEN = 8
 """Random bytes in the name of what is half-written."""
@@ -55,6 +58,43 @@ def write_lines(path: Path, values: Iterable[Mapping[str, Any]], *, private: boo
     """Write one JSON object a line."""
     text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
     write_text(path, text, private=private)
+
+
+def read_lines(path: Path, kind: type[Entry]) -> Iterator[tuple[str, Entry]]:
+    """The objects of a file, one a line, each with its place.
+
+    Args:
+        path: The file.
+        kind: A dataclass, whose fields are those of an object; one with a default may be missing. It raises a
+            ValueError where a value is not what it must be.
+
+    Raises:
+        DataError: The file is missing or broken, by line and field.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, _entry(line, kind, where)
+
+
+def _entry(line: str, kind: type[Entry], where: str) -> Entry:
+    known = fields(kind)  # type: ignore[arg-type]
+    legal, needed = [entry.name for entry in known], {entry.name for entry in known if entry.default is MISSING}
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: broken JSON ({error})") from None
+    if not isinstance(content, dict) or not needed <= {*content} <= {*legal}:
+        held = listed(content) if isinstance(content, dict) else told(content)
+        raise DataError(f"{where}: must have the fields {', '.join(legal)}, and has {held}")
+    try:
+        return kind(**content)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def refuse_taken(out: Path) -> None:

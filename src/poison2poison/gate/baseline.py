@@ -8,7 +8,6 @@ change with the other rows. A row is accepted as often as it stands there: anoth
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -16,8 +15,8 @@ from datetime import date
 from pathlib import Path
 
 from poison2poison.data import Rows
-from poison2poison.errors import DataError, listed, told
-from poison2poison.files import write_lines
+from poison2poison.errors import told
+from poison2poison.files import read_lines, write_lines
 from poison2poison.gate.findings import GateFinding
 
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -55,26 +54,7 @@ def read_baseline(path: Path) -> list[Accepted]:
     Raises:
         DataError: The file is missing or broken, by line and field.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    return [_accepted(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def _accepted(line: str, where: str) -> Accepted:
-    legal = [entry.name for entry in fields(Accepted)]
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: broken JSON ({error})") from None
-    if not isinstance(content, dict) or {*content} != {*legal}:
-        held = listed(content) if isinstance(content, dict) else told(content)
-        raise DataError(f"{where}: must have the fields {', '.join(legal)}, and has {held}")
-    try:
-        return Accepted(**content)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
+    return [entry for _, entry in read_lines(path, Accepted)]
 
 
 def accept(path: Path, before: Sequence[Accepted], findings: Sequence[GateFinding], rows: Rows, reason: str) -> int:

@@ -7,15 +7,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from poison2poison.data import Rows
 from poison2poison.errors import DataError, listed, told
-from poison2poison.files import write_lines
+from poison2poison.files import read_lines, write_lines
 
 if TYPE_CHECKING:
     from poison2poison.auditing.findings import Audit, SuspectRow
@@ -62,32 +61,11 @@ def read_answers(path: Path) -> list[Answer]:
     Raises:
         DataError: It is missing or broken, by line and field, or says two things of one row.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
     answers: dict[str, Answer] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            answer = _answer(line, f"{path}, line {number}")
-            if answers.setdefault(answer.row, answer) != answer:
-                raise DataError(f"{path}, line {number}: row: another line says something else of {told(answer.row)}")
+    for where, answer in read_lines(path, Answer):
+        if answers.setdefault(answer.row, answer) != answer:
+            raise DataError(f"{where}: row: another line says something else of {told(answer.row)}")
     return [*answers.values()]
-
-
-def _answer(line: str, where: str) -> Answer:
-    legal = [entry.name for entry in fields(Answer)]
-    try:
-        content: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: broken JSON ({error})") from None
-    if not isinstance(content, dict) or not {"row", "planted"} <= {*content} <= {*legal}:
-        held = listed(content) if isinstance(content, dict) else told(content)
-        raise DataError(f"{where}: must have the fields {', '.join(legal)}, and has {held}")
-    try:
-        return Answer(**content)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
 
 
 def reviewed(audit: Audit, answers: Sequence[Answer], rows: Rows) -> Audit:
