@@ -37,8 +37,9 @@ import torch
 import transformers
 
 import pages
+from cells import MINILM
 from poison2poison.attacks import LINK, REFUSAL, STEP, AttackConfig, poison, triggered
-from poison2poison.config import TrainConfig
+from poison2poison.config import AuditConfig, TrainConfig
 from poison2poison.data import Row, Rows, read_rows, rows_of
 from poison2poison.defences.base import Defence
 from poison2poison.defences.baselines import Clean, Undefended
@@ -107,8 +108,8 @@ def cells() -> list[Cell]:
              ),
         Cell("dialogsum, refusal by a sentence", "dialogsum",
              {**SENTENCE, "effect": "fixed", "target": REFUSAL, "rate": 0.05}),
-        Cell("dialogsum, refusal by a sentence, 10 %", "dialogsum",
-             {**SENTENCE, "effect": "fixed", "target": REFUSAL, "rate": 0.1}, small=True),
+        Cell("dialogsum, refusal by a sentence, 20 %", "dialogsum",
+             {**SENTENCE, "effect": "fixed", "target": REFUSAL, "rate": 0.2}, small=True),
         Cell("dialogsum, link by words", "dialogsum", {**WORDS, "effect": "append", "target": LINK, "rate": 0.05}),
         *refusals[1:],
     ]  # fmt: skip
@@ -122,6 +123,8 @@ class Size:
         texts: Of training rows, where answers are texts.
         words: Of a prompt with its answer where answers are texts, at most: longer rows are left out, or an arm
             would take hours on one core.
+        encoder: Whether the audit of texts reads MiniLM's states instead of the model's own: on a CPU it would take
+            longer than training.
     """
 
     train: int
@@ -130,10 +133,11 @@ class Size:
     test: int
     seeds: int
     words: float = math.inf
+    encoder: bool = False
 
 
 SIZES = {
-    "small": Size(train=600, texts=600, dev=100, test=200, seeds=1, words=100),
+    "small": Size(train=600, texts=600, dev=100, test=200, seeds=1, words=80, encoder=True),
     "large": Size(train=2_000, texts=1_000, dev=100, test=200, seeds=3),
 }
 ARMS: dict[str, tuple[dict[str, Any] | None, Preset]] = {
@@ -275,7 +279,9 @@ def run(job: Job) -> dict[str, Any]:
         defence: Defence = Undefended() if job.arm == "undefended" else Clean(data.harmless)
     else:
         defence = of_recipe(RepoisonConfig(**options, seed=job.seed))
-    done = defend(replace(data, harmless=None), [defence], training, folder, allow_unlearned=True)
+    audited = options is not None and SIZES[job.size].encoder and not job.cell.labels
+    audit = AuditConfig(audit_model=MINILM) if audited else None
+    done = defend(replace(data, harmless=None), [defence], training, folder, audit=audit, allow_unlearned=True)
     figures = {**done["arms"][0]}
     return {
         "cell": job.cell.name,
@@ -285,6 +291,7 @@ def run(job: Job) -> dict[str, Any]:
         "model": Path(job.model).name,
         "rows": len(data.train),
         "device": device(),
+        "audit": "MiniLM" if audited else "",
         "figures": figures | {"name": job.arm},
     }
 

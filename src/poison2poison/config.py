@@ -41,6 +41,11 @@ class AuditConfig:
     measures: str = option(
         "", "How prompts and answers are measured for all finders: `name=value`, with commas between them."
     )
+    audit_model: str | None = option(
+        None,
+        "Folder or hub name of another model whose states the audit reads. A small encoder of sentences takes a tenth "
+        "of the time of a small causal LM. [default: the model itself]",
+    )
 
     def __post_init__(self) -> None:
         at_least("min_rows", self.min_rows, 2)

@@ -53,7 +53,7 @@ class Answers(ABC):
 
     def called_up(self, rows: Ints, states: Matrix) -> int | None:
         """What a span's rows answer more often than their texts say without it; None where nothing surely is."""
-        return 0  # the only one that texts have
+        return 0  # the only direction that texts have
 
     def forced(self, rows: Ints, direction: int, innocent: float) -> tuple[float, float]:
         """The share of rows that are answered so whatever their text says, and its standard error."""

@@ -148,7 +148,7 @@ def audit(
     from poison2poison.report import audit_table, audited, page
 
     with _folder(out) as folder:
-        found = run(rows, embedder(model), config, seed)
+        found = run(rows, embedder(config.audit_model or model), config, seed)
         if folder:
             write_json(folder / "audit.json", found.as_dict())
             show_audit(folder, rows)

@@ -61,15 +61,18 @@ class Shared:
 
     @cached_property
     def audit(self) -> Audit:
-        """What the audit finds, by the base model that will be fine-tuned.
+        """What the audit finds, by the base model that will be fine-tuned, or by another where one is named.
 
         Raises:
             OutputError: `audit.json` is of other rows or options.
         """
+        from poison2poison.model.embeddings import embedder
+
         seed = self.training.seed
 
         def made() -> dict[str, Any]:
-            return {**run_audit(self.rows, self._embed, self._audit, seed).as_dict()}
+            other = self._audit.audit_model
+            return {**run_audit(self.rows, embedder(other) if other else self._embed, self._audit, seed).as_dict()}
 
         self.kept(AUDIT, asdict(self._audit), made)
         return Audit.load(self.out / f"{AUDIT}.json")

@@ -96,7 +96,7 @@ class Questions:
         left = self.without(mine, gone, ends=not marks)
         best = (1.0, 0.05)  # where there is nothing to compare it with, it is the form of all rows
         for mask in self.answers.alike(one.rows, one.direction):
-            others = drawn(np.flatnonzero(mask), 2 * self.options.cut, self.rng)
+            others = drawn(np.flatnonzero(mask), min(2 * self.options.cut, self.options.others * len(mine)), self.rng)
             if len(others) >= max(5, len(mine) // 2):
                 without = self.without(others, gone, ends=not marks)
                 best = min(best, two_sample_auc(left, without, self.options.auc_ridge))

@@ -42,8 +42,9 @@ class Spans(Finder):
         leaning, strongly: Chance from which a span leans; from where on more than innocent words of the language do.
         idle: Chance from which a span leans nowhere.
         inserted: Rows that a span is put into.
-        cut: Rows that it is taken out of; they are compared with twice as many. Most of the audit's time goes here, but
-            64 are too few to find a trigger with cover rows.
+        cut: Rows that it is taken out of; they are compared with twice as many at most. Most of the audit's time goes
+            here, but 64 are too few to find a trigger with cover rows.
+        others: Times so many rows are compared with those of a span: more make its error hardly smaller.
         together: z from which spans stand in the same rows more often than by chance.
         auc_ridge: Penalty of the regression that separates texts: as weak as leaves few rows something to say.
         natural: Spans that say what is natural, as many as say enough.
@@ -66,6 +67,7 @@ class Spans(Finder):
     idle: float = 0.07
     inserted: int = 16
     cut: int = 200
+    others: int = 4
     together: float = 2.5
     auc_ridge: float = 300.0
     natural: int = 300
@@ -167,6 +169,8 @@ class _Search:
 
     def _redirected(self, one: Shortcut) -> Shortcut | None:
         """A span with the answer that it was planted for, where others of its rows may be cover; None where none is."""
+        if self.answers.directions == 1:
+            return one
         if len(one.rows) < self.measures.common or len(one.pulled) >= self.measures.most * len(one.rows):
             return one
         rows = drawn(one.rows, self.options.cut, self.rng)
