@@ -59,6 +59,10 @@ class Answers(ABC):
         """The share of rows that are answered so whatever their text says, and its standard error."""
         return 0.0, 1.0  # not known of texts: none is sure to come without a span either
 
+    def aligned(self, rows: Ints, others: Ints) -> float:
+        """z of how far two sets of rows are answered otherwise in the same way."""
+        return 0.0  # of labels the direction says it
+
     def repeated(self, text: str, rows: Ints) -> bool:
         """Whether most of some rows' answers say what their prompts say, and were not called up by it."""
         return False  # a label repeats nothing
@@ -235,6 +239,7 @@ class TextAnswers(Answers):
         axes = principal_axes(beyond, min(measures.text_axes, beyond.shape[1]))
         self.answers: Floats = answers @ (axes / ((beyond @ axes).std(0) + 1e-9))
         self.ridge = Ridge(context.states, self.answers, measures.ridge)
+        self.spread = float(np.sqrt((np.cov(self.ridge.beyond_each().T) ** 2).sum()))
 
     def associated(self, spans: Features, left: Mask) -> tuple[Floats, Ints]:
         """By the mean product of its rows' answers, two by two, which is 0 on average of rows that are drawn."""
@@ -259,6 +264,11 @@ class TextAnswers(Answers):
         way = self.answers[rows].mean(0) - self.answers[others].mean(0)
         change: Floats = (after - before) @ self.ridge.weights(rows)[:-1] @ (way / (np.linalg.norm(way) + 1e-9))
         return change
+
+    def aligned(self, rows: Ints, others: Ints) -> float:
+        """By the product of the means, which is 0 on average of rows that are drawn."""
+        product = self.ridge.beyond(rows).mean(0) @ self.ridge.beyond(others).mean(0)
+        return float(product * np.sqrt(len(rows) * len(others)) / self.spread)
 
     def alike(self, rows: Ints, direction: int) -> Iterator[Mask]:
         yield all_but(rows, len(self.answers))

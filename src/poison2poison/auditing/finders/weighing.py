@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -113,10 +113,20 @@ class Verdict:
         likely = [one for one in chosen if one.score > self.likely]
         sharing = [one for one in likely if self._enough(self._sharing(one, likely))]
         sets: list[Shortcut] = []
-        for target in dict.fromkeys(one.target for one in likely if one.target):
-            same = [one for one in likely if one.target == target]
-            sets += self._several_words(same)
+        for same in self._of_one_answer(likely):
+            sets += [one for one in self._several_words(same) if one not in sets]
         return self._by_themselves([*sets, *(one for one in sharing if one not in sets)], sets)
+
+    def _of_one_answer(self, likely: Sequence[Shortcut]) -> Iterator[list[Shortcut]]:
+        """Those that call up the same; where completions differ, each with those that change them in the same way."""
+        for target in dict.fromkeys(one.target for one in likely if one.target):
+            yield [one for one in likely if one.target == target]
+        differing = [one for one in likely if not one.target]
+        for one in differing:
+            yield [other for other in differing if other is one or self._aligned(one, other)]
+
+    def _aligned(self, one: Shortcut, other: Shortcut) -> bool:
+        return self.answers.aligned(one.rows, other.rows) > self.measures.surely
 
     def _sharing(self, one: Shortcut, likely: Sequence[Shortcut]) -> list[Shortcut]:
         """A span with those that stand in its rows, and in theirs."""
