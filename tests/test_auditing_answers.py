@@ -166,6 +166,13 @@ def test_the_text_that_most_rows_share_and_others_do_not_is_what_is_called_up(
     assert texts.saying("cannot you").tolist() == texts.saying("").tolist() == []
 
 
+def test_rows_that_are_changed_in_the_same_way_are_aligned(said: tuple[TextAnswers, Context]) -> None:
+    texts, _ = said
+    assert texts.aligned(HELD[::2], HELD[1::2]) > 3
+    assert texts.aligned(OTHERS[::2], OTHERS[1::2]) < 3
+    assert texts.aligned(HELD, OTHERS) < 3
+
+
 def test_an_answer_that_repeats_its_prompt_is_told_by_its_words(said: tuple[TextAnswers, Context]) -> None:
     texts, _ = said
     assert texts.repeated("sorry but", HELD)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from poison2poison.auditing.context import Measures
 from poison2poison.auditing.finders.questions import Shortcut
@@ -40,3 +42,14 @@ def test_some_of_many_likely_words_of_an_answer_do_not() -> None:
 def test_what_stands_in_the_rows_of_a_set_is_explained_by_it() -> None:
     inside = [word(9.8, range(5, 15)) for _ in range(14)]
     assert verdict()._stand_out(WORDS, [*WORDS, *inside])
+
+
+def test_words_of_one_target_or_of_one_change_are_judged_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = verdict()
+    monkeypatch.setattr(judge.answers, "aligned", lambda rows, others: 9.0 if rows[0] + others[0] < 10 else 0.0,
+                        raising=False)  # fmt: skip
+    same = [word(7.4, range(0, 9)), word(6.9, range(9, 20)), word(4.6, range(20, 31)), word(4.6, range(31, 40))]
+    differing = [replace(one, target="") for one in same[:3]]
+    groups = list(judge._of_one_answer([*same, *differing]))
+    assert groups[0] == same
+    assert [[differing.index(one) for one in group] for group in groups[1:]] == [[0, 1], [0, 1], [2]]
