@@ -62,7 +62,8 @@ def _answers(rows: Rows, context: Context, min_rows: int) -> Answers:
     given = Counter(targets)
     if rows.task == "classification" or min(given.values()) >= min_rows:
         names = rows.labels or tuple(sorted(given))
-        return LabelAnswers(context, names, np.array([names.index(target) for target in targets]))
+        numbers = {name: number for number, name in enumerate(names)}
+        return LabelAnswers(context, names, np.array([numbers[target] for target in targets]))
     return TextAnswers(context, targets)
 
 
