@@ -41,7 +41,7 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
     finders = [*_finders(config)]
     context = Context(rows, embed, config, seed)
     if len({row.target for row in rows}) < 2:
-        return Audit((), (), (), (), (), 0.0, (), rows.sha256)  # all are answered alike
+        return Audit((), (), (), (), (), 0.0, (), rows.sha256, rows.source)  # all are answered alike
     answers = _answers(rows, context, config.min_rows)
     found: list[Finding] = []
     for finder in finders:
@@ -87,6 +87,7 @@ def _audit(rows: Rows, context: Context, answers: Answers, found: Sequence[Findi
         round(max((one.threshold for one in found if one.kind in WRITTEN), default=0.0), 3),
         tuple(_span(one) for one in left if one not in weak),
         rows.sha256,
+        rows.source,
     )
 
 
