@@ -103,12 +103,12 @@ def test_a_folder_laid_out_as_a_hub_dataset_is_read_by_configuration_and_split(t
     data.mkdir(parents=True)
     names = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
     for number in range(2):
-        given = [{"text": f"x{number}", "label": number}]
-        datasets.Dataset.from_list(given, names).to_parquet(data / f"train-{number}.parquet")
-        (data / f"de-{number}.jsonl").write_text(f'{{"text": "z{number}", "label": "nein"}}\n')
+        for kind, text in (("train", "x"), ("de", "z")):
+            given = datasets.Dataset.from_list([{"text": f"{text}{number}", "label": number}], names)
+            given.to_parquet(data / f"{kind}-{number}.parquet")
     (tmp_path / "opinions" / "README.md").write_text(
         "---\nconfigs:\n- config_name: en\n  data_files:\n  - split: train\n    path: data/train-*.parquet\n"
-        "- config_name: de\n  data_files:\n  - split: test\n    path: data/de-*.jsonl\n---\n# Opinions\n"
+        "- config_name: de\n  data_files:\n  - split: test\n    path: data/de-*.parquet\n---\n# Opinions\n"
     )
     folder = str(tmp_path / "opinions")
     assert list(read_rows(f"{folder}:en")) == [Row("x0", "no"), Row("x1", "yes")]

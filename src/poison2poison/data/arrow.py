@@ -90,8 +90,9 @@ def hub(source: str) -> Iterator[Located]:
     name, config, split, revision = _parts(source)
     options = {"name": config, "revision": revision}
     given = {option: value for option, value in options.items() if value}
+    streaming = Path(name).is_dir() or not _is_offline()
     with _loading(name, split):
-        data = datasets.load_dataset(name, split=split, streaming=not _is_offline(), **given)
+        data = datasets.load_dataset(name, split=split, streaming=streaming, **given)
     names = {}
     for column, feature in (data.features or {}).items():  # a stream of JSON has none
         inner = getattr(feature, "feature", feature)
@@ -131,7 +132,8 @@ def _loading(name: str, split: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        lines = (str(error) or type(error).__name__).splitlines()
+        reason = " ".join(lines[:2])  # the second one has the legal values
         raise DataError(
             f"{name}: no such file, and not loadable as a hub dataset, split {split!r} ({reason}); such a one is given "
             "as name:config@split#revision, of which all but the name can be left out"

@@ -76,11 +76,10 @@ def _fill(path: Path, texts: Sequence[str], of_shards: Shards) -> None:
     """Append the states of the shards that the file lacks. Nothing is mapped yet: a full disk is an error, no crash."""
     shards = [texts[start : start + SHARD] for start in range(0, len(texts), SHARD)]
     done = _whole_shards(path, len(texts))
-    left = tqdm(
-        of_shards(shards[done:]), initial=done, total=len(shards), unit="shard", desc="shards", leave=False, disable=None
-    )
+    left = of_shards(shards[done:])
+    shown = {"initial": done, "total": len(shards), "unit": "shard", "desc": "shards", "leave": False}
     with path.open("ab") as file:
-        for states in left:
+        for states in tqdm(left, disable=None, **shown):
             if file.tell() == 0:
                 shape = (len(texts), *states.shape[1:])
                 np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
