@@ -1,4 +1,4 @@
-"""What the audit takes and finds on 10,000 to a million rows whose states are given.
+"""What the audit takes and finds on 10,000 to a million rows, whose states are given.
 
 python benchmarks/scale.py --data ../shared/data                 # the sizes that scale.jsonl does not have yet
 python benchmarks/scale.py --data ../shared/data --rows 100000   # this size anew
@@ -139,7 +139,8 @@ def tables() -> str:
         each = 1000 * line["seconds"] / line["rows"]
         precision = "-" if line["precision"] is None else f"{100 * line['precision']:.1f}"
         found = f"{100 * line['recall']:.1f} / {precision}"
-        spans = ", ".join(f"`{span}`" for span in line["spans"]) or "none"
+        first, *others = line["spans"] or ["none"]
+        spans = f"`{first}`" + (f" and {len(others)} more" if others else "")
         out.append(
             f"| {line['rows']:,} | {line['poisoned']:,} | {line['seconds']:.0f} | {each:.2f} | {line['peak_gib']:.1f} "
             f"| {found} | {spans} |"

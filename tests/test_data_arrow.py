@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pyarrow as pa
 import pytest
-from huggingface_hub import DatasetInfo, HfApi
+from huggingface_hub import HfApi
 
 from poison2poison.data import (
     Row,
@@ -55,9 +56,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     """What the hub is asked; it has one dataset, whose branches are all at one commit."""
     asked: list[tuple[object, ...]] = []
 
-    def about(_: HfApi, name: str, *, revision: str | None) -> DatasetInfo:
+    def about(_: HfApi, name: str, *, revision: str | None) -> SimpleNamespace:
         asked.append((name, revision))
-        return DatasetInfo(id=name, sha=COMMIT)
+        return SimpleNamespace(sha=COMMIT)
 
     def load(path: str, *, split: str, streaming: bool, **more: str) -> datasets.IterableDataset:
         asked.append((path, split, streaming, more))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,24 +14,26 @@ from poison2poison.config import ModelConfig
 from poison2poison.model.embeddings import embedder
 from support import PROMPTS, tiny_encoder
 
-ray: Any = pytest.importorskip("ray", reason="needs the extra `ray`")
+BY_RAY = """
+import json, sys
+import numpy as np
+from poison2poison.config import ModelConfig
+from poison2poison.model.on_ray import on_ray
 
-
-@pytest.fixture
-def machine() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", configure_logging=False)
-    yield
-    ray.shutdown()
+folder, shards, out = sys.argv[1:]
+np.savez(out, *on_ray(ModelConfig(folder), workers=2)(json.loads(shards)))
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of Ray's own
-@pytest.mark.usefixtures("machine")
 def test_two_workers_give_the_states_of_one_process(tmp_path: Path) -> None:
-    from poison2poison.model.on_ray import on_ray
-
-    model = ModelConfig(tiny_encoder(tmp_path))
-    shards = [[f"{text} {number}" for text in PROMPTS] for number in range(5)] + [PROMPTS[:1]]
-    shared = [*on_ray(model, workers=2)(shards)]
-    for made, shard in zip(shared, shards, strict=True):
-        np.testing.assert_array_equal(made, embedder(model)(shard))
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    folder, out = tiny_encoder(tmp_path), tmp_path / "states.npz"
+    shards = [*([f"{text} {number}" for text in PROMPTS] for number in range(5)), PROMPTS[:1]]
+    # Ray leaves processes behind, so it has one of its own.
+    subprocess.run([sys.executable, "-c", BY_RAY, folder, json.dumps(shards), str(out)], check=True)
+    made = np.load(out)
+    embed = embedder(ModelConfig(folder))
+    assert len(made.files) == len(shards)
+    for name, shard in zip(made.files, shards, strict=True):
+        np.testing.assert_array_equal(made[name], embed(shard))

@@ -77,9 +77,9 @@ def _fill(path: Path, texts: Sequence[str], of_shards: Shards) -> None:
     shards = [texts[start : start + SHARD] for start in range(0, len(texts), SHARD)]
     done = _whole_shards(path, len(texts))
     left = of_shards(shards[done:])
-    shown = {"initial": done, "total": len(shards), "unit": "shard", "desc": "shards", "leave": False}
+    shown = tqdm(left, "shards", len(shards), leave=False, disable=None, unit="shard", initial=done)
     with path.open("ab") as file:
-        for states in tqdm(left, disable=None, **shown):
+        for states in shown:
             if file.tell() == 0:
                 shape = (len(texts), *states.shape[1:])
                 np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
