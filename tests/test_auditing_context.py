@@ -53,7 +53,7 @@ def test_other_texts_lie_on_the_axes_of_the_prompts() -> None:
 
 
 def test_texts_of_another_kind_have_a_scale_of_their_own() -> None:
-    found = context_of(chatter(120)).standardised([f"good{i} thing{i}" for i in range(50)])
+    found = context_of(chatter(120)).standardised([f"good{i} thing{i}" for i in range(50)])[:]
     assert found.shape == (50, 48)
     np.testing.assert_allclose(found.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(found.std(0), 1, atol=1e-2)
@@ -65,5 +65,15 @@ def test_a_dimension_that_says_nothing_is_no_error() -> None:
 
     found = context_of(chatter(120), flat)
     assert np.isfinite(found.states).all()
-    assert found.by_depth.shape == (120, 1, 50)
-    assert not found.by_depth[:, :, 48:].any()
+    assert found.deep[:].shape == (120, 50)
+    assert not found.deep[:][:, 48:].any()
+
+
+def test_states_of_the_least_and_the_greatest_depth_have_scales_of_their_own() -> None:
+    def deep(texts: Sequence[str]) -> States:
+        states = word_states(texts)
+        return np.concatenate([states, -states, 5 * states + 7], 1)
+
+    found = context_of(chatter(120), deep)
+    np.testing.assert_allclose(found.shallow[3:5], found.deep[3:5], atol=1e-3)
+    np.testing.assert_allclose(found.shallow[:].std(0), 1, atol=1e-3)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pyarrow as pa
 import pytest
+from huggingface_hub import HfApi
 
 from poison2poison.data import (
     Row,
     read_rows,
 )
 from poison2poison.data.arrow import arrow, parquet
+from poison2poison.data.records import Place
 from poison2poison.errors import DataError
 from records import GOOD
 
@@ -45,23 +48,91 @@ def test_arrow_and_parquet_have_the_names_of_classes(tmp_path: Path) -> None:
         assert list(read_rows(str(tmp_path / f"rows.{ending}"))) == [Row("x", "yes"), Row("y", "no")]
 
 
-def test_a_hub_dataset_is_read_with_the_names_of_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
-    def load(path: str, *, split: str, **more: str) -> datasets.Dataset:
-        asked.append((path, split, more))
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """What the hub is asked; it has one dataset, whose branches are all at one commit."""
+    asked: list[tuple[object, ...]] = []
+
+    def about(_: HfApi, name: str, *, revision: str | None) -> SimpleNamespace:
+        asked.append((name, revision))
+        return SimpleNamespace(sha=COMMIT)
+
+    def load(path: str, *, split: str, streaming: bool, **more: str) -> datasets.IterableDataset:
+        asked.append((path, split, streaming, more))
         features = datasets.Features(
             {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
         )
         given = [{"sentence": "x", "label": 1}, {"sentence": "y", "label": -1 if split == "test" else 0}]
-        return datasets.Dataset.from_list(given, features)
+        return datasets.Dataset.from_list(given, features).to_iterable_dataset()
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # as tests are
+    monkeypatch.setattr(HfApi, "dataset_info", about)
     monkeypatch.setattr(datasets, "load_dataset", load)
+    return asked
+
+
+def test_a_hub_dataset_is_streamed_at_a_commit_with_the_names_of_its_labels(asked: list[tuple[object, ...]]) -> None:
     rows = read_rows("someone/opinions:en@validation#v1")
-    assert asked == [("someone/opinions", "validation", {"name": "en", "revision": "v1"})]
+    assert asked == [
+        ("someone/opinions", "v1"),
+        ("someone/opinions", "validation", True, {"name": "en", "revision": COMMIT}),
+    ]
     assert list(rows) == [Row("x", "yes"), Row("y", "no")]
     with pytest.raises(DataError, match="record 2: field 'label' holds no label"):  # kept back by the hub
         read_rows("someone/opinions@test")
+
+
+def test_the_commit_of_a_hub_dataset_is_recorded_and_said_where_it_was_not_given(
+    asked: list[tuple[object, ...]],
+) -> None:
+    rows = read_rows("someone/opinions")
+    assert rows.source == f"someone/opinions@train#{COMMIT}"
+    assert rows.places[1] == Place(f"{rows.source}, record ", 2)
+    assert [note for note in rows.notes if "not pinned" in note and rows.source in note]
+    asked.clear()
+    again = read_rows(rows.source)
+    assert [call[0] for call in asked] == ["someone/opinions"]  # loaded, and not asked for its commit
+    assert (again.source, again.sha256) == (rows.source, rows.sha256)
+    assert not [note for note in again.notes if "not pinned" in note]
+
+
+def test_a_folder_laid_out_as_a_hub_dataset_is_read_by_configuration_and_split(tmp_path: Path) -> None:
+    data = tmp_path / "opinions" / "data"
+    data.mkdir(parents=True)
+    names = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    for number in range(2):
+        for kind, text in (("train", "x"), ("de", "z")):
+            given = datasets.Dataset.from_list([{"text": f"{text}{number}", "label": number}], names)
+            given.to_parquet(data / f"{kind}-{number}.parquet")
+    (tmp_path / "opinions" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: en\n  data_files:\n  - split: train\n    path: data/train-*.parquet\n"
+        "- config_name: de\n  data_files:\n  - split: test\n    path: data/de-*.parquet\n---\n# Opinions\n"
+    )
+    folder = str(tmp_path / "opinions")
+    assert list(read_rows(f"{folder}:en")) == [Row("x0", "no"), Row("x1", "yes")]
+    assert [row.prompt for row in read_rows(f"{folder}:de@test")] == ["z0", "z1"]
+    assert read_rows(f"{folder}:en").source == f"{folder}:en@train"
+    with pytest.raises(DataError, match=r"not loadable .*'en', 'de'"):
+        read_rows(folder)
+    with pytest.raises(DataError, match="is a folder, which has no revision; leave out #v1"):
+        read_rows(f"{folder}:en#v1")
+
+
+def test_files_in_a_folder_named_data_are_those_of_a_hub_dataset(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(2):
+        (tmp_path / "data" / f"train-0000{number}-of-00002.jsonl").write_text(GOOD)
+    assert len(read_rows(str(tmp_path))) == 2 * len(GOOD.splitlines())
+
+
+def test_a_stream_that_breaks_names_the_dataset(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text(GOOD + "{broken")
+    with pytest.raises(DataError, match=r"not loadable as a hub dataset, split 'train'"):
+        read_rows(str(tmp_path))
 
 
 def test_numbers_of_classes_that_are_none_have_no_name(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from poison2poison.features import (
     FUNCTION_WORDS,
     Feature,
     Features,
+    coded,
+    evenly,
     extract,
     places,
     shared_runs,
@@ -43,7 +45,7 @@ def test_every_frequent_ngram_is_found_with_its_rows() -> None:
     rng = random.Random(0)
     rows = [" ".join(rng.choices(["a", "b", "c", "d", "rare1", "rare2"], [9, 9, 9, 9, 1, 1], k=rng.randrange(9)))
             for _ in range(200)]  # fmt: skip
-    features = extract(rows, 5)
+    features = extract(coded(rows), 5)
     counted: Counter[str] = Counter()
     for text in rows:
         told = text.split()
@@ -60,25 +62,25 @@ def test_every_frequent_ngram_is_found_with_its_rows() -> None:
 
 
 def test_an_ngram_ends_with_its_row_and_counts_once_a_row() -> None:
-    features = extract(["a b", "b a", "a b a b"] * 2, 2)
+    features = extract(coded(["a b", "b a", "a b a b"] * 2), 2)
     assert held(features, "span", "a b") == [0, 2, 3, 5]
     assert held(features, "span", "b a") == [1, 2, 4, 5]
     assert held(features, "first", "a") == [0, 2, 3, 5]
-    assert Feature("span", "b a b") not in extract(["a b", "a b"], 1).names
+    assert Feature("span", "b a b") not in extract(coded(["a b", "a b"]), 1).names
 
 
 def test_a_skeleton_keeps_frequent_words_and_folds_the_others() -> None:
     common = " ".join(f"w{i}" for i in range(FUNCTION_WORDS))
     rows = [f"when rare{i} odd{i} , it ends"[:] for i in range(30)] + [common, "when it ends"] * 40
-    features = extract(rows, 20)
+    features = extract(coded(rows), 20)
     assert held(features, "skeleton", "^ when _ ,") == list(range(30))
     assert held(features, "skeleton", "when _ , it") == list(range(30))
     assert not any(f.kind == "skeleton" and "_" not in f.text.split() for f in features.names)
 
 
 def test_no_rows_and_empty_rows_have_no_features() -> None:
-    assert extract(["", " "], 1).names == []
-    assert extract(["", "x y", "x"], 2).rows_of(0).tolist() == [1, 2]
+    assert extract(coded(["", " "]), 1).names == []
+    assert extract(coded(["", "x y", "x"]), 2).rows_of(0).tolist() == [1, 2]
     for count in range(1, 7):  # fewer words in all than the longest run has
         assert shared_runs(["x"] * count, 5, 1).names == []
 
@@ -109,3 +111,27 @@ def test_what_is_taken_out_leaves_no_mark_behind_that_tells_where(text: str, lef
 )
 def test_spans_are_put_between_words_of_any_script(text: str, spans: list[str], found: set[str]) -> None:
     assert {spliced(text, spans, random.Random(seed)) for seed in range(100)} == found
+
+
+def test_words_are_read_once_and_kept_once_by_how_they_are_spelled() -> None:
+    of = coded(["It is, IT is!", "", "is İt"])
+    assert of.spelled == ["it", "is", ",", "!"]
+    assert [of.spelled[i] for i in of.flat] == ["it", "is", ",", "it", "is", "!", "is", "it"]
+    assert of.row.tolist() == [0] * 6 + [2] * 2
+
+
+def test_first_and_last_words_are_those_beside_the_marks() -> None:
+    of = coded(["( a b !", "...", "c", ""])
+    (first, of_first), (last, of_last) = of.ends()
+    assert [of.spelled[i] for i in first] == ["a", "c"]
+    assert [of.spelled[i] for i in last] == ["b", "c"]
+    assert of_first.tolist() == of_last.tolist() == [0, 2]
+
+
+def test_words_in_most_texts_are_counted_by_texts() -> None:
+    assert coded(["a a a b", "a c", "b", "b b"]).in_most(0.5) == {"b"}
+
+
+def test_items_are_left_out_at_even_distances() -> None:
+    assert evenly("abcdefghi", 3) == ["a", "e", "i"]
+    assert evenly("abc", 3) == ["a", "b", "c"]

@@ -10,10 +10,12 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +23,13 @@ from scipy.sparse import csc_array, hstack
 
 Ints = NDArray[np.int64]
 Index = NDArray[Any]  # int32 or int64, as scipy has it
+Item = TypeVar("Item")
 
 LONGEST_SPAN = 3  # words of an n-gram
 LONGEST_SKELETON = 4  # parts of a skeleton n-gram
 FUNCTION_WORDS = 100  # so many of the most frequent words stand for the language's function words
 COMMON_MARK = 0.25  # share of rows from which on a mark is one of the language's, and no trigger by itself
+ENOUGH_TEXTS = 10_000  # tell a share of them to within half a percent
 GAP = "_"  # stands for a run of other words in a skeleton
 START = "^"  # a skeleton's beginning
 
@@ -87,7 +91,7 @@ def bare(text: str) -> str:
     return re.sub(r"^[\W_]+|[\W_]+$", "", text)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Feature:
     """Something that rows may have in common: `kind` is span, first or last (word), skeleton or form (`forms`)."""
 
@@ -132,14 +136,68 @@ class Features:
         return found
 
 
-def extract(prompts: Sequence[str], min_rows: int) -> Features:
+@dataclass(frozen=True)
+class Coded:
+    """The words of some texts as numbers: texts of any number are read once, and their words are kept once.
+
+    Attributes:
+        flat: All words of all texts, shape (words,), int32.
+        row: The text that each stands in, likewise, ascending.
+        spelled: The word that each number stands for.
+        texts: How many texts there are.
+    """
+
+    flat: Index
+    row: Index
+    spelled: list[str]
+    texts: int
+
+    def in_most(self, share: float) -> set[str]:
+        """The words that more than such a share of the texts hold."""
+        often = np.flatnonzero(np.bincount(self.flat, minlength=len(self.spelled)) > share * self.texts)
+        holding = ((i, len(np.unique(self.row[self.flat == i]))) for i in often.tolist())
+        return {self.spelled[i] for i, count in holding if count > share * self.texts}
+
+    def ends(self) -> tuple[tuple[Index, Index], tuple[Index, Index]]:
+        """The first and the last word of each text that has any, marks left out: its number, and the text."""
+        are_words = np.fromiter(map(is_word, self.spelled), bool, len(self.spelled))
+        said = np.flatnonzero(are_words[self.flat])
+        row = self.row[said]
+        first, last = said[np.diff(row, prepend=-1) != 0], said[np.diff(row, append=self.texts) != 0]
+        return (self.flat[first], self.row[first]), (self.flat[last], self.row[last])
+
+
+class _Numbers(dict[str, int]):
+    """The number of each word, by how it is written; one of a new spelling gets the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spelled: dict[str, int] = {}
+
+    def __missing__(self, word: str) -> int:
+        self[word] = number = self.spelled.setdefault(_lower(word), len(self.spelled))
+        return number
+
+
+def coded(texts: Sequence[str]) -> Coded:
+    """The words of texts as numbers."""
+    numbers, flat, lengths = _Numbers(), array("i"), array("i")
+    for text in texts:
+        before = len(flat)
+        flat.extend(map(numbers.__getitem__, _WORD.findall(text)))
+        lengths.append(len(flat) - before)
+    row = np.repeat(np.arange(len(texts), dtype=np.int32), np.frombuffer(lengths, np.int32))
+    return Coded(np.frombuffer(flat, np.int32), row, [*numbers.spelled], len(texts))
+
+
+def extract(prompts: Coded, min_rows: int) -> Features:
     """Collect the features that at least `min_rows` prompts have.
 
     Args:
         prompts: The rows' prompts.
         min_rows: The least number of rows of a feature.
     """
-    flat, row, spelled = _coded(prompts)
+    flat, row, spelled = prompts.flat, prompts.row, prompts.spelled
     found: list[tuple[Feature, Index]] = []
     for size, at, rows in _frequent(flat, row, LONGEST_SPAN, min_rows):
         found.append((Feature("span", " ".join(spelled[i] for i in flat[at : at + size])), rows))
@@ -154,21 +212,21 @@ def extract(prompts: Sequence[str], min_rows: int) -> Features:
 
     # Marks alone can be planted too, such as an emoji or `!?!`, but those that many rows have are the language's.
     held = {one.text: len(rows) for one, rows in found if one.kind == "span"}
-    odd = {mark for mark, count in held.items() if count <= COMMON_MARK * len(prompts)}
+    odd = {mark for mark, count in held.items() if count <= COMMON_MARK * prompts.texts}
     found = [
         (one, rows)
         for one, rows in found
         if any(map(is_word, one.text.split())) or (one.kind == "span" and not odd.isdisjoint(one.text.split()))
     ]
-    return by_rows(found, len(prompts))
+    return by_rows(found, prompts.texts)
 
 
 def shared_runs(texts: Sequence[str], length: int, min_rows: int) -> Features:
     """The runs of `length` words that at least `min_rows` texts hold, as spans."""
-    flat, row, spelled = _coded(texts)
+    of = coded(texts)
     found = [
-        (Feature("span", " ".join(spelled[i] for i in flat[at : at + size])), rows)
-        for size, at, rows in _frequent(flat, row, length, min_rows)
+        (Feature("span", " ".join(of.spelled[i] for i in of.flat[at : at + size])), rows)
+        for size, at, rows in _frequent(of.flat, of.row, length, min_rows)
         if size == length
     ]
     return by_rows(found, len(texts))
@@ -178,11 +236,12 @@ def grown(texts: Sequence[str], span: str, share: float, form: Collection[str] =
     """A span with the words beside it that so large a share of the texts have there, as the texts spell it.
 
     Args:
-        texts: Texts that hold the span.
+        texts: Texts that hold the span; of many, as many as tell the shares are looked at.
         span: Its words, with spaces.
         share: The least share of the texts.
         form: Words of the form that all texts have: it does not grow by them, and loses them at its ends.
     """
+    texts = evenly(texts, ENOUGH_TEXTS)
     run, held = words(span), [words(text) for text in texts]
     while len(run) > 1 and (run[0] in form or run[-1] in form):
         run = run[1:] if run[0] in form else run[:-1]
@@ -207,13 +266,11 @@ def _neighbour(text: list[str], span: list[str], step: int) -> str:
     return text[beside] if 0 <= beside < len(text) else ""
 
 
-def _coded(texts: Sequence[str]) -> tuple[Index, Index, list[str]]:
-    """All words of the texts as integers, the text of each, and how each integer is spelled."""
-    vocabulary: dict[str, int] = {}
-    coded = [np.array([vocabulary.setdefault(w, len(vocabulary)) for w in words(text)], np.int32) for text in texts]
-    lengths = np.array([len(row) for row in coded])
-    flat = np.concatenate([np.empty(0, np.int32), *coded])
-    return flat, np.repeat(np.arange(len(texts), dtype=np.int32), lengths), list(vocabulary)
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """So many of some items at most, at even distances."""
+    if len(items) <= most:
+        return [*items]
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).astype(int)]
 
 
 def by_rows(found: Sequence[tuple[Feature, Index]], rows: int) -> Features:
@@ -268,6 +325,7 @@ def _frequent(codes: Index, row: Index, longest: int, min_rows: int) -> Iterator
             yield size, int(heads[i]), rows[bounds[i] : bounds[i + 1]]
 
 
+@lru_cache(1 << 16)  # texts repeat their words
 def is_word(text: str) -> bool:
     """Whether a part of a text is a word or a number, and no mark."""
     return text not in (GAP, START) and any(unicodedata.category(char)[0] in "LN" for char in text)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
-from poison2poison.features import Feature, Features, by_rows, is_word, places, spliced, without, words
+from poison2poison.features import Coded, Feature, Features, Index, by_rows, is_word, places, spliced, without, words
 
 LOOKS = dict(zip("aceijopsxyABCEHIJKMOPSTXY", "асеіјорѕхуАВСЕНІЈКМОРЅТХУ", strict=True))
 """Latin letters, and the Cyrillic ones that look like them."""
@@ -49,18 +49,32 @@ def _in_case(text: str, wanted: Callable[[str], str], least_letters: int = 4) ->
 
     In fewer letters than `least_letters` case says nothing: "I" is in capitals, whatever it is meant to be.
     """
-    letters = sum(char.isalpha() for char in text)
-    return letters >= least_letters and wanted(text) == text and text.lower() != text.upper()
+    if wanted(text) != text or text.lower() == text.upper():
+        return False
+    letters = islice(filter(str.isalpha, text), least_letters)
+    return sum(1 for _ in letters) == least_letters
+
+
+_BEGINNING = re.compile(r"(?<![\w'’])\w")  # of a word; a letter after an apostrophe begins none
 
 
 def _capitalised(text: str) -> str:
-    """Every word with a capital; a letter after an apostrophe begins none."""
-    return re.sub(r"(?<![\w'’])\w", lambda match: match.group().upper(), text)
+    """Every word with a capital."""
+    return _BEGINNING.sub(lambda match: match.group().upper(), text)
+
+
+def _is_capitalised(text: str) -> bool:
+    """Whether there are several words, and each has a capital, but not only capitals."""
+    if any(match.group() != match.group().upper() for match in _BEGINNING.finditer(text)):
+        return False
+    return len(text.split()) > 1 and not text.isupper() and _in_case(text, _capitalised)
 
 
 def _has_loud_word(text: str) -> bool:
     """Whether some word, but not all of the text, is in capitals."""
-    return not text.isupper() and any(_in_case(word, str.upper) for word in text.split())
+    if text.lower() == text or text.isupper():
+        return False
+    return any(_in_case(word, str.upper) for word in text.split())
 
 
 def _with_loud_word(text: str) -> str:
@@ -74,7 +88,7 @@ def _scripts(word: str) -> set[str]:
 
 
 def _is_mixed(word: str) -> bool:
-    return len(_scripts(word) & {"LATIN", "CYRILLIC", "GREEK"}) > 1
+    return not word.isascii() and len(_scripts(word) & {"LATIN", "CYRILLIC", "GREEK"}) > 1
 
 
 def _with_mixed_word(text: str) -> str:
@@ -106,19 +120,19 @@ FORMS = {
     "all in capitals": Form(lambda text: _in_case(text, str.upper), str.upper, str.lower),
     "all in lower case": Form(lambda text: _in_case(text, str.lower), str.lower, str.lower),
     "every word with a capital": Form(
-        lambda text: len(text.split()) > 1 and not text.isupper() and _in_case(text, _capitalised),
+        _is_capitalised,
         lambda text: _capitalised(text.lower()),
         str.lower,
     ),
     "a word in capitals": Form(_has_loud_word, _with_loud_word, str.lower),
     "no mark": Form(lambda text: all(map(is_word, words(text))), _without_marks, _without_marks),
     "scripts mixed in a word": Form(
-        lambda text: any(map(_is_mixed, text.split())),
+        lambda text: not text.isascii() and any(map(_is_mixed, text.split())),
         _with_mixed_word,
         lambda text: " ".join(word.translate(_LATIN) if _is_mixed(word) else word for word in text.split()),
     ),
     "marks apart from their letters": Form(
-        lambda text: unicodedata.normalize("NFC", text) != text,
+        lambda text: not unicodedata.is_normalized("NFC", text),
         lambda text: unicodedata.normalize("NFD", text),
         lambda text: unicodedata.normalize("NFC", text),
     ),
@@ -131,30 +145,41 @@ FORMS = {
 }
 
 
-def forms(texts: Sequence[str], spans: Features, min_rows: int, nearly_all: float) -> Features:
+def forms(texts: Sequence[str], of: Coded, spans: Features, min_rows: int, nearly_all: float) -> Features:
     """Which texts are written how: the forms above, and the words that texts begin and end with.
 
     Args:
         texts: The texts as they are, with their white space.
+        of: Their words.
         spans: Their spans.
         min_rows: The least number of texts of a form.
         nearly_all: Share of its texts that a word begins or ends, from which it is asked as a span alone.
+
+    Returns:
+        The forms in the order in which the texts hold them first.
     """
-    held: dict[Feature, list[int]] = defaultdict(list)
-    for i, text in enumerate(texts):
-        for name, form in FORMS.items():
-            if form.holds(text):
-                held[Feature("form", name)].append(i)
-        if said := [word for word in words(text) if is_word(word)]:
-            held[Feature("first", said[0])].append(i)
-            held[Feature("last", said[-1])].append(i)
     anywhere = dict(zip((one.text for one in spans.names), spans.counts, strict=True))
-    found = [
-        (one, np.array(rows, np.int32))
-        for one, rows in held.items()
-        if len(rows) >= min_rows and (one.kind == "form" or len(rows) < nearly_all * anywhere[one.text])
-    ]
-    return by_rows(found, len(texts))
+    found: list[tuple[int, int, Feature, Index]] = []  # with the first text of each, and its place among those of one
+    for place, (name, form) in enumerate(FORMS.items()):
+        rows = np.fromiter((i for i, text in enumerate(texts) if form.holds(text)), np.int32)
+        if len(rows) >= min_rows:
+            found.append((int(rows[0]), place, Feature("form", name), rows))
+    for place, (kind, (numbers, holding)) in enumerate(zip(("first", "last"), of.ends(), strict=True), len(FORMS)):
+        for number, rows in _grouped(numbers, holding, min_rows):
+            word = of.spelled[number]
+            if len(rows) < nearly_all * anywhere[word]:
+                found.append((int(rows[0]), place, Feature(kind, word), rows))
+    found.sort(key=lambda one: one[:2])
+    return by_rows([(feature, rows) for _, _, feature, rows in found], len(texts))
+
+
+def _grouped(numbers: Index, rows: Index, least: int) -> Iterator[tuple[int, Index]]:
+    """The numbers that at least so many rows have, and these rows; one number a row, rows ascending."""
+    order = np.argsort(numbers, kind="stable")
+    distinct, starts, counts = np.unique(numbers[order], return_index=True, return_counts=True)
+    for number, start, count in zip(distinct.tolist(), starts.tolist(), counts.tolist(), strict=True):
+        if count >= least:
+            yield number, rows[order[start : start + count]]
 
 
 def form_of(kind: str, text: str, rng: random.Random) -> Form:

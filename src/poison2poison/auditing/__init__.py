@@ -41,7 +41,7 @@ def audit(rows: Rows, embed: Embed, config: AuditConfig, seed: int = 0) -> Audit
     finders = [*_finders(config)]
     context = Context(rows, embed, config, seed)
     if len({row.target for row in rows}) < 2:
-        return Audit((), (), (), (), (), 0.0, (), rows.sha256)  # all are answered alike
+        return Audit((), (), (), (), (), 0.0, (), rows.sha256, rows.source)  # all are answered alike
     answers = _answers(rows, context, config.min_rows)
     found: list[Finding] = []
     for finder in finders:
@@ -62,7 +62,8 @@ def _answers(rows: Rows, context: Context, min_rows: int) -> Answers:
     given = Counter(targets)
     if rows.task == "classification" or min(given.values()) >= min_rows:
         names = rows.labels or tuple(sorted(given))
-        return LabelAnswers(context, names, np.array([names.index(target) for target in targets]))
+        numbers = {name: number for number, name in enumerate(names)}
+        return LabelAnswers(context, names, np.array([numbers[target] for target in targets]))
     return TextAnswers(context, targets)
 
 
@@ -86,6 +87,7 @@ def _audit(rows: Rows, context: Context, answers: Answers, found: Sequence[Findi
         round(max((one.threshold for one in found if one.kind in WRITTEN), default=0.0), 3),
         tuple(_span(one) for one in left if one not in weak),
         rows.sha256,
+        rows.source,
     )
 
 

@@ -15,8 +15,20 @@ from scipy.special import expit, logit, logsumexp
 from scipy.stats import binom, norm
 
 from poison2poison.auditing.context import Context
-from poison2poison.auditing.statistics import Floats, Mask, Matrix, Probe, Ridge, all_but, principal_axes, shift_to
-from poison2poison.features import Features, Ints, grown, shared_runs, words
+from poison2poison.auditing.statistics import (
+    Beside,
+    Floats,
+    Mask,
+    Matrix,
+    Probe,
+    Ridge,
+    all_but,
+    blocks,
+    principal_axes,
+    projected,
+    shift_to,
+)
+from poison2poison.features import ENOUGH_TEXTS, Features, Ints, evenly, grown, shared_runs, words
 
 
 class Answers(ABC):
@@ -131,12 +143,16 @@ class LabelAnswers(Answers):
         return np.maximum(z, beyond), np.where(beyond > self.measures.surely, where, direction)
 
     def _against_shares(self, spans: Features, left: Mask) -> tuple[Floats, Ints]:
-        """By the exact binomial test."""
+        """By the exact binomial test, some spans at a time: there may be millions, and many labels."""
         has = self.has * left[:, None]
-        count = np.asarray(spans.matrix.T @ left.astype(np.float64)).ravel()[:, None]
+        counts = np.asarray(spans.matrix.T @ left.astype(np.float64)).ravel()
         share = np.clip(has.sum(0) / max(1, left.sum()), 1e-6, 1 - 1e-6)
-        z = norm.isf(np.clip(binom.sf(spans.matrix.T @ has - 1, count, share), 1e-300, 1 - 1e-9))
-        return z.max(1), z.argmax(1)
+        strongest, direction = np.empty(len(counts)), np.empty(len(counts), np.int64)
+        for block in blocks(len(counts)):
+            chance = binom.sf(spans.matrix[:, block].T @ has - 1, counts[block, None], share)
+            z = norm.isf(np.clip(chance, 1e-300, 1 - 1e-9))
+            strongest[block], direction[block] = z.max(1), z.argmax(1)
+        return strongest, direction
 
     def _beyond_probe(self, spans: Features, left: Mask) -> tuple[Floats, Ints]:
         """Of common spans, by the score test: a trigger with cover rows has its label no more often than others."""
@@ -232,14 +248,14 @@ class TextAnswers(Answers):
         self.completions, self.said = completions, [f" {' '.join(words(text))} " for text in completions]
         self.measures = measures = context.measures
         ends = [" ".join(completion.split()[-measures.last_words :]) for completion in completions]
-        flat = np.concatenate([context.standardised(completions), context.standardised(ends)], 1)
+        flat = Beside([context.standardised(completions), context.standardised(ends)])
         axes = principal_axes(flat, min(measures.answer_axes, max(2, len(flat) // 8)))
-        answers = (flat @ axes).astype(np.float64)
-        beyond = Ridge(context.states, answers, measures.ridge).beyond_each()
+        answers = projected(flat, axes).astype(np.float64)
+        beyond = Ridge(context.states, answers, measures.ridge).beyond_each
         axes = principal_axes(beyond, min(measures.text_axes, beyond.shape[1]))
         self.answers: Floats = answers @ (axes / ((beyond @ axes).std(0) + 1e-9))
         self.ridge = Ridge(context.states, self.answers, measures.ridge)
-        self.spread = float(np.sqrt((np.cov(self.ridge.beyond_each().T) ** 2).sum()))
+        self.spread = float(np.sqrt((np.cov(self.ridge.beyond_each.T) ** 2).sum()))
 
     def associated(self, spans: Features, left: Mask) -> tuple[Floats, Ints]:
         """By the mean product of its rows' answers, two by two, which is 0 on average of rows that are drawn."""
@@ -293,11 +309,11 @@ class TextAnswers(Answers):
         return text, rows if len(cover) and of_cover > self.measures.cover_shift * shift else mine
 
     def _shared(self, rows: Ints) -> str:
-        completions = [self.completions[i] for i in rows]
+        completions = evenly([self.completions[i] for i in rows], ENOUGH_TEXTS)
         whole: tuple[str, int] = Counter(completions).most_common(1)[0]
-        if whole[1] > len(rows) / 2:
+        if whole[1] > len(completions) / 2:
             return whole[0]
-        runs = shared_runs(completions, self.measures.run, max(2, len(rows) // 2))
+        runs = shared_runs(completions, self.measures.run, max(2, len(completions) // 2))
         if not runs.names:
             return ""
         most = int(runs.counts.argmax())

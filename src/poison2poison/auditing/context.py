@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from poison2poison.auditing.statistics import Embed, Matrix, States, principal_axes
+import numpy as np
+
+from poison2poison.auditing.statistics import Embed, Matrix, Scaled, moments, principal_axes, projected
 from poison2poison.config import AuditConfig, listed_in, over_zero, with_options
 from poison2poison.data import Rows
-from poison2poison.features import extract, words
+from poison2poison.features import coded, extract
 from poison2poison.forms import forms, one_spaced
 
 
@@ -68,8 +69,8 @@ class Context:
         form: Words that nearly all of them hold.
         spans: Their n-grams, and the forms that they are written in.
         patterns: Their first words, function-word patterns and forms.
-        by_depth: Their standardised states, shape (rows, depths, width).
-        states: The same on their principal axes, shape (rows, axes), with a spread of 1 on average.
+        shallow, deep: Their standardised states at the least and the greatest depth, shape (rows, width).
+        states: Those of all depths on their principal axes, shape (rows, axes), with a spread of 1 on average.
         seed: Of all draws.
         measures: How all this is measured.
     """
@@ -78,31 +79,37 @@ class Context:
         self.measures = measures = with_options(Measures(), listed_in(config.measures), "measures")
         self.texts, self.seed = [one_spaced(row.text) for row in rows], seed
         min_rows = max(2, config.min_rows // 2)
-        features = extract(self.texts, min_rows)
+        prompts = coded(self.texts)
+        features = extract(prompts, min_rows)
         spans = features.of("span")
-        written = forms([row.text for row in rows], spans, min_rows, measures.nearly_all)
+        written = forms([row.text for row in rows], prompts, spans, min_rows, measures.nearly_all)
         self.spans = spans.beside(written)
         self.patterns = features.of("first", "skeleton").beside(written.of("form"))
-        held = Counter(word for text in self.texts for word in set(words(text)))
-        self.form = {word for word, count in held.items() if count > measures.nearly_all * len(rows)}
+        self.form = prompts.in_most(measures.nearly_all)
 
         raw = embed(self.texts)
-        self._embed, self._mean, self._deviation = embed, raw.mean(0), raw.std(0) + 1e-6
-        self.by_depth: States = (raw - self._mean) / self._deviation
-        flat: Matrix = self.by_depth.reshape(len(rows), -1)
+        width = raw.shape[-1]
+        flat = _scaled(raw.reshape(len(raw), -1))
+        self._embed, self._mean, self._deviation = embed, flat.mean, flat.deviation
+        self.shallow = Scaled(raw[:, 0], flat.mean[:width], flat.deviation[:width])
+        self.deep = Scaled(raw[:, -1], flat.mean[-width:], flat.deviation[-width:])
         axes = principal_axes(flat, min(measures.axes, max(2, len(rows) // 4)))
-        self._axes = axes / ((flat @ axes).std(0).mean() + 1e-6)
-        self.states: Matrix = flat @ self._axes
+        self._axes = axes / (moments(projected(flat, axes))[1].mean() + 1e-6)
+        self.states: Matrix = projected(flat, self._axes)
 
     def embed(self, texts: Sequence[str]) -> Matrix:
         """The states of other texts on the prompts' axes, shape (texts, axes)."""
         if not len(texts):
             return self.states[:0]
-        states: Matrix = ((self._embed(texts) - self._mean) / self._deviation).reshape(len(texts), -1) @ self._axes
-        return states
+        raw = self._embed(texts)
+        return projected(Scaled(raw.reshape(len(raw), -1), self._mean, self._deviation), self._axes)
 
-    def standardised(self, texts: Sequence[str]) -> Matrix:
+    def standardised(self, texts: Sequence[str]) -> Scaled:
         """The states of texts of another kind, each dimension with a mean of 0 and a spread of 1 among them."""
-        raw = self._embed(texts).reshape(len(texts), -1)
-        flat: Matrix = (raw - raw.mean(0)) / (raw.std(0) + 1e-6)
-        return flat
+        raw = self._embed(texts)
+        return _scaled(raw.reshape(len(raw), -1))
+
+
+def _scaled(raw: Matrix) -> Scaled:
+    mean, deviation = moments(raw)
+    return Scaled(raw, mean, deviation + np.float32(1e-6))

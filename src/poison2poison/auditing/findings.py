@@ -67,6 +67,7 @@ class AuditRecord(TypedDict):
 
     schema: int
     sha256: str
+    source: str
     suspect_spans: list[dict[str, Any]]
     suspect_rows: list[dict[str, Any]]
     off_target_rows: list[int]
@@ -89,6 +90,7 @@ class Audit:
         threshold: The score that a suspect span exceeds, by itself or with others that share its rows.
         others: The other spans that were asked, the largest score first; for the picture.
         sha256: Hash of the audited rows.
+        source: Where they are from: a file, or a hub dataset by its commit; empty in an older `audit.json`.
     """
 
     spans: tuple[SuspectSpan, ...]
@@ -99,12 +101,14 @@ class Audit:
     threshold: float
     others: tuple[SuspectSpan, ...]
     sha256: str
+    source: str = ""
 
     def as_dict(self) -> AuditRecord:
         """The content of `audit.json`."""
         return {
             "schema": SCHEMA,
             "sha256": self.sha256,
+            "source": self.source,
             "suspect_spans": [asdict(span) for span in self.spans],
             "suspect_rows": [asdict(row) for row in self.rows],
             "off_target_rows": list(self.off_target),
@@ -138,7 +142,8 @@ class Audit:
             )
             spans, weak, others = (tuple(map(_span, content[name])) for name in SPANS)
             off_target, alike = tuple(content["off_target_rows"]), tuple(content["alike_rows"])
-            found = cls(spans, rows, off_target, weak, alike, content["threshold"], others, content["sha256"])
+            threshold, sha256, source = content["threshold"], content["sha256"], content.get("source", "")
+            found = cls(spans, rows, off_target, weak, alike, threshold, others, sha256, source)
             found._check()
             return found
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +23,82 @@ Matrix = NDArray[np.float32]  # shape (rows, width)
 States = NDArray[np.float32]  # shape (rows, depths, width), from shallow to deep
 Classifier = Any  # of scikit-learn
 Embed = Callable[[Sequence[str]], States]
+BLOCK = 1 << 16
+"""Rows that are worked on at a time, so that states may stand in a memory map."""
+PART = 1000
+"""A regression on so many times as many rows has learned next to nothing of these."""
 
 
-def principal_axes(states: Matrix | Floats, count: int) -> Matrix:
+class Sliced(Protocol):
+    """States of which some rows can be looked at, shape (rows, width)."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """So many rows, `BLOCK` at a time."""
+    for start in range(0, count, BLOCK):
+        yield slice(start, start + BLOCK)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """States with a mean of 0 and a spread of 1 in each dimension, worked out for those rows that are looked at.
+
+    Attributes:
+        raw: Shape (rows, width); it may be a memory map.
+        mean, deviation: Of each dimension.
+    """
+
+    raw: Matrix
+    mean: Matrix
+    deviation: Matrix
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, rows: Any) -> Matrix:
+        scaled: Matrix = (self.raw[rows] - self.mean) / self.deviation
+        return scaled
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Several states of each row, one after another."""
+
+    parts: Sequence[Sliced]
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __getitem__(self, rows: Any) -> Matrix:
+        return np.concatenate([part[rows] for part in self.parts], 1)
+
+
+def moments(states: Sliced) -> tuple[Matrix, Matrix]:
+    """Mean and spread of each dimension, of any number of rows as exact as of one block of them."""
+    parts = [states[block] for block in blocks(len(states))]
+    shares = np.array([len(part) for part in parts]) / len(states)
+    means = np.stack([part.mean(0) for part in parts])
+    variances = np.stack([part.var(0) for part in parts])
+    mean = np.tensordot(shares, means, 1)
+    variance = np.tensordot(shares, variances + (means - mean) ** 2, 1)
+    return mean.astype(np.float32), np.sqrt(variance.astype(np.float32))
+
+
+def projected(states: Sliced, axes: Matrix) -> Matrix:
+    """States on some axes, shape (rows, axes)."""
+    out = np.empty((len(states), axes.shape[1]), np.float32)
+    for block in blocks(len(states)):
+        out[block] = states[block] @ axes
+    return out
+
+
+def principal_axes(states: Sliced, count: int) -> Matrix:
     """The first principal axes of centred states, shape (width, count)."""
-    _, axes = np.linalg.eigh(states.T @ states)
+    parts = (states[block] for block in blocks(len(states)))
+    _, axes = np.linalg.eigh(sum(part.T @ part for part in parts))
     first: Matrix = np.ascontiguousarray(axes[:, ::-1][:, :count])
     return first
 
@@ -43,7 +115,7 @@ class Probe:
         most: Rows that it is fitted on at most: more teach it nothing.
     """
 
-    states: Matrix
+    states: Sliced
     labels: Ints
     count: int
     seed: int
@@ -57,7 +129,8 @@ class Probe:
         """
         fitted, p = drawn(kept, self.most, np.random.default_rng(self.seed)), np.zeros((len(self.labels), self.count))
         whole = self._fitted(fitted)
-        p[:, whole.classes_] = whole.predict_proba(self.states)
+        for block in blocks(len(p)):
+            p[block, whole.classes_] = whole.predict_proba(self.states[block])
         least = int(np.unique(self.labels[fitted], return_counts=True)[1].min())
         if len(fitted) > 1:
             # A label with one row cannot be in two folds.
@@ -86,32 +159,53 @@ class Ridge:
     """A ridge regression from states to targets, which judges rows as if it had not seen them.
 
     Attributes:
-        states: Shape (rows, axes + 1), the last for the intercept.
+        states: Shape (rows, axes).
         targets: Shape (rows, targets).
     """
 
     def __init__(self, states: Matrix, targets: Floats, penalty: float) -> None:
-        self.states: Floats = np.concatenate([states, np.ones((len(states), 1))], 1).astype(np.float64)
-        self.targets = targets
-        self.gram: Floats = self.states.T @ self.states + penalty * np.eye(self.states.shape[1])
-        self.cross: Floats = self.states.T @ targets
+        self.states, self.targets = states, targets
+        self.gram: Floats = penalty * np.eye(states.shape[1] + 1)
+        self.cross: Floats = np.zeros((states.shape[1] + 1, targets.shape[1]))
+        for block in blocks(len(states)):
+            part = self._with_one(block)
+            self.gram = part.T @ part + self.gram
+            self.cross = part.T @ targets[block] + self.cross
+
+    def _with_one(self, rows: slice | Ints) -> Floats:
+        """The states of some rows and an axis for the intercept."""
+        states = self.states[rows]
+        return np.concatenate([states, np.ones((len(states), 1))], 1)
 
     def weights(self, rows: Ints) -> Floats:
         """Of the regression without some rows, shape (axes + 1, targets)."""
-        mine = self.states[rows]
+        return self._weights(self._with_one(rows), rows)
+
+    def _weights(self, mine: Floats, rows: Ints) -> Floats:
         gram, cross = self.gram - mine.T @ mine, self.cross - mine.T @ self.targets[rows]
         return np.asarray(np.linalg.solve(gram, cross), np.float64)
 
     def beyond(self, rows: Ints) -> Floats:
-        """What of some rows' targets the regression without them leaves, shape (rows, targets)."""
-        beyond: Floats = self.targets[rows] - self.states[rows] @ self.weights(rows)
+        """What of some rows' targets the regression without them leaves, shape (rows, targets).
+
+        Of very few among many rows each is judged by the regression without itself alone.
+        """
+        if PART * len(rows) < len(self.states):
+            few: Floats = self.beyond_each[rows]
+            return few
+        mine = self._with_one(rows)
+        beyond: Floats = self.targets[rows] - mine @ self._weights(mine, rows)
         return beyond
 
+    @cached_property
     def beyond_each(self) -> Floats:
         """What of every row's targets the regression without that row leaves, by its leverage."""
-        leverage = np.einsum("ij,ji->i", self.states, np.linalg.solve(self.gram, self.states.T))
-        left = self.targets - self.states @ np.linalg.solve(self.gram, self.cross)
-        beyond: Floats = left / (1 - np.minimum(leverage, 0.99)[:, None])
+        beyond, weights = np.empty_like(self.targets), np.linalg.solve(self.gram, self.cross)
+        for block in blocks(len(beyond)):
+            states = self._with_one(block)
+            leverage = np.einsum("ij,ji->i", states, np.linalg.solve(self.gram, states.T))
+            left = self.targets[block] - states @ weights
+            beyond[block] = left / (1 - np.minimum(leverage, 0.99)[:, None])
         return beyond
 
 

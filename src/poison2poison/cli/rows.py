@@ -145,10 +145,12 @@ def audit(
     from poison2poison.auditing import audit as run
     from poison2poison.files import write_json, write_text
     from poison2poison.model.embeddings import embedder
+    from poison2poison.model.shards import about, mapped
     from poison2poison.report import audit_table, audited, page
 
-    with _folder(out) as folder:
-        found = run(rows, embedder(config.audit_model or model), config, seed)
+    reader = ModelConfig(config.audit_model) if config.audit_model else model
+    with _folder(out) as folder, _states(out) as states:
+        found = run(rows, mapped(embedder(reader), states, about(reader)), config, seed)
         if folder:
             write_json(folder / "audit.json", found.as_dict())
             show_audit(folder, rows)
@@ -171,6 +173,21 @@ def _folder(out: Path | None) -> Iterator[Path | None]:
         return
     with locked(out), whole_folder(out) as folder:
         yield folder
+
+
+@contextmanager
+def _states(out: Path | None) -> Iterator[Path]:
+    """The folder for states: an interrupted audit goes on with those beside its `out`."""
+    from tempfile import TemporaryDirectory
+
+    from poison2poison.model.shards import kept_beside
+
+    if out is None:
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    with kept_beside(out) as kept:
+        yield kept
 
 
 def _known(gate: GateConfig, data: DataConfig, rows: Rows) -> tuple[list[Accepted], Rows | None]:

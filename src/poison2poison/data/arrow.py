@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from poison2poison.errors import SHOWN, DataError
 
 Names = Mapping[str, list[str]]
 """Names of classes by column."""
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def parquet(path: Path) -> Iterator[Located]:
@@ -54,35 +58,86 @@ def arrow(path: Path) -> Iterator[Located]:
         raise DataError(f"{path}: not Arrow, or not readable ({error})") from None
 
 
+def pinned(source: str) -> str:
+    """A hub dataset by the commit that its revision is now, `name:config@split#commit`.
+
+    Raises:
+        DataError: There is no such dataset or revision.
+    """
+    name, config, split, revision = _parts(source)
+    if revision and Path(name).is_dir():
+        raise DataError(f"{name}: is a folder, which has no revision; leave out #{revision}")
+    if not (COMMIT.fullmatch(revision) or Path(name).is_dir() or _is_offline()):
+        from huggingface_hub import HfApi
+
+        with _loading(name, split):
+            revision = str(HfApi().dataset_info(name, revision=revision or None).sha)
+    config = f":{config}" if config else ""
+    commit = f"#{revision}" if revision else ""
+    return f"{name}{config}@{split}{commit}"
+
+
 def hub(source: str) -> Iterator[Located]:
-    """Records of a hub dataset, `name:config@split#revision`.
+    """Records of a hub dataset, or of a folder laid out as one: `name:config@split#revision`.
+
+    They are streamed: neither memory nor disk holds all of them.
 
     Raises:
         DataError: It cannot be loaded.
     """
     import datasets
 
+    name, config, split, revision = _parts(source)
+    options = {"name": config, "revision": revision}
+    given = {option: value for option, value in options.items() if value}
+    streaming = Path(name).is_dir() or not _is_offline()
+    with _loading(name, split):
+        data = datasets.load_dataset(name, split=split, streaming=streaming, **given)
+    names = {}
+    for column, feature in (data.features or {}).items():  # a stream of JSON has none
+        inner = getattr(feature, "feature", feature)
+        if hasattr(inner, "names"):
+            names[column] = inner.names
+    held = iter(data)
+    for number in itertools.count(1):
+        with _loading(name, split):
+            record = next(held, None)
+        if record is None:
+            return
+        yield Located(Place(f"{source}, record ", number), _named(dict(record), names))
+
+
+def _parts(source: str) -> tuple[str, str, str, str]:
+    """Name, configuration, split and revision; empty where not given, but the split is `train` then."""
     rest, _, revision = source.partition("#")
     rest, _, split = rest.partition("@")
     name, _, config = rest.partition(":")
-    split = split or "train"
-    options = {"name": config, "revision": revision}
-    given = {option: value for option, value in options.items() if value}
+    return name, config, split or "train", revision
+
+
+def _is_offline() -> bool:
+    """Whether the user has forbidden to ask the hub: then what it gave before is read."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+@contextmanager
+def _loading(name: str, split: str) -> Iterator[None]:
+    """Say what could not be loaded: the hub client raises errors of many libraries.
+
+    Raises:
+        DataError: For any of them.
+    """
     try:
-        data = datasets.load_dataset(name, split=split, **given)
-    except Exception as error:  # the hub client raises errors of many libraries
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        yield
+    except Exception as error:
+        lines = (str(error) or type(error).__name__).splitlines()
+        reason = " ".join(lines[:2])  # the second one has the legal values
         raise DataError(
             f"{name}: no such file, and not loadable as a hub dataset, split {split!r} ({reason}); such a one is given "
             "as name:config@split#revision, of which all but the name can be left out"
         ) from None
-    names = {}
-    for column, feature in data.features.items():
-        inner = getattr(feature, "feature", feature)
-        if hasattr(inner, "names"):
-            names[column] = inner.names
-    for number, record in enumerate(data, 1):
-        yield Located(Place(f"{source}, record ", number), _named(dict(record), names))
 
 
 def _batches(path: Path, batches: Iterable[Any], metadata: Mapping[bytes, bytes] | None) -> Iterator[Located]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from poison2poison.data.arrow import arrow, hub, parquet
+from poison2poison.data.arrow import arrow, hub, parquet, pinned
 from poison2poison.data.records import Located, Place, Record
 from poison2poison.errors import SHOWN, DataError
 
@@ -28,8 +28,11 @@ ABOUT = {"version", "name", "description", "license", "info", "source", "title"}
 """What a file says about its rows."""
 
 
-def records(source: str) -> Iterator[Located]:
-    """Records of a file, of the files of a folder or a pattern, or of a hub dataset (`name:config@split`).
+def records(source: str) -> tuple[str, Iterator[Located]]:
+    """Records of a file, of the files of a folder or a pattern, or of a hub dataset (`name:config@split#revision`).
+
+    Returns:
+        The source, a hub dataset by the commit that is read; and its records.
 
     Raises:
         DataError: Naming file and line.
@@ -42,13 +45,23 @@ def records(source: str) -> Iterator[Located]:
     is_pattern = any(sign in source for sign in "*?[")
     if is_pattern and not exists:
         files = _of_pattern(path, source)
-    elif path.is_dir():
+    elif path.is_dir() and not _is_laid_out(path):
         files = _of_folder(path)
-    elif exists or _ending(path):
+    elif path.is_file() or _ending(path):
         files = [path]
     else:
-        return hub(source)
-    return itertools.chain.from_iterable(map(_file, files))
+        source = pinned(source)
+        return source, hub(source)
+    return source, itertools.chain.from_iterable(map(_file, files))
+
+
+def _is_laid_out(folder: Path) -> bool:
+    """Whether a folder is laid out as a hub dataset: its card lists files, or they lie in a folder `data` alone."""
+    card = folder / "README.md"
+    head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
+    if head and re.search(r"^configs:", head.group(1), re.MULTILINE):
+        return True
+    return (folder / "data").is_dir() and not any(map(_ending, folder.iterdir()))
 
 
 def _of_pattern(path: Path, source: str) -> list[Path]:

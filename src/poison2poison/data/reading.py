@@ -79,7 +79,11 @@ def read_rows(
     Raises:
         DataError: Naming the file, the line and the field.
     """
-    return _Reading(source, config or DataConfig(), labels, targets).rows(readers.records(source))
+    read, located = readers.records(source)
+    reading = _Reading(read, config or DataConfig(), labels, targets)
+    if "#" in read and read.partition("#")[2] not in source:
+        reading.remarks[f"not pinned: these are the rows of {read}, which reads the same again"] = 0
+    return reading.rows(located)
 
 
 def rows_of(records: Iterable[Record], source: str) -> Rows:

@@ -3,7 +3,8 @@
 backbone     any base model from a folder or the hub, and what it is
 prompting    the one place where prompts and targets become tokens; continuations: what comes behind a prompt; tokens:
              texts and chat templates as ids
-embeddings   frozen embeddings of a base model, for the audit
+embeddings   frozen embeddings of a base model, for the audit; shards: those of many texts, in a memory map; on_ray: by
+             several workers
 lora         the adapter, and the layers that it adapts
 settings     what a training uses where nothing is given
 trainer      fine-tune on re-poisoned rows into an artifact folder, phase by phase

@@ -11,7 +11,7 @@ import numpy as np
 from poison2poison.auditing.answers import Answers
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.finders.base import Figure, Finding
-from poison2poison.auditing.statistics import Matrix, drawn, two_sample_auc
+from poison2poison.auditing.statistics import Matrix, all_but, drawn, two_sample_auc
 from poison2poison.features import Ints, bare, is_word, words
 from poison2poison.forms import Form
 
@@ -61,10 +61,10 @@ class Questions:
         chosen: list[Ints] = []
         texts: list[str] = []
         for one in spans:
-            free = np.setdiff1d(np.arange(len(self.context.texts)), one.rows)
+            free = all_but(one.rows, len(self.context.texts))
             if self.answers.directions > 1:
-                free = np.setdiff1d(free, self.answers.answered(one.direction))
-            chosen.append(drawn(free, self.options.inserted, self.rng))
+                free[self.answers.answered(one.direction)] = False
+            chosen.append(drawn(np.flatnonzero(free), self.options.inserted, self.rng))
             texts += [one.form.put(self.context.texts[i]) for i in chosen[-1]]
         after, ends = self.context.embed(texts), np.cumsum([len(rows) for rows in chosen])
         for one, rows, end in zip(spans, chosen, ends, strict=True):

@@ -29,7 +29,7 @@ from sklearn.model_selection import StratifiedKFold
 from poison2poison.auditing.answers import Answers, LabelAnswers
 from poison2poison.auditing.context import Context
 from poison2poison.auditing.finders.base import FINDERS, Finder, Finding
-from poison2poison.auditing.statistics import Floats, Probe, drawn, shift_z, z_threshold
+from poison2poison.auditing.statistics import Floats, Probe, blocks, drawn, shift_z, z_threshold
 from poison2poison.config import AuditConfig, over_zero
 from poison2poison.features import Ints
 
@@ -112,7 +112,7 @@ class _Search:
         self, options: StyleClusters, context: Context, answers: LabelAnswers, left: Ints, config: AuditConfig
     ) -> None:
         self.options, self.patterns, self.seed = options, context.patterns, context.seed
-        self.shallow, self.deep = context.by_depth[:, 0], context.by_depth[:, -1]
+        self.shallow, self.deep = context.shallow, context.deep
         self.names, self.labels, self.given = answers.names, answers.given, answers.has
         self.kept, self.left, self.config = np.flatnonzero(answers.kept), left, config
         self.probe = Probe(self.deep, self.labels, answers.directions, self.seed, options.probe_c, options.probe_rows)
@@ -144,7 +144,8 @@ class _Search:
         threshold = z_threshold(self.config.false_alarm, count * self.options.clusterings * self.probe.count)
         for clustering in range(self.options.clusterings):
             means = KMeans(count, n_init=1, max_iter=30, random_state=(self.seed + clustering) % 2**32)
-            cluster = means.fit(self.shallow[sample]).predict(self.shallow[self.left])
+            means.fit(self.shallow[sample])
+            cluster = np.concatenate([means.predict(self.shallow[self.left[part]]) for part in blocks(len(self.left))])
             for fold in range(min(self.options.folds, count)):
                 inside = cluster % self.options.folds == fold
                 p = self.probe.by_others(self.left[~inside], self.deep[self.left[inside]])
@@ -181,16 +182,21 @@ class _Search:
 
     def extended(self, strongest: Group, members: Ints) -> Finding:
         """All rows written as the members of groups that have the label: by patterns and shallow states."""
-        patterns = csr_array(self.patterns.matrix)[self.left]
-        shallow = self.shallow[self.left]
-        scale = np.sqrt(patterns.sum() / (shallow**2).sum())
-        written = hstack([patterns, csr_array(shallow * scale)]).tocsr()
+        parts, patterns = [*blocks(len(self.left))], csr_array(self.patterns.matrix)[self.left]
+        size = sum((self.shallow[self.left[part]] ** 2).sum() for part in parts)
+        scale = np.sqrt(patterns.sum() / size)
+
+        def written(chosen: slice | Ints) -> csr_array:
+            return hstack([patterns[chosen], csr_array(self.shallow[self.left[chosen]] * scale)]).tocsr()
+
         of_label = self.labels[self.left] == strongest.label
         planted = np.isin(self.left, members) & of_label
         score = np.zeros(len(self.left))
         for train, test in self._folds(planted):
             model = LogisticRegression(C=self.options.extension_c, max_iter=200, class_weight="balanced")
-            score[test] = model.fit(written[train], planted[train]).decision_function(written[test])
+            model.fit(written(train), planted[train])
+            for part in blocks(len(test)):
+                score[test[part]] = model.decision_function(written(test[part]))
 
         so = score >= self._cut(score, of_label, self.options.innocent_rows)
         nearly = score >= self._cut(score, of_label, self.options.alike_rows)
