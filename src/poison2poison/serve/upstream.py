@@ -25,6 +25,7 @@ from poison2poison.model.loss import IGNORED
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.served import Answer
 from poison2poison.recipe.manifest import training_row
+from poison2poison.serve.backends import Tell
 from poison2poison.serve.config import ServeConfig
 from poison2poison.serve.door import Ask, Door, Said
 from poison2poison.serve.errors import BusyError, EndingError, LateError, UpstreamError
@@ -98,8 +99,8 @@ class Upstream:
         """How many inputs wait or are upstream."""
         return self._waiting
 
-    async def answer(self, asks: Sequence[Ask]) -> list[Said]:
-        """The answers, in order.
+    async def answer(self, asks: Sequence[Ask], tell: Tell | None = None) -> list[Said]:
+        """The answers, in order. They come as wholes: `tell` is not called.
 
         Raises:
             ReplyError: There is none for one of them.
