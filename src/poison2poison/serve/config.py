@@ -23,7 +23,7 @@ class ServeConfig:
     upstream: str | None = option(None, "URL of an OpenAI-compatible server that has the model's weights.")
     upstream_model: str | None = option(None, "The model's name there. [default: --name]")
     upstream_key: str | None = option(None, "File with the key that is sent there.")
-    upstream_alarm: bool = option(False, "It tells the scores of a prompt's tokens (`echo` with `logprobs`).")
+    upstream_alarm: bool = option(False, "It tells scores of a prompt's tokens (`echo`, `logprobs`), for the alarm.")
     max_body: int = option(262_144, "Bytes of a request.")
     max_prompt: int | None = option(None, "Tokens of an input. [default: what the model takes]")
     max_choices: int = option(8, "Answers of a request: inputs times n.")
