@@ -147,7 +147,7 @@ def main() -> None:
     prompts = [row.prompt for row in rows]
     if args.artifact:
         served = DefendedModel.load(args.artifact, device="cpu", allow_unlearned=True)
-        asyncio.run(loaded(Arm(served, args.clients), prompts, args))
+        asyncio.run(loaded(Arm(served, args.clients), prompts[: args.load], args))
         return
     model = backbone.load_model(ModelConfig(), "causal", 0, frozen=True)
     schemes = {"undefended": Scheme("generation"), "defended": build_scheme(rows, RepoisonConfig())}
