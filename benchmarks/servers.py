@@ -19,6 +19,8 @@ from pathlib import Path
 
 CONTEXT = 512
 """Tokens of a prompt and its answer."""
+PATIENCE = 1800
+"""Seconds that a server may take to begin; vLLM takes a minute on a core of its own."""
 NAMED = """
 import runpy, sys
 from pathlib import Path
@@ -41,18 +43,23 @@ def listening(command: list[str], log: Path, environment: Mapping[str, str]) -> 
     with log.open("w") as out:
         server = subprocess.Popen(command, env=dict(environment), stdout=out, stderr=out)
         try:
-            for _ in range(600):
-                if server.poll() is not None:
-                    raise SystemExit(f"the server ended:\n{log.read_text()[-3000:]}")
-                try:
-                    urllib.request.urlopen(f"{url}/v1/models", timeout=5)
-                    break
-                except OSError:
-                    time.sleep(1)
+            ends = time.monotonic() + PATIENCE
+            while not _answers(url):
+                if server.poll() is not None or time.monotonic() > ends:
+                    raise SystemExit(f"the server ended, or did not begin:\n{log.read_text()[-3000:]}")
+                time.sleep(1)
             yield url
         finally:
             server.terminate()
             server.wait(60)
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{url}/v1/models", timeout=5)
+    except OSError:
+        return False
+    return True
 
 
 def gateway(artifact: Path, log: Path) -> AbstractContextManager[str]:
