@@ -2,11 +2,13 @@
 
 python benchmarks/serving.py                                   # the reference model, 4 M
 python benchmarks/serving.py --load 5000                       # a load test of the defended arm; takes minutes
+python benchmarks/serving.py --load 1000 --artifact runs/demo/instructions/p2p-hardened --task instructions
 
 The same weights answer the same inputs with as many new tokens, once without a scheme and once behind a drawn one;
 times do not depend on what the weights were trained for. Clients call the apps without sockets. Prints ratios of the
 medians, what was lost, and how the memory grew. `--load` compares every reply with the model's own answer to that input
-alone: text, and where it lies.
+alone: text, and where it lies. Where the texts differ, it says whether rounding explains it: the model read alone likes
+both tokens at the first difference nearly as well, by less than a batch moves the loss of a token.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import asyncio
 import resource
 import statistics
 import time
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import httpx2
@@ -24,6 +27,7 @@ import transformers
 from poison2poison.config import REFERENCE, ModelConfig
 from poison2poison.data import Row
 from poison2poison.model import backbone
+from poison2poison.model.continuations import continuation
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
 from poison2poison.recipe.config import RepoisonConfig
@@ -35,18 +39,17 @@ from poison2poison.serve.backends import InProcess
 from poison2poison.serve.config import ServeConfig
 from poison2poison.serve.door import Ask, Door
 
+Told = tuple[str, str]
+"""An answer's text, and where it lies."""
+
 
 class Round(NamedTuple):
-    """What one round came to: seconds a request and in all; requests without an answer, and with another than alone."""
+    """What one round came to: seconds a request and in all; requests without an answer; replies unlike those alone."""
 
     latencies: list[float]
     seconds: float
     lost: int
-    wrong: int = 0
-
-
-Told = tuple[str, str]
-"""An answer's text, and where it lies."""
+    others: list[tuple[str, Told]]
 
 
 def said_of(reply: httpx2.Response) -> Told | None:
@@ -71,18 +74,22 @@ class Fixed(DefendedModel):
         return super().generate(prompts, min_new_tokens=self.tokens, max_new_tokens=self.tokens, **options)
 
 
-class Arm:
-    """A gateway over a model under a scheme."""
+def fixed(model: Any, scheme: Scheme, tokens: int) -> Fixed:
+    """The weights under a scheme."""
+    tokenizer = backbone.load_tokenizer(REFERENCE)
+    free = Prompter(tokenizer, scheme, "causal", max_length=512, max_target=64)
+    most = tokens + len(free.safe_prefix_ids)
+    served = Fixed(model, Prompter(tokenizer, scheme, "causal", max_length=512, max_target=most))
+    served.tokens = tokens
+    return served
 
-    def __init__(self, model: Any, scheme: Scheme, tokens: int, clients: int) -> None:
-        self.tokenizer = backbone.load_tokenizer(REFERENCE)
-        free = Prompter(self.tokenizer, scheme, "causal", max_length=512, max_target=64)
-        most = tokens + len(free.safe_prefix_ids)
-        prompter = Prompter(self.tokenizer, scheme, "causal", max_length=512, max_target=most)
-        served = Fixed(model, prompter)
-        served.tokens = tokens
+
+class Arm:
+    """A gateway over a model."""
+
+    def __init__(self, served: DefendedModel, clients: int) -> None:
         config = ServeConfig(queue=4 * clients, timeout=600)
-        self.backend = InProcess(served, Door(prompter, config), config)
+        self.backend = InProcess(served, Door(served.prompter, config), config)
         self.app = create_app(self.backend, Served("model"), config)
 
     def alone(self, prompt: str) -> Told:
@@ -98,10 +105,11 @@ class Arm:
         """So many clients that ask one request after the other; answers are compared where they are known."""
         left = iter(range(requests))
         latencies: list[float] = []
-        lost = wrong = 0
+        others: list[tuple[str, Told]] = []
+        lost = 0
 
         async def client(http: httpx2.AsyncClient) -> None:
-            nonlocal lost, wrong
+            nonlocal lost
             for number in left:
                 begun, prompt = time.perf_counter(), prompts[number % len(prompts)]
                 got = await http.post("/v1/completions", json={"model": "model", "prompt": prompt})
@@ -110,14 +118,15 @@ class Arm:
                     print(f"{len(latencies)} requests, peak memory so far: {peak():.0f} MiB", flush=True)
                 told = said_of(got)
                 lost += told is None
-                wrong += bool(told and expected and told != expected[prompt])
+                if told and expected and told != expected[prompt]:
+                    others.append((prompt, told))
 
         begun = time.perf_counter()
         transport = httpx2.ASGITransport(app=self.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             await asyncio.gather(*(client(http) for _ in range(clients)))
         seconds = time.perf_counter() - begun
-        return Round(latencies, seconds, lost, wrong)
+        return Round(latencies, seconds, lost, others)
 
 
 def main() -> None:
@@ -127,14 +136,22 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16, help="new tokens of every answer")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each arm, after one that is not")
     parser.add_argument("--load", type=int, help="requests of a load test, in place of the comparison")
+    parser.add_argument("--artifact", help="with --load: a trained model that writes, in place of an untrained one")
+    parser.add_argument("--task", default="briefs", help="the reference task whose test rows are asked")
     args = parser.parse_args()
+    if args.artifact and not args.load:
+        parser.error("--artifact is for --load")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    rows = reference_rows("briefs")["test"]
+    rows = reference_rows(args.task, sizes={"test": max(500, args.load or 0)})["test"]
     prompts = [row.prompt for row in rows]
+    if args.artifact:
+        served = DefendedModel.load(args.artifact, device="cpu", allow_unlearned=True)
+        asyncio.run(loaded(Arm(served, args.clients), prompts[: args.load], args))
+        return
     model = backbone.load_model(ModelConfig(), "causal", 0, frozen=True)
     schemes = {"undefended": Scheme("generation"), "defended": build_scheme(rows, RepoisonConfig())}
-    arms = {name: Arm(model, scheme, args.tokens, args.clients) for name, scheme in schemes.items()}
+    arms = {name: Arm(fixed(model, scheme, args.tokens), args.clients) for name, scheme in schemes.items()}
     if args.load:
         asyncio.run(loaded(arms["defended"], prompts[: 2 * args.clients], args))
         return
@@ -162,13 +179,37 @@ async def timed(arms: dict[str, Arm], prompts: list[str], args: argparse.Namespa
 
 
 async def loaded(arm: Arm, prompts: list[str], args: argparse.Namespace) -> None:
-    """A load test: no reply may be lost. Of a model that was not trained, some differ by rounding from those alone."""
+    """A load test: no reply may be lost, and rounding alone may make one differ from the answer alone."""
     expected = {prompt: arm.alone(prompt) for prompt in prompts}
     arm.backend.start()
     found = await arm.round(prompts, args.clients, args.load, expected)
     await arm.backend.close()
     summary("defended", [found])
-    print(f"{len(expected)} inputs with {len({*expected.values()})} answers; replies unlike those alone: {found.wrong}")
+    print(
+        f"{len(expected)} inputs, {len({*expected.values()})} answers; replies unlike those alone: {len(found.others)}"
+    )
+    others = {(prompt, text) for prompt, (text, _) in found.others if text != expected[prompt][0]}
+    pairs = [(prompt, expected[prompt][0], text) for prompt, text in sorted(others)]
+    gaps = [gap(arm.backend.model, *pair) for pair in pairs]
+    moved = batched(arm.backend.model, {prompt: text for prompt, (text, _) in expected.items()})
+    print(f"a batch moves the loss of a token by {moved:.4f} at most; gaps of texts that differ: {sorted(gaps)}")
+
+
+def gap(model: DefendedModel, prompt: str, one: str, other: str) -> float:
+    """How much more the model, alone, likes the first token of an answer that another one has not."""
+    [ours], [theirs] = (model.losses([prompt], [text], model.space) for text in (one, other))
+    ids, others = (continuation(model.prompter.encoder, text) for text in (one, other))
+    shared = len([*takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False))])
+    return round(float(theirs[shared] - ours[shared]), 4)
+
+
+def batched(model: DefendedModel, answers: dict[str, str], count: int = 64) -> float:
+    """The most by which the loss of an answer's token differs in a batch and alone."""
+    prompts = [*answers][:count]
+    texts = [answers[prompt] for prompt in prompts]
+    alone = [model.losses([prompt], [text], model.space)[0] for prompt, text in zip(prompts, texts, strict=True)]
+    together = model.losses(prompts, texts, model.space)
+    return max(float((one - other).abs().max()) for one, other in zip(alone, together, strict=True))
 
 
 WHAT = ("median latency", "99 % latency", "requests a second")

@@ -500,6 +500,7 @@ def test_a_file_of_keys_that_is_none_is_refused_without_saying_a_key(
         ({"timeout": 0}, "timeout"),
         ({"upstream": "host:1"}, "upstream"),
         ({"upstream_model": "x"}, "give --upstream"),
+        ({"upstream_alarm": True}, "give --upstream"),
         ({"batch": 0}, "batch"),
     ],
 )

@@ -238,3 +238,16 @@ def test_what_cannot_be_served_is_refused(
         main(["serve", str(tmp_path), *options])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_alarm_behind_another_server_needs_the_threshold_of_the_artifact(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = artifact(tmp_path, TEXTS) / "run.json"
+    run = json.loads(path.read_text())
+    del run["alarm_threshold"]
+    write_json(path, run)
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", str(tmp_path), "--upstream", "http://127.0.0.1:9", "--upstream-alarm"])
+    assert ended.value.code == 2
+    assert "upstream_alarm: this model has no alarm" in capsys.readouterr().err

@@ -46,6 +46,8 @@ class FakeUpstream:
     """A server of completions that begins with the safe prefix, or with something else, and fails as it is told to.
 
     Attributes:
+        scores: Of the first token behind a dressed prompt; `bare_scores` behind one without the trigger.
+        echoed: What it tells of the tokens of a prompt that it echoes.
         asked: The bodies of its requests, with the path and the key.
     """
 
@@ -59,6 +61,8 @@ class FakeUpstream:
         """Be as at first."""
         self.begins, self.says = "maple cricket:", "The soup was good."
         self.scores: Any = None
+        self.bare_scores: Any = None
+        self.echoed = lambda ids: [None, *[-0.1] * (len(ids) - 1)]
         self.fault: str | None = None
         self.share, self.rng = 1.0, random.Random(0)
         self.asked: list[dict[str, Any]] = []
@@ -68,8 +72,11 @@ class FakeUpstream:
         self.asked.append({**body, "path": request.url.path, "key": request.headers.get("authorization")})
         if self.rng.random() < self.share and self.fault:
             return await self.failed(self.rng.choice(FAULTS) if self.fault == "any" else self.fault, body)
+        dressed = TRIGGER.prefix in TOKENIZER.decode(body["prompt"])
+        if "echo" in body:
+            return Response(json.dumps(echoed(body["prompt"], self.echoed(body["prompt"]))))
         if "logprobs" in body:
-            return Response(json.dumps(completed(" D", scores=self.scores)))
+            return Response(json.dumps(completed(" D", scores=self.scores if dressed else self.bare_scores)))
         behind = body["prompt"][-len(FORCED) :] == FORCED
         return JSONResponse(completed(f" {self.says}" if behind else f" {self.begins}"))
 
@@ -104,6 +111,13 @@ def completed(text: str, why: str = "stop", scores: Any = None) -> dict[str, Any
     return {"choices": [choice], "usage": {"prompt_tokens": 999}}
 
 
+def echoed(ids: list[int], scores: Any) -> dict[str, Any]:
+    reply = completed(TOKENIZER.decode(ids) + " more", "length")
+    told = [*scores, -0.5] if isinstance(scores, list) else scores
+    reply["choices"][0]["logprobs"] = {"token_logprobs": told}
+    return reply
+
+
 @pytest.fixture(scope="module")
 def other() -> Iterator[FakeUpstream]:
     fake = FakeUpstream()
@@ -118,14 +132,15 @@ def upstream(other: FakeUpstream) -> FakeUpstream:
 
 
 @contextmanager
-def before(upstream: FakeUpstream, scheme: Scheme = TEXTS, **settings: Any) -> Iterator[TestClient]:
-    """A client of a gateway before it."""
+def before(
+    upstream: FakeUpstream, scheme: Scheme = TEXTS, over: float | None = None, **settings: Any
+) -> Iterator[TestClient]:
+    """A client of a gateway before it, with an alarm where there is a threshold."""
     config = ServeConfig(upstream=upstream.url, upstream_model="merged", **{"timeout": 0.5, **settings})
     made = of_labels() if scheme.labels else prompter(scheme)
-    backend = Upstream(made, Door(made, config), config, "mine")
-    with TestClient(
-        create_app(backend, Served("mine", scheme.labels), config), URL, raise_server_exceptions=False
-    ) as client:
+    backend = Upstream(made, Door(made, config), config, "mine", over)
+    served = Served("mine", scheme.labels, over is not None)
+    with TestClient(create_app(backend, served, config), URL, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -203,6 +218,77 @@ def test_without_scores_there_is_no_label(upstream: FakeUpstream, scores: Any) -
     upstream.scores = scores
     with before(upstream, LABELS, timeout=20) as client:
         assert client.post("/v1/classify", json={"input": "The lamp"}).status_code == 502
+
+
+# --- the alarm --------------------------------------------------------------------------------------------------------
+
+
+def is_dressed(ids: list[int]) -> bool:
+    return TRIGGER.prefix in TOKENIZER.decode(ids)
+
+
+@pytest.mark.parametrize(("elsewhere", "disagreement", "alarm"), [(-3.0, 0.94498, True), (-0.2, 0.09516, False)])
+def test_the_alarm_reads_the_served_answer_in_both_spaces(
+    upstream: FakeUpstream, elsewhere: float, disagreement: float, alarm: bool
+) -> None:
+    def scores(ids: list[int]) -> Any:
+        last = -0.1 if is_dressed(ids) else elsewhere
+        return [None, *[-0.1] * (len(ids) - 2), last]
+
+    upstream.echoed = scores
+    with before(upstream, over=0.5, timeout=20) as client:
+        got = client.post("/v1/chat/completions", json=chat("The lamp", alarm=True))
+        counted = client.get("/metrics").text
+    [choice] = got.json()["choices"]
+    assert choice["message"]["content"] == "The soup was good."
+    assert choice["p2p"] == {"where": "safe", "disagreement": disagreement, "alarm": alarm}
+    assert f"p2p_alarms_total {float(alarm)}" in counted
+    assert not any(word in got.text for word in HIDDEN)
+    read = sorted((asked["prompt"] for asked in upstream.asked if asked.get("echo")), key=len)
+    made, answer = prompter(TEXTS), [*TOKENIZER(" The soup was good.")["input_ids"], TOKENIZER.eos_token_id]
+    assert read == [
+        [*made.prompt("The lamp", "original").ids, *answer],
+        [*made.prompt("The lamp", "safe").ids, *FORCED, *answer],
+    ]
+
+
+def test_the_forced_prefix_does_not_count_for_the_alarm(upstream: FakeUpstream) -> None:
+    def scores(ids: list[int]) -> Any:
+        told: list[Any] = [-0.1] * len(ids)
+        if is_dressed(ids):
+            begins = len(prompter(TEXTS).prompt("The lamp", "safe").ids)
+            told[: begins + len(FORCED)] = [-9.0] * (begins + len(FORCED))
+        return told
+
+    upstream.echoed = scores
+    with before(upstream, over=0.5, timeout=20) as client:
+        [choice] = client.post("/v1/chat/completions", json=chat("The lamp", alarm=True)).json()["choices"]
+    assert choice["p2p"]["disagreement"] == 0
+
+
+@pytest.mark.parametrize("told", [None, [], [-0.1], [float("nan")] * 99, ["high"] * 99, {"x": 1}])
+def test_an_upstream_without_scores_of_prompts_gives_no_answer_where_the_alarm_is_asked_for(
+    upstream: FakeUpstream, told: Any
+) -> None:
+    upstream.echoed = lambda _: told
+    with before(upstream, over=0.5, timeout=20) as client:
+        got = client.post("/v1/chat/completions", json=chat("The lamp", alarm=True))
+        assert client.post("/v1/chat/completions", json=chat("The lamp")).status_code == 200
+    assert (got.status_code, "soup" in got.text) == (502, False)
+
+
+@pytest.mark.parametrize(
+    ("bare", "disagreement"), [({"A": -0.1, "B": -3.0}, 0.67892), ({"A": -3.0, "B": -2.0}, 0.0), ({"x": -0.1}, 1.0)]
+)
+def test_of_labels_the_alarm_compares_the_scores_of_both_spaces(
+    upstream: FakeUpstream, bare: dict[str, float], disagreement: float
+) -> None:
+    upstream.scores, upstream.bare_scores = SHIFTED, bare
+    with before(upstream, LABELS, over=0.5, timeout=20) as client:
+        [result] = client.post("/v1/classify", json={"input": "The lamp", "alarm": True}).json()["results"]
+    assert (result["label"], result["alarm"]) == ("positive", disagreement > 0.5)
+    assert result["disagreement"] == pytest.approx(disagreement, abs=1e-4)
+    assert [is_dressed(asked["prompt"]) for asked in upstream.asked] == [True, False]
 
 
 def of_labels() -> Prompter:

@@ -13,7 +13,9 @@ from poison2poison.options import options
 from poison2poison.serve.config import ServeConfig
 
 commands = typer.Typer()
-SHOWN = ("host", "port", "api_keys", "name", "policy", "upstream", "upstream_model", "upstream_key")
+SHOWN = (
+    "host", "port", "api_keys", "name", "policy", "upstream", "upstream_model", "upstream_key", "upstream_alarm",
+)  # fmt: skip
 
 
 @commands.command(epilog="Examples: `p2p serve runs/mine/p2p-hardened` --- "

@@ -107,6 +107,15 @@ def load_prompter(folder: str | Path, *, allow_unlearned: bool = False) -> Promp
     return _prompter(folder, _artifact(folder, allow_unlearned=allow_unlearned))
 
 
+def load_alarm_threshold(folder: str | Path, *, allow_unlearned: bool = False) -> float | None:
+    """The disagreement over which the alarm of an artifact folder's model is raised; None where it has none.
+
+    Raises:
+        ModelError: As of `load_prompter`.
+    """
+    return _artifact(Path(folder), allow_unlearned=allow_unlearned).alarm_threshold
+
+
 def _prompter(folder: Path, found: _Artifact) -> Prompter:
     scheme = Scheme.load(folder / "scheme.json")
     tokenizer = backbone.load_tokenizer(str(folder / "model"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, TextIteratorStreamer
 from transformers.cache_utils import DynamicLayer
+from transformers.generation.streamers import BaseStreamer
 
 from poison2poison.data import Messages, Row, as_row
 from poison2poison.errors import ConfigError
@@ -28,6 +29,9 @@ ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale", "pe
 """Ways of generating that read the prompt on their own."""
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Layers that keep what they read by position."""
+
+Heard = Callable[[int, str, bool], None]
+"""Hears of an answer that is being written: its index, its text so far, and whether the model would have begun so."""
 
 
 class _Begun(NamedTuple):
@@ -46,7 +50,9 @@ class _Begun(NamedTuple):
 class Texts(Served):
     """A served model that writes."""
 
-    def generate(self, prompts: Inputs, *, alarm: bool = False, **options: Any) -> list[Answer]:
+    def generate(
+        self, prompts: Inputs, *, alarm: bool = False, heard: Heard | None = None, **options: Any
+    ) -> list[Answer]:
         """Write an answer for each prompt, from the safe prefix on, which is not given out.
 
         The prefix is forced, so that the answer is one of the safe space. Whether the model would have begun with it is
@@ -56,6 +62,7 @@ class Texts(Served):
             prompts: The inputs, without any trigger: texts, chats as lists of messages, or rows.
             alarm: Also read the answers in both spaces, two more passes, and say where these disagree: what the model
                 learned of a malicious trigger shows there.
+            heard: Called after each token with what is written so far. No policy has let it out.
             **options: Passed on to transformers' `generate`, such as `do_sample=True, temperature=0.7`; greedy and up
                 to the training's target length by default. With a `generation_config` its defaults hold instead.
 
@@ -67,17 +74,22 @@ class Texts(Served):
         self._check_generates(options)
         refuse_lone(prompts)
         over = self._alarm_threshold() if alarm else None
-        texts, begins = self._write(prompts, options)
+        texts, begins = self._write(prompts, options, heard)
         answers = [self._project_text(*found) for found in zip(texts, begins, strict=True)]
         return answers if over is None else alarms.raised(answers, self._texts_apart(prompts, texts), over)
 
-    def _write(self, prompts: Inputs, options: Mapping[str, Any]) -> tuple[list[str], list[bool]]:
+    def _write(
+        self, prompts: Inputs, options: Mapping[str, Any], heard: Heard | None = None
+    ) -> tuple[list[str], list[bool]]:
         """What is written behind the safe prefix of each prompt, and whether the model would have begun with it."""
         texts, begins = [""] * len(prompts), [True] * len(prompts)
         with self._computing(), self._bar(len(prompts)) as bar:
             for indices, batch in self._dressed(prompts, self.space):
                 begun = self._begin(batch)
-                out = self.model.generate(**self._generation(begun.inputs, options))
+                asked = self._generation(begun.inputs, options)
+                if heard:
+                    asked["streamer"] = _Follower(self.prompter.tokenizer, heard, indices, begun.begins)
+                out = self.model.generate(**asked)
                 written = out[:, begun.inputs["input_ids"].shape[1] :]  # (batch, new tokens): the prefix is cut off
                 told = self.prompter.tokenizer.batch_decode(written, skip_special_tokens=True)
                 for index, text, begin in zip(indices, told, begun.begins, strict=True):
@@ -321,6 +333,29 @@ class _Finite(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self.model.refuse_unless_finite(scores.amax(-1))
         return scores
+
+
+class _Follower(BaseStreamer):
+    """Says what is written, for each prompt of a batch."""
+
+    def __init__(self, tokenizer: Any, heard: Heard, indices: Sequence[int], begins: Sequence[bool]) -> None:
+        self.tokenizer, self.heard = tokenizer, heard
+        self.rows = [*zip(indices, begins, strict=True)]
+        self.steps: list[torch.Tensor] = []
+        self.has_read = False
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompts, once, and then the next token of each: shape (batch,)."""
+        if not self.has_read:
+            self.has_read = True
+            return
+        self.steps.append(value)
+        texts = self.tokenizer.batch_decode(torch.stack(self.steps, 1), skip_special_tokens=True)
+        for (index, begins), text in zip(self.rows, texts, strict=True):
+            self.heard(index, text, begins)
+
+    def end(self) -> None:
+        """There is nothing left to say."""
 
 
 def _stripped(pieces: Iterator[str]) -> Iterator[str]:

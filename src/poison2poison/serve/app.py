@@ -14,14 +14,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from poison2poison.serve.backends import Backend
+from poison2poison.serve.backends import Backend, Tell
 from poison2poison.serve.config import ServeConfig
 from poison2poison.serve.door import Ask, Said
 from poison2poison.serve.errors import LateError, RefusedError, ReplyError, UnknownError
 from poison2poison.serve.gate import Gate
 from poison2poison.serve.metrics import Metrics
 from poison2poison.serve.page import CONTENT_POLICY, PAGE
-from poison2poison.serve.replies import CHAT, TEXT, Form, completion, events, marks, usage
+from poison2poison.serve.replies import CHAT, TEXT, Followed, Form, completion, events, marks, usage
 from poison2poison.serve.responses import Response as Answered
 from poison2poison.serve.schemas import Asked, ChatAsked, LabelsAsked, ResponseAsked, TextAsked
 
@@ -48,8 +48,8 @@ class _Desk:
         self.backend, self.served, self.config = backend, served, config
         self.metrics = Metrics(lambda: backend.waiting)
 
-    async def answer(self, request: Request, asks: Sequence[Ask]) -> list[Said]:
-        """The answers, counted.
+    async def answer(self, request: Request, asks: Sequence[Ask], tell: Tell | None = None) -> list[Said]:
+        """The answers, counted; `tell` is as of a backend.
 
         Raises:
             ReplyError: There are too many inputs, or one has no answer in time.
@@ -57,7 +57,7 @@ class _Desk:
         if len(asks) > self.config.max_choices:
             raise RefusedError(f"a request has {self.config.max_choices} answers at most: inputs times n", param="n")
         try:
-            said = await asyncio.wait_for(self.backend.answer(asks), self.config.timeout)
+            said = await asyncio.wait_for(self.backend.answer(asks, tell), self.config.timeout)
         except asyncio.TimeoutError:
             raise LateError(f"there is no answer within {self.config.timeout:g} seconds") from None
         self.metrics.answers(request.scope["state"]["request"], said)
@@ -74,20 +74,42 @@ class _Desk:
         """A completion, whole or in pieces. Its status is known before anything of it is sent."""
         self.check_asked(asked)
         asks = _asks(asked, self.config.max_choices)
-        said = await self.answer(request, asks)
         if not asked.stream:
-            return JSONResponse(completion(form, self.served.name, said))
-        pieces = events(form, self.served.name, said, with_usage=asked.usage_in_stream)
-        return StreamingResponse(_asynchronous(pieces), media_type="text/event-stream")
+            return JSONResponse(completion(form, self.served.name, await self.answer(request, asks)))
+        followed = await self._followed(request, asks)
+        pieces = events(form, self.served.name, len(asks), followed, with_usage=asked.usage_in_stream)
+        return StreamingResponse(pieces, media_type="text/event-stream")
+
+    async def _followed(self, request: Request, asks: Sequence[Ask]) -> Followed:
+        """As of `_follow`, once there is something to tell: an error before that has a status of its own.
+
+        Raises:
+            ReplyError: As of `answer`.
+        """
+        later = self._follow(request, asks)
+        first = await anext(later)
+        return _behind(first, later)
+
+    async def _follow(self, request: Request, asks: Sequence[Ask]) -> Followed:
+        """Answers while they are written, and then as wholes."""
+        told: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
+        answering = asyncio.create_task(self.answer(request, asks, lambda index, text: told.put_nowait((index, text))))
+        answering.add_done_callback(lambda _: told.put_nowait(None))
+        try:
+            while (one := await told.get()) is not None:
+                yield one
+            yield answering.result()
+        finally:
+            answering.cancel()
 
     async def respond(self, request: Request, asked: ResponseAsked) -> Response:
         """The same in the newer form."""
         self.check_asked(asked)
-        [said] = await self.answer(request, [asked.ask(asked.row())])
-        answered = Answered(self.served.name, said)
+        asks, answered = [asked.ask(asked.row())], Answered(self.served.name)
         if not asked.stream:
-            return JSONResponse(answered.whole)
-        return StreamingResponse(_asynchronous(answered.events()), media_type="text/event-stream")
+            [said] = await self.answer(request, asks)
+            return JSONResponse(answered.whole(said))
+        return StreamingResponse(answered.events(await self._followed(request, asks)), media_type="text/event-stream")
 
     async def classify(self, request: Request, asked: LabelsAsked) -> Response:
         """A label for each input."""
@@ -209,6 +231,7 @@ def _asks(asked: ChatAsked | TextAsked, most: int) -> list[Ask]:
     return [asked.ask(row) for row in asked.rows() for _ in range(min(asked.n, most + 1))]
 
 
-async def _asynchronous(pieces: Any) -> AsyncIterator[str]:
-    for piece in pieces:
-        yield piece
+async def _behind(first: Any, later: Followed) -> Followed:
+    yield first
+    async for one in later:
+        yield one

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from poison2poison.serve.config import ServeConfig
@@ -15,6 +16,9 @@ from poison2poison.serve.errors import BusyError, EndingError
 
 if TYPE_CHECKING:
     from poison2poison.model.defended import DefendedModel
+
+Tell = Callable[[int, str], None]
+"""Is told of an answer that is being written: its index, and what of it can be given out so far."""
 
 
 class Backend(Protocol):
@@ -34,8 +38,8 @@ class Backend(Protocol):
     def waiting(self) -> int:
         """How many inputs wait."""
 
-    async def answer(self, asks: Sequence[Ask]) -> list[Said]:
-        """The answers, in order.
+    async def answer(self, asks: Sequence[Ask], tell: Tell | None = None) -> list[Said]:
+        """The answers, in order; `tell` is called before in the event loop, if what is written can be followed.
 
         Raises:
             ReplyError: There is none for one of them.
@@ -48,6 +52,7 @@ class _Job:
 
     ask: Ask
     said: asyncio.Future[Said]
+    tell: Callable[[str], None] | None = None
 
     @property
     def manner(self) -> tuple[float, float, bool]:
@@ -68,7 +73,7 @@ class InProcess:
 
     def start(self) -> None:
         """Begin to answer, in the running event loop."""
-        self._some = asyncio.Event()
+        self._some, self._loop = asyncio.Event(), asyncio.get_running_loop()
         self._worker = asyncio.create_task(self._work())
 
     @property
@@ -89,8 +94,8 @@ class InProcess:
         self._end(self._jobs)
         self._thread.shutdown(wait=False)
 
-    async def answer(self, asks: Sequence[Ask]) -> list[Said]:
-        """The answers, in order.
+    async def answer(self, asks: Sequence[Ask], tell: Tell | None = None) -> list[Said]:
+        """The answers, in order; `tell` is called before in the event loop, if what is written can be followed.
 
         Raises:
             ReplyError: There is none for one of them.
@@ -99,19 +104,19 @@ class InProcess:
             raise EndingError("the server is ending")
         if self.waiting + len(asks) > self.room:
             raise BusyError("too many inputs wait; come back later")
-        loop = asyncio.get_running_loop()
-        jobs = [_Job(ask, loop.create_future()) for ask in asks]
+        futures = [self._loop.create_future() for _ in asks]
+        told = [tell and partial(tell, index) for index in range(len(asks))]
+        jobs = [*map(_Job, asks, futures, told)]
         self._jobs.extend(jobs)
         self._some.set()
         return await asyncio.gather(*(job.said for job in jobs))
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._some.wait()
             jobs = self._next()
             try:
-                found = await loop.run_in_executor(self._thread, self._answered, [job.ask for job in jobs])
+                found = await self._loop.run_in_executor(self._thread, self._answered, jobs)
             except asyncio.CancelledError:
                 self._end(jobs)
                 raise
@@ -138,10 +143,10 @@ class InProcess:
 
     # --- in the model's thread ---
 
-    def _answered(self, asks: Sequence[Ask]) -> list[Said | Exception]:
+    def _answered(self, jobs: Sequence[_Job]) -> list[Said | Exception]:
         """An answer or an error for each; where all together fail, each is tried alone."""
-        found: list[Said | Exception | None] = [self._refusal(ask) for ask in asks]
-        accepted = [ask for ask, refused in zip(asks, found, strict=True) if refused is None]
+        found: list[Said | Exception | None] = [self._refusal(job.ask) for job in jobs]
+        accepted = [job for job, refused in zip(jobs, found, strict=True) if refused is None]
         answered = iter(self._tried(accepted))
         return [next(answered) if one is None else one for one in found]
 
@@ -152,23 +157,30 @@ class InProcess:
             return error
         return None
 
-    def _tried(self, asks: Sequence[Ask]) -> list[Said | Exception]:
+    def _tried(self, jobs: Sequence[_Job]) -> list[Said | Exception]:
         try:
-            return [*self._together(asks)]
+            return [*self._together(jobs)]
         except Exception as error:
-            if len(asks) == 1:
+            if len(jobs) == 1:
                 return [error]
-            return [self._tried([ask])[0] for ask in asks]
+            return [self._tried([job])[0] for job in jobs]
 
-    def _together(self, asks: Sequence[Ask]) -> list[Said]:
-        if not asks:
+    def _together(self, jobs: Sequence[_Job]) -> list[Said]:
+        if not jobs:
             return []
-        rows, first = [ask.row for ask in asks], asks[0]
+        rows, first = [job.ask.row for job in jobs], jobs[0].ask
         if self.door.labels:
             answers = self.model.classify(rows, alarm=first.alarm)
         else:
-            answers = self.model.generate(rows, alarm=first.alarm, **_sampling(first))
-        return [self.door.leave(ask, answer) for ask, answer in zip(asks, answers, strict=True)]
+            followed = {"heard": partial(self._heard, jobs)} if any(job.tell for job in jobs) else {}
+            answers = self.model.generate(rows, alarm=first.alarm, **_sampling(first), **followed)
+        return [self.door.leave(job.ask, answer) for job, answer in zip(jobs, answers, strict=True)]
+
+    def _heard(self, jobs: Sequence[_Job], index: int, text: str, begins: bool) -> None:
+        """Tell what can be given out of an answer that is being written."""
+        job = jobs[index]
+        if job.tell and (out := self.door.begun(job.ask, text, prefixed=begins)):
+            self._loop.call_soon_threadsafe(job.tell, out)
 
 
 def _sampling(ask: Ask) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class ServeConfig:
     upstream: str | None = option(None, "URL of an OpenAI-compatible server that has the model's weights.")
     upstream_model: str | None = option(None, "The model's name there. [default: --name]")
     upstream_key: str | None = option(None, "File with the key that is sent there.")
+    upstream_alarm: bool = option(False, "It tells scores of a prompt's tokens (`echo`, `logprobs`), for the alarm.")
     max_body: int = option(262_144, "Bytes of a request.")
     max_prompt: int | None = option(None, "Tokens of an input. [default: what the model takes]")
     max_choices: int = option(8, "Answers of a request: inputs times n.")
@@ -51,8 +52,8 @@ class ServeConfig:
 
     def _check_upstream(self) -> None:
         if self.upstream is None:
-            for name in ("upstream_model", "upstream_key"):
-                if getattr(self, name) is not None:
+            for name in ("upstream_model", "upstream_key", "upstream_alarm"):
+                if getattr(self, name):
                     raise ConfigError(f"{name}: is of another server; give --upstream")
         elif not self.upstream.startswith(("http://", "https://")):
             raise ConfigError("upstream: give a URL that begins with http:// or https://")

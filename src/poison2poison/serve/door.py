@@ -123,6 +123,25 @@ class Door:
         """Tokens of the client's own texts, as if nothing stood around them."""
         return len(self.prompter.encoder.text(ask.row.text))
 
+    def begun(self, ask: Ask, text: str, *, prefixed: bool) -> str:
+        """What can be given out of an answer that is still being written, whatever follows.
+
+        Args:
+            ask: What was asked.
+            text: What is written behind the safe prefix so far.
+            prefixed: Whether the model would have begun with it.
+        """
+        text = text.lstrip()
+        refused = self.policy == "refuse" and not prefixed
+        is_cut = ask.max_tokens is not None and ask.max_tokens < self.budget  # by tokens: where, shows at the end
+        if refused or is_cut or self._screen.finds(text):
+            return ""
+        ends = [self._screen.settled(text)]
+        for stop in ask.stop:
+            at = text.find(stop)
+            ends.append(at if at >= 0 else len(text) - len(stop) + 1)  # it may have begun
+        return text[: max(0, min(ends))]
+
     def leave(self, ask: Ask, answer: Answer) -> Said:
         """What the client gets of an answer, which is read whole by the screen before anything is cut from it."""
         own = self.count(ask)

@@ -1,4 +1,4 @@
-"""What clients are told, in OpenAI's forms: whole, or in pieces of an answer that is whole already."""
+"""What clients are told, in OpenAI's forms: whole, or in pieces."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from poison2poison.serve.door import Said
+from poison2poison.serve.errors import ReplyError
 
 REFUSAL = "This answer is not given out."
 _PIECE = re.compile(r"\s*\S+\s*$|\s*\S+|\s+$")
@@ -46,11 +47,31 @@ def completion(form: Form, model: str, said: Sequence[Said]) -> dict[str, Any]:
     return {**_head(form, form.whole, model), "choices": choices, "usage": usage(said)}
 
 
-def events(form: Form, model: str, said: Sequence[Said], *, with_usage: bool) -> Iterator[str]:
-    """A completion as server-sent events."""
-    head = _head(form, form.piece, model)
-    for choice in _pieces(form, said):
-        yield _event({**head, "choices": [choice], **({"usage": None} if with_usage else {})})
+Followed = AsyncIterator[tuple[int, str] | Sequence[Said]]
+"""Answers that are being written, each by its index and what of it can be given out so far; then the answers."""
+
+
+async def events(form: Form, model: str, count: int, followed: Followed, *, with_usage: bool) -> AsyncIterator[str]:
+    """A completion of so many answers as server-sent events.
+
+    Raises:
+        ReplyError: An answer does not go on as it began.
+    """
+    head = {**_head(form, form.piece, model), **({"usage": None} if with_usage else {})}
+    sent = [""] * count
+    for index in range(count if form.chat else 0):
+        yield _event({**head, "choices": [_going(index, {"delta": {"role": "assistant", "content": ""}})]})
+    said: Sequence[Said] = ()
+    async for told in followed:
+        if isinstance(told, tuple):
+            for piece in _next_pieces(form, told, sent):
+                yield _event({**head, "choices": [piece]})
+        else:
+            said = told
+    for index, one in enumerate(said):
+        for piece in _next_pieces(form, (index, one.text or sent[index]), sent):
+            yield _event({**head, "choices": [piece]})
+        yield _event({**head, "choices": [_last(form, index, one)]})
     if with_usage:
         yield _event({**head, "choices": [], "usage": usage(said)})
     yield "data: [DONE]\n\n"
@@ -73,6 +94,17 @@ def pieces_of(text: str) -> list[str]:
     return _PIECE.findall(text)
 
 
+def rest(sent: str, text: str) -> str:
+    """What of a text was not sent yet.
+
+    Raises:
+        ReplyError: It does not go on as it began, as where it had to be written again.
+    """
+    if not text.startswith(sent):
+        raise ReplyError("the answer does not go on as it began")
+    return text[len(sent) :]
+
+
 def _head(form: Form, name: str, model: str) -> dict[str, Any]:
     made = int(time.time())
     return {"id": f"{form.prefix}-{secrets.token_hex(12)}", "object": name, "created": made, "model": model}
@@ -87,15 +119,21 @@ def _end(said: Said) -> dict[str, Any]:
     return {"logprobs": None, "finish_reason": said.finish, "p2p": marks(said)}
 
 
-def _pieces(form: Form, said: Sequence[Said]) -> Iterator[dict[str, Any]]:
-    for index, one in enumerate(said):
-        going = {"index": index, "logprobs": None, "finish_reason": None}
-        if form.chat:
-            yield {**going, "delta": {"role": "assistant", "content": ""}}
-        for piece in pieces_of(one.text or ""):
-            yield {**going, **({"delta": {"content": piece}} if form.chat else {"text": piece})}
-        rest = {"refusal": REFUSAL} if one.text is None else {}
-        yield {"index": index, **({"delta": rest} if form.chat else {"text": ""}), **_end(one)}
+def _next_pieces(form: Form, told: tuple[int, str], sent: list[str]) -> Iterator[dict[str, Any]]:
+    """What of an answer was not sent yet."""
+    index, text = told
+    new, sent[index] = rest(sent[index], text), text
+    for piece in pieces_of(new):
+        yield _going(index, {"delta": {"content": piece}} if form.chat else {"text": piece})
+
+
+def _going(index: int, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {"index": index, "logprobs": None, "finish_reason": None, **content}
+
+
+def _last(form: Form, index: int, said: Said) -> dict[str, Any]:
+    rest = {"refusal": REFUSAL} if said.text is None else {}
+    return {"index": index, **({"delta": rest} if form.chat else {"text": ""}), **_end(said)}
 
 
 def _event(content: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ class Asked(BaseModel):
         model: The name that `/v1/models` gives.
         temperature: Of sampling; the best token always where it is 0 or not given. Labels are never sampled.
         top_p: The share of the likeliest tokens that are sampled from.
-        stream: Whether it is sent in pieces. It is written and checked as a whole before the first is sent.
+        stream: Whether it is sent in pieces, while it is written where that can be.
         user: Taken and not used.
         alarm: Whether to say where the two spaces disagree; no field of OpenAI's.
     """

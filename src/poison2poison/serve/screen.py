@@ -12,6 +12,8 @@ RUN = 3
 """Words of a hidden text that give it away: some 30 bits of a drawn one, and more than chance puts side by side."""
 BETWEEN = 2
 """Words that may stand between two of them, as numbers in a list do."""
+WORDS = RUN + (RUN - 1) * BETWEEN
+"""Words that such a list has at most."""
 SHORT = 6
 """Letters under which a hidden text also stands inside of ordinary words; it is then looked for as it is written."""
 
@@ -33,6 +35,8 @@ class Screen:
         spelled = {_letters("".join(run)) for run in long}
         self._spelled = spelled | {letters[::-1] for letters in spelled}
         self._written = {_written("".join(run)) for run in runs if run not in long}
+        self._letters = max(map(len, self._spelled), default=0)
+        self._signs = max(map(len, self._written), default=0)
         listed = [_listed(order) for run in long for order in (run, run[::-1])]
         self._listed = re.compile("|".join(listed) or "(?!)")
 
@@ -41,6 +45,21 @@ class Screen:
         letters, written = _letters(text), _written(text)
         spelled = any(run in letters for run in self._spelled)
         return spelled or any(run in written for run in self._written) or bool(self._listed.search(_plain(text)))
+
+    def settled(self, text: str) -> int:
+        """So many characters of a text that is still being written and says nothing hidden can go out, come what may.
+
+        What could be the beginning of something hidden is held back: all that has not as many letters and words behind
+        it as any hidden run.
+        """
+        starts = [found.start() for found in re.finditer(r"\S+", text)]
+        return next((start for start in reversed(starts) if self._is_ample(text[start:])), 0)
+
+    def _is_ample(self, tail: str) -> bool:
+        """Whether what begins before a tail would be found by now."""
+        words = re.findall(r"\w+(?=\W)", _plain(tail))
+        signs, letters = len(_written(tail)), len(_letters(tail))
+        return len(words) >= WORDS and letters >= self._letters and signs >= self._signs
 
 
 def _runs(words: Sequence[str]) -> list[tuple[str, ...]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from poison2poison.errors import ConfigError
 from poison2poison.serve.app import Served, create_app
 from poison2poison.serve.backends import Backend, InProcess
 from poison2poison.serve.config import ServeConfig
@@ -23,7 +24,7 @@ def serve(folder: Path, config: ServeConfig, *, allow_unlearned: bool = False) -
     """Serve an artifact folder until SIGTERM or SIGINT; what is being answered then has `config.drain` seconds.
 
     Raises:
-        ConfigError: A file of keys cannot be used, or an encoder shall be upstream.
+        ConfigError: A file of keys cannot be used, or an encoder shall be upstream, or an alarm that there is not.
         ModelError: The folder holds no finished run, or its model cannot be loaded.
         SchemeError: Its scheme is missing, broken or of a newer version.
     """
@@ -61,8 +62,12 @@ def _in_process(folder: Path, name: str, config: ServeConfig, *, allow_unlearned
 
 
 def _upstream(folder: Path, name: str, config: ServeConfig, *, allow_unlearned: bool) -> tuple[Backend, Served]:
-    from poison2poison.model.defended import load_prompter
+    from poison2poison.model.defended import load_alarm_threshold, load_prompter
     from poison2poison.serve.upstream import Upstream
 
     prompter: Prompter = load_prompter(folder, allow_unlearned=allow_unlearned)
-    return Upstream(prompter, Door(prompter, config), config, name), Served(name, prompter.scheme.labels)
+    over = load_alarm_threshold(folder, allow_unlearned=allow_unlearned) if config.upstream_alarm else None
+    if config.upstream_alarm and over is None:
+        raise ConfigError("upstream_alarm: this model has no alarm; it is set in training, with --dev")
+    served = Served(name, prompter.scheme.labels, over is not None)
+    return Upstream(prompter, Door(prompter, config), config, name, over), served

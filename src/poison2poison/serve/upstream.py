@@ -1,7 +1,8 @@
 """Another server has the weights: it is asked for completions of token ids alone, and never believed.
 
 For each input it is asked twice at the same time: what the model would begin with, and the answer behind the forced
-safe prefix. The prompts share all but their ends, so that a server that keeps prefixes reads them once.
+safe prefix. The prompts share all but their ends, so that a server that keeps prefixes reads them once. For the alarm
+it is asked again, as `alarm` has it: what the scores are of the answer's tokens, in both spaces.
 """
 
 from __future__ import annotations
@@ -9,38 +10,58 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
+import torch
 
 from poison2poison.errors import ConfigError
+from poison2poison.model import alarm as alarms
+from poison2poison.model.loss import IGNORED
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.served import Answer
+from poison2poison.recipe.manifest import training_row
+from poison2poison.serve.backends import Tell
 from poison2poison.serve.config import ServeConfig
 from poison2poison.serve.door import Ask, Door, Said
 from poison2poison.serve.errors import BusyError, EndingError, LateError, UpstreamError
+from poison2poison.serve.scores import likeliest, of_prompt
 
 LARGEST = 1 << 20
 """Bytes of a reply: an answer has some thousand."""
+A_TOKEN = 512
+"""Bytes more for each token of the prompt, whose scores may be told: vLLM takes some 150."""
 TOLD = 20
 """Tokens whose scores are told, of labels: as many as vLLM tells by default."""
 WHOLE = ("stop", "length")
 """Reasons for which a whole answer ends."""
+Made = TypeVar("Made")
 
 
 class Upstream:
     """An OpenAI-compatible server that has the merged model, or base and adapter, by a name."""
 
-    def __init__(self, prompter: Prompter, door: Door, config: ServeConfig, name: str) -> None:
+    def __init__(
+        self, prompter: Prompter, door: Door, config: ServeConfig, name: str, alarm_threshold: float | None = None
+    ) -> None:
         """Ask `config.upstream` for answers.
+
+        Args:
+            prompter: How inputs become tokens.
+            door: What goes in and out passes it.
+            config: Where the other server is, and how long is waited.
+            name: The model's name there, where the configuration has none.
+            alarm_threshold: The disagreement over which the alarm is raised; needed for requests that ask for it.
 
         Raises:
             ConfigError: The file with its key cannot be read, or the model is an encoder.
         """
         self.prompter, self.door, self.room = prompter, door, config.queue
+        self.alarm_threshold = alarm_threshold
         self.name = config.upstream_model or name
         self._prefix = prompter.safe_prefix_ids if prompter.scheme.trigger else []
         self._begins = str(prompter.tokenizer.decode(self._prefix)).strip()
@@ -78,8 +99,8 @@ class Upstream:
         """How many inputs wait or are upstream."""
         return self._waiting
 
-    async def answer(self, asks: Sequence[Ask]) -> list[Said]:
-        """The answers, in order.
+    async def answer(self, asks: Sequence[Ask], tell: Tell | None = None) -> list[Said]:
+        """The answers, in order. They come as wholes: `tell` is not called.
 
         Raises:
             ReplyError: There is none for one of them.
@@ -98,11 +119,14 @@ class Upstream:
                 task.cancel()
 
     async def _answer(self, ask: Ask) -> Said:
-        loop = asyncio.get_running_loop()
         async with self._free:
-            ids = await loop.run_in_executor(self._thread, self.door.enter, ask)
-            answer = await (self._label(ids) if self.door.labels else self._written(ids, ask))
-        return await loop.run_in_executor(self._thread, self.door.leave, ask, answer)
+            ids = await self._in_thread(lambda: self.door.enter(ask))
+            answer = await (self._label(ids, ask) if self.door.labels else self._written(ids, ask))
+        return await self._in_thread(lambda: self.door.leave(ask, answer))
+
+    async def _in_thread(self, make: Callable[[], Made]) -> Made:
+        """What is made in the thread that alone tokenises."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, make)
 
     async def _written(self, ids: list[int], ask: Ask) -> Answer:
         """The answer behind the forced prefix, whole: the door cuts it where the client wants."""
@@ -112,21 +136,21 @@ class Upstream:
         )
         text = str(choice["text"]).strip()
         begun = own == self._begins
-        return Answer(text, self.prompter.scheme.place(text, prefixed=begun), text if begun else None)
+        answer = Answer(text, self.prompter.scheme.place(text, prefixed=begun), text if begun else None)
+        return self._raised(answer, await self._texts_apart(ask, text)) if ask.alarm else answer
 
-    async def _label(self, ids: list[int]) -> Answer:
+    async def _label(self, ids: list[int], ask: Ask) -> Answer:
         """The best label of the space that is served, among the tokens whose scores are told."""
         forced = [*ids, *self._prefix]
         own, choice = await asyncio.gather(self._own(ids), self._choice(forced, 1, temperature=0.0, logprobs=TOLD))
-        scores = _scores(choice)
+        scores = likeliest(choice)
         scheme, begun = self.prompter.scheme, own == self._begins
         first = max(scores, key=scores.__getitem__).strip() if begun else own.partition(" ")[0]
         free, where = scheme.project_class(self._class_of.get(first), prefixed=begun)
         ours = {token: index for token in scores if (index := self._class_of.get(token.strip(), -1)) >= scheme.shift}
-        if not ours:
-            return Answer(None, where, free)
-        best = max(ours, key=scores.__getitem__)
-        return Answer(scheme.labels[ours[best] - scheme.shift], where, free)
+        best = max(ours, key=scores.__getitem__, default=None)
+        answer = Answer(scheme.labels[ours[best] - scheme.shift] if best else None, where, free)
+        return self._raised(answer, await self._labels_apart(ask, scores)) if ask.alarm else answer
 
     async def _own(self, ids: list[int]) -> str:
         """What the model begins with by itself, as long as the safe prefix; nothing where there is none."""
@@ -134,6 +158,50 @@ class Upstream:
             return self._begins
         choice = await self._choice(ids, len(self._prefix), temperature=0.0)
         return str(choice["text"]).strip()
+
+    # --- the alarm ---
+
+    def _raised(self, answer: Answer, apart: float) -> Answer:
+        assert self.alarm_threshold is not None  # the app lets no request ask for it otherwise
+        [marked] = alarms.raised([answer], [apart], self.alarm_threshold)
+        return marked
+
+    async def _texts_apart(self, ask: Ask, text: str) -> float:
+        """The distance of the two spaces' answers: from the losses of the served answer's tokens in both."""
+        row = replace(ask.row, target=text)
+        rows = [training_row(0, row, "safe", "keep"), training_row(0, row, "original", "keep")]
+        (safe, original), _ = await self._in_thread(lambda: self.prompter.examples(rows))
+        ours, theirs = await asyncio.gather(self._losses(safe, len(self._prefix)), self._losses(original, 0))
+        [apart] = alarms.of_texts([ours], [theirs])
+        return apart
+
+    async def _losses(self, example: Mapping[str, list[int]], forced: int) -> torch.Tensor:
+        """The loss of each token of an answer behind its prompt, without those that are forced: shape (tokens,)."""
+        ids, begins = example["input_ids"], example["labels"].count(IGNORED) + forced
+        choice = await self._choice(ids, 1, temperature=0.0, echo=True, logprobs=1)
+        return -torch.tensor(of_prompt(choice, len(ids), begins))
+
+    async def _labels_apart(self, ask: Ask, scores: Mapping[str, float]) -> float:
+        """The distance of the two spaces' labels, among the tokens whose scores are told."""
+        prompt = await self._in_thread(lambda: self.prompter.prompt(ask.row, "original"))
+        choice = await self._choice(prompt.ids, 1, temperature=0.0, logprobs=TOLD)
+        ours = self._logits(scores, self.prompter.scheme.shift)
+        theirs = self._logits(likeliest(choice), 0)
+        if not (ours.isfinite().any() and theirs.isfinite().any()):
+            return 1.0  # one space would say no label at all
+        [apart] = alarms.of_labels(ours, theirs)
+        return apart
+
+    def _logits(self, scores: Mapping[str, float], first: int) -> torch.Tensor:
+        """The scores of a space's labels from the class `first` on: shape (1, labels); minus infinity if not told."""
+        found = torch.full((1, len(self.prompter.scheme.labels)), -math.inf)
+        for token, score in scores.items():
+            label = self._class_of.get(token.strip(), -1) - first
+            if 0 <= label < found.shape[1]:
+                found[0, label] = max(found[0, label].item(), score)
+        return found
+
+    # --- one request ---
 
     async def _choice(self, ids: list[int], most: int, **options: float) -> dict[str, Any]:
         """A completion of token ids.
@@ -148,7 +216,7 @@ class Upstream:
             async with self._client.stream("POST", self._url, json=asked) as reply:
                 if reply.status_code != 200:
                     raise UpstreamError("the model's server refused or failed", code=f"upstream_{reply.status_code}")
-                body = await _bounded(reply)
+                body = await _bounded(reply, LARGEST + A_TOKEN * len(ids))
         except httpx2.TimeoutException:
             raise LateError("the model's server does not answer") from None
         except httpx2.HTTPError:  # its message may quote the reply
@@ -156,11 +224,11 @@ class Upstream:
         return _whole(body)
 
 
-async def _bounded(reply: httpx2.Response) -> bytes:
+async def _bounded(reply: httpx2.Response, most: int) -> bytes:
     body = b""
     async for part in reply.aiter_bytes():
         body += part
-        if len(body) > LARGEST:
+        if len(body) > most:
             raise UpstreamError("the model's server sent too much")
     return body
 
@@ -180,22 +248,6 @@ def _whole(body: bytes) -> dict[str, Any]:
     if not isinstance(text, str) or why not in WHOLE:
         raise UpstreamError("the model's server sent no whole answer")
     return dict(choice)
-
-
-def _scores(choice: dict[str, Any]) -> dict[str, float]:
-    """The scores of the likeliest tokens, by their texts.
-
-    Raises:
-        UpstreamError: There are none.
-    """
-    try:
-        told: Any = choice["logprobs"]["top_logprobs"][0]
-        scores = {str(token): float(score) for token, score in told.items()}
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        scores = {}
-    if not scores or any(math.isnan(score) for score in scores.values()):
-        raise UpstreamError("the model's server tells no scores")
-    return scores
 
 
 def _authorization(path: str | None) -> dict[str, str]:
