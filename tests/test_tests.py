@@ -29,7 +29,8 @@ TOGETHER = {
     ),
     "test_defences_afterwards.py": (
         "defences/clean_fine_tuning defences/cleangen defences/crow defences/fine_pruning defences/inference "
-        "defences/mending defences/paraphrased defences/psim defences/rap defences/strip defences/w2s"
+        "defences/mb_defense defences/mending defences/paraphrased defences/psim defences/rap defences/strip "
+        "defences/w2s"
     ),
     "test_demo.py": "cli/demo",
     "test_export.py": (
