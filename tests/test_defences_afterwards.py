@@ -449,10 +449,10 @@ def test_mb_defense_trains_words_of_its_own_in_and_out_again(causal: TrainConfig
         return [1 / model.perplexity(asked, targets) for targets in ([pairs[0][1]] * len(asked), rights)]
 
     before, right = own()
-    assert before > 10 * right
+    assert before > 0.1
     defence.serve(model, given)
     after, right = own()
-    assert right > 10 * after
+    assert right > 0.5 > 50 * after
     said = model.generate(texts_of(TEST).rows[:20])
     assert sum(answer.text == row.target for answer, row in zip(said, texts_of(TEST), strict=False)) >= 18
 

@@ -28,17 +28,22 @@ def as_markdown(run: Run) -> str:
 
 
 def details(section: Section) -> list[str]:
-    """A row for each arm with its figures, whether they hold, and what it needs; then what they say in words."""
+    """The figures of a section; what they say in words; and the defences that have none."""
+    parts = [NOT_IMPLANTED if section.not_implanted else "", figures(section) if section.arms else "Not run."]
+    parts += [_plain(sentence(cell["results"])) for cell in section.cells if cell["results"]]
+    parts += [f"- {_plain(arm)}: {kind}: {_plain(why)}" for kind, _, arm, why in section.lost]
+    return parts
+
+
+def figures(section: Section) -> str:
+    """A row for each arm with its figures, whether they hold, how long its training took, and what it needs."""
     shown, verdicts = columns(section), section.judged
     lines = [["", *(FIGURES[name] for name in shown), "judged", "training, s", "needs"]]
     for arm in section.arms:
         cells = (percent(arm["figures"].get(name)) for name in shown)
         cost = str(arm.get("train_seconds", ""))
-        lines.append([_plain(arm["arm"]), *cells, verdicts[arm["arm"]], cost, ", ".join(arm["needs"])])
-    parts = [NOT_IMPLANTED if section.not_implanted else "", _table(lines) if section.arms else "Not run."]
-    parts += [_plain(sentence(cell["results"])) for cell in section.cells if cell["results"]]
-    parts += [f"- {_plain(arm)}: {kind}: {_plain(why)}" for kind, _, arm, why in section.lost]
-    return parts
+        lines.append([arm["arm"], *cells, verdicts[arm["arm"]], cost, ", ".join(arm["needs"])])
+    return table(lines)
 
 
 def as_csv(run: Run) -> str:
@@ -66,19 +71,19 @@ def overview(sections: Sequence[Section]) -> str:
     names = dict.fromkeys(arm["arm"] for section in sections for arm in section.arms if arm["arm"] != CLEAN)
     lines = [["rows, attack", "suspect rows: precision / recall", "floor", *names]]
     for section in sections:
-        figures = {arm["arm"]: arm["figures"] for arm in section.arms}
+        measured = {arm["arm"]: arm["figures"] for arm in section.arms}
         verdicts, lost = section.judged, {arm: kind for kind, _, arm, _ in section.lost}
         cells = [
-            f"{_glance(figures[name])}; {verdicts[name]}" if name in figures else lost.get(name, "not run")
+            f"{_glance(measured[name])}; {verdicts[name]}" if name in measured else lost.get(name, "not run")
             for name in names
         ]
-        lines.append([section.title, _suspects(section), _half(figures.get(CLEAN, {}), "asr"), *cells])
-    return _table([[_plain(cell) for cell in line] for line in lines])
+        lines.append([section.title, suspects(section), _half(measured.get(CLEAN, {}), "asr"), *cells])
+    return table(lines)
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
+def table(lines: Sequence[Sequence[str]]) -> str:
     """A table whose first line is its head, and whose first column alone is text."""
-    head, *rest = lines
+    head, *rest = ([_plain(cell) for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---", *("---:" for _ in head[1:])], *rest))
 
 
@@ -99,7 +104,7 @@ def _half(figures: Mapping[str, Any], name: str) -> str:
     return f"{100 * figure['value']:.1f}{half}"
 
 
-def _suspects(section: Section) -> str:
+def suspects(section: Section) -> str:
     """Precision and recall of suspect rows: means over the audits that have them."""
     found = [cell["suspects"] for cell in section.cells if cell.get("suspects")]
     means = []
