@@ -46,7 +46,7 @@ class Here:
 
     def stop(self) -> None:
         """End what is at work; it goes on the next time."""
-        for process in self.running:
+        for process in [*self.running]:
             process.kill()
 
 

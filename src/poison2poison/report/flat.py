@@ -71,14 +71,18 @@ def overview(sections: Sequence[Section]) -> str:
     names = dict.fromkeys(arm["arm"] for section in sections for arm in section.arms if arm["arm"] != CLEAN)
     lines = [["rows, attack", "suspect rows: precision / recall", "floor", *names]]
     for section in sections:
-        measured = {arm["arm"]: arm["figures"] for arm in section.arms}
-        verdicts, lost = section.judged, {arm: kind for kind, _, arm, _ in section.lost}
-        cells = [
-            f"{_glance(measured[name])}; {verdicts[name]}" if name in measured else lost.get(name, "not run")
-            for name in names
-        ]
-        lines.append([section.title, suspects(section), _half(measured.get(CLEAN, {}), "asr"), *cells])
+        floor = next((_half(arm["figures"], "asr") for arm in section.arms if arm["arm"] == CLEAN), "")
+        lines.append([section.title, suspects(section), floor, *(_told(section, name) for name in names)])
     return table(lines)
+
+
+def _told(section: Section, name: str) -> str:
+    """The figures of an arm and whether they hold, or why there are none."""
+    measured = {arm["arm"]: arm["figures"] for arm in section.arms}
+    if name in measured:
+        return f"{_glance(measured[name])}; {section.judged[name]}"
+    lost = {arm: kind for kind, _, arm, _ in section.lost}
+    return lost.get(name, lost.get("cell", "not run"))
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
