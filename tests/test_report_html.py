@@ -294,8 +294,10 @@ def test_markdown_names_what_was_refused_and_what_was_not_run(tmp_path: Path) ->
     told["cells"].append({**told["cells"][0], "attack": "addsent", "inapplicable": {}, "results": None})
     write_json(folder / "results.json", told)
     text = as_markdown(read_run(folder))
-    [refused] = [line for line in text.splitlines() if line.startswith("| reviews, reference, badnets, 2 %")]
-    assert refused.split("|")[5].strip() == "refused"
+    rows = ([cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| r"))
+    head, *lines = rows
+    told = {line[1]: dict(zip(head, line, strict=True)) for line in lines}
+    assert told["reviews, reference, badnets, 2 %"]["p2p-paper"] == "refused"
     assert "- p2p-paper: refused: the trigger is in row 3" in text
-    [missing] = [line for line in text.splitlines() if line.startswith("| reviews, reference, addsent")]
-    assert {cell.strip() for cell in missing.split("|")[4:-1]} == {"not run"}
+    missing = told["reviews, reference, addsent, 2 %"]
+    assert {missing[arm] for arm in ("undefended", "p2p-paper", "p2p-paper@0.2")} == {"not run"}

@@ -43,7 +43,7 @@ def run_bench(
         The content of `results.json`.
 
     Raises:
-        ConfigError: `workers` is under 1, or Ray is not installed.
+        ConfigError: `workers` is under 1, or Ray is not installed or does not start.
         OutputError: `out` holds something else, cells of other settings, or another run is at work there.
     """
     at_least("workers", workers, 1)

@@ -61,7 +61,7 @@ class OnRay(Here):
         """Connect.
 
         Raises:
-            ConfigError: Ray is not installed.
+            ConfigError: Ray is not installed, or does not start.
         """
         super().__init__()
         try:
@@ -69,7 +69,11 @@ class OnRay(Here):
         except ModuleNotFoundError:
             raise ConfigError("ray: is not installed; pip install 'poison2poison[ray]'") from None
         self.ray = ray
-        ray.init(log_to_driver=False)
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False)
+        except Exception as error:  # as which Ray raises it
+            told = str(error).strip().splitlines()[0]
+            raise ConfigError(f"ray: did not start ({told}); is RAY_ADDRESS right? Else leave --ray out") from None
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": 0, "scheduling_strategy": "SPREAD"}
         self.task = ray.remote(**options)(run_cell)
