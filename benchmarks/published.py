@@ -9,6 +9,7 @@ NAME is that of a file in benchmarks/configs.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,9 +36,12 @@ def main() -> None:
 def _figures(name: str, run: Path) -> dict[str, object]:
     """The figures of the cells that are measured; a summary over seeds is made of them when they are read."""
     content = gathered(cells_of(read_config(CONFIGS / f"{name}.yaml")), run)
+    del content["summary"]
     measured = [cell["results"]["run_by"] for cell in content["cells"] if cell["results"]]
-    by = {"run_by": measured[0] if measured else ""}
-    return {key: value for key, value in content.items() if key != "summary"} | by
+    content["run_by"] = measured[0] if measured else ""  # not this script
+    text = json.dumps(content).replace(str(run), f"runs/{name}")  # wherever it was run
+    figures: dict[str, object] = json.loads(text)
+    return figures
 
 
 def tables(name: str) -> str:
