@@ -3,7 +3,7 @@
 python benchmarks/published.py reference runs/reference     # of a run, which may be unfinished
 python benchmarks/published.py reference                    # the tables alone, from the JSON file
 
-NAME is that of a file in benchmarks/configs.
+NAME is that of a file in benchmarks/configs. A page that is not there yet is begun; its prose is written by hand.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ from pathlib import Path
 import pages
 from poison2poison.bench import cells_of, read_config
 from poison2poison.bench.runner import gathered
-from poison2poison.files import write_json
+from poison2poison.files import write_json, write_text
 from poison2poison.report import flat, read_run
 from poison2poison.report.run import Section
 
 CONFIGS = Path(__file__).parent / "configs"
+NEW = """# {name}
+
+Measured by `p2p bench benchmarks/configs/{name}.yaml`.
+
+<!-- {command} -->
+{end}"""
 
 
 def main() -> None:
@@ -30,6 +36,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.run:
         write_json(_file(given.name), _figures(given.name, given.run))
+    page = pages.RESULTS / f"{given.name}.md"
+    if not page.exists():
+        write_text(page, NEW.format(name=given.name, command=_command(given.name), end=pages.END))
     pages.write(given.name, tables(given.name), _command(given.name))
 
 
