@@ -96,8 +96,8 @@ def test_a_run_that_is_killed_three_times_at_random_moments_ends_with_the_same_f
 def test_two_workers_of_ray_find_what_two_processes_find(tmp_path: Path, settings: dict[str, Any]) -> None:
     pytest.importorskip("ray", reason="cells on other machines need the extra `ray`")
     config = in_yaml(tmp_path, {**settings, "seeds": [0, 1], "defences": ["undefended", "z-defence"]})
-    for name, more in (("here", []), ("ray", ["--ray"])):
-        process = run(config, tmp_path / name, after=["--workers", "2", *more])
+    for name, after in (("here", "--workers 2"), ("ray", "--workers 2 --ray")):
+        process = run(config, tmp_path / name, after=after.split())
         _, said = process.communicate()
         assert process.returncode == 0, said
     here, ray = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("here", "ray"))

@@ -99,7 +99,7 @@ def task_loss(served: DefendedModel, batch: Batch) -> torch.Tensor:
 def likelihoods(served: DefendedModel, batch: Batch) -> torch.Tensor:
     """The mean log-probability of a target's tokens, of a causal LM; shape (batch,), with gradients."""
     tokens = (batch["labels"] != IGNORED).sum(1).tolist()
-    return -torch.stack([losses.mean() for losses in _target_losses(served, batch).split(tokens)])
+    return -torch.stack([losses.mean() for losses in torch.split(_target_losses(served, batch), tokens)])
 
 
 def _target_losses(served: DefendedModel, batch: Batch) -> torch.Tensor:
