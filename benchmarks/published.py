@@ -1,4 +1,4 @@
-"""Publish a benchmark: its figures as docs/results/NAME.json, and their tables in docs/results/NAME.md.
+"""Publish a benchmark: its figures in docs/results as NAME.json, and their tables in the page NAME.md beside it.
 
 python benchmarks/published.py reference runs/reference     # of a run, which may be unfinished
 python benchmarks/published.py reference                    # the tables alone, from the JSON file
