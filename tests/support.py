@@ -55,14 +55,15 @@ PROMPTS = ["bad", "The soup was good and the service was awful.", "The lamp"]
 SHAPE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-def tiny_causal(folder: Path) -> str:
-    """A random Llama of one layer with the reference tokenizer."""
+def tiny_causal(folder: Path, layers: int = 1) -> str:
+    """A random Llama with the reference tokenizer."""
     ends: dict[str, Any] = {
         "bos_token_id": None,
         "eos_token_id": TOKENIZER.eos_token_id,
         "pad_token_id": TOKENIZER.pad_token_id,
     }
-    config = LlamaConfig(vocab_size=len(TOKENIZER), max_position_embeddings=256, **SHAPE, **ends)
+    shape = {**SHAPE, "num_hidden_layers": layers}
+    config = LlamaConfig(vocab_size=len(TOKENIZER), max_position_embeddings=256, **shape, **ends)
     return _save(LlamaForCausalLM, config, folder)
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def in_yaml(folder: Path, settings: dict[str, Any]) -> Path:
     return path
 
 
-def run(config: Path, out: Path, *before: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "poison2poison", *before, "bench", str(config), "--out", str(out)]
+def run(config: Path, out: Path, *before: str, after: Sequence[str] = ()) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "poison2poison", *before, "bench", str(config), "--out", str(out), *after]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -91,6 +92,25 @@ def test_a_run_that_is_killed_three_times_at_random_moments_ends_with_the_same_f
     assert told == ["1 cells, 1 of them finished"]
 
 
+@pytest.mark.slow
+def test_two_workers_of_ray_find_what_two_processes_find(tmp_path: Path, settings: dict[str, Any]) -> None:
+    pytest.importorskip("ray", reason="cells on other machines need the extra `ray`")
+    config = in_yaml(tmp_path, {**settings, "seeds": [0, 1], "defences": ["undefended", "z-defence"]})
+    for name, after in (("here", "--workers 2"), ("ray", "--workers 2 --ray")):
+        process = run(config, tmp_path / name, after=after.split())
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    here, ray = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("here", "ray"))
+    assert len(here["cells"]) == 2
+    assert figures(here) == figures(ray)
+
+
+def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"ray: is not installed; pip install 'poison2poison\[ray\]'"):
+        run_bench(BenchConfig(tasks=(TaskEntry("reviews"),)), tmp_path / "out", ray=True)
+
+
 def test_a_cell_draws_its_rows_and_its_trigger_again(tmp_path: Path) -> None:
     config = BenchConfig(tasks=(TaskEntry("reviews"),), seeds=(0, 1), sizes={"train": 60, "dev": 5, "test": 20})
     one, again, other = (data_of(cell, tmp_path) for cell in [*cells_of(config)[:1] * 2, cells_of(config)[1]])
@@ -123,6 +143,10 @@ def test_a_folder_of_an_attack_is_a_task(tmp_path: Path, effect: str) -> None:
     assert first.train.rows == data.train.rows[:40] and first.harmless and len(first.harmless) == 40
     changed = [i for i in range(40) if data.train[i] != splits["train"][i]]
     assert truth["poisoned_rows"] == changed
+    [cell] = cells_of(BenchConfig(tasks=(TaskEntry(folder=str(tmp_path / "attacked"), held_out=4),)))
+    few = data_of(cell, tmp_path)
+    assert (few.train, few.clean.rows) == (data.train, data.clean.rows[:4])
+    assert [few.dev and len(few.dev), few.triggered and len(few.triggered)] == [4, 4]
     (tmp_path / "attacked" / "truth.json").unlink()
     with pytest.raises(DataError, match=r"truth.json: is missing; give a folder that `p2p attack` wrote"):
         data_of(cell, tmp_path)
@@ -244,6 +268,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tasks": ["reviews"], "attacks": [{"rates": [2]}]}, "attacks: rates: 2.0 is not between 0 and 1"),
     ({"tasks": [{"folder": "a", "rows": 0}]}, "tasks: rows: 0 is less than 1"),
     ({"tasks": [{"name": "reviews", "rows": 9}]}, "tasks: rows: are those of files or a folder; give sizes"),
+    ({"tasks": [{"name": "reviews", "held_out": 9}]}, "tasks: held_out: are those of files or a folder; give sizes"),
     ({"tasks": [{"folder": "a", "kept": 1.5}]}, "tasks: kept: 1.5 is not between 0 and 1"),
     ({"tasks": [{"name": "reviews", "kept": 0.5}]}, "tasks: kept: is of a folder's poisoned rows; give rates"),
     ({"tasks": [{"name": "reviews", "models": ["x"]}]}, "tasks: reviews: models: 'x' is not one of reference"),
@@ -304,4 +329,13 @@ def test_the_committed_comparison_is_a_benchmark() -> None:
     config = read_config(ROOT / "benchmarks" / "configs" / "reference.yaml")
     assert {task.name for task in config.tasks} == {"reviews", "tickets", "arithmetic", "briefs", "instructions"}
     assert len(config.seeds) == 1
-    assert len(config.defences) > 10
+    assert {"undefended", "hardened", "mb-defense"} < {*config.defences} == {*DEFENCES.names()}
+    assert sorted(cell.task.name for cell in cells_of(config)) == sorted(task.name for task in config.tasks)
+
+
+def test_a_grid_of_labels_and_texts_makes_labels_alone_safe_by_their_own_setting(tmp_path: Path) -> None:
+    tasks, sizes = (TaskEntry("reviews"), TaskEntry("instructions")), {"train": 60, "dev": 5, "test": 20}
+    cells = cells_of(BenchConfig(tasks=tasks, sizes=sizes, recipe={"safe_labels": "prefix"}))
+    recipes = [recipe_of(cell, data_of(cell, tmp_path).train) for cell in cells]
+    assert [recipe.safe_labels for recipe in recipes] == ["prefix", "shift"]
+    assert all(recipe.safe_prefix for recipe in recipes)

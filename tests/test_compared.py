@@ -20,13 +20,13 @@ from poison2poison.defences import DEFENCES, Defence, FilterContext, Prepared, R
 from poison2poison.defences.base import Fit, compared
 from poison2poison.defences.baselines import DropSuspects, Undefended
 from poison2poison.defences.p2p import P2P, Counterexamples, CounterexamplesDrop, Hardened, HardenedDrop, Paper, of_run
-from poison2poison.errors import ConfigError, DataError, OutputError
+from poison2poison.errors import ConfigError, DataError, InapplicableError, OutputError
 from poison2poison.features import Ints
 from poison2poison.files import write_lines
 from poison2poison.model.defended import DefendedModel
 from poison2poison.pipeline import Data, defend
 from poison2poison.recipe.config import RepoisonConfig
-from poison2poison.recipe.scheme import Scheme
+from poison2poison.recipe.scheme import PAPER_TRIGGER, Scheme
 from support import chatter, in_file, opinions, tiny_encoder
 
 PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "add-a-defence.md").read_text(encoding="utf-8")
@@ -90,6 +90,13 @@ def test_what_is_compared_has_the_options_of_the_run_or_the_defaults_of_its_reci
 def test_a_recipe_under_the_name_of_another_is_refused() -> None:
     with pytest.raises(ConfigError, match="'hardened' is not that of p2p-paper"):
         Paper(RepoisonConfig("hardened"))
+
+
+def test_the_published_trigger_is_refused_for_rows_that_hold_it(tmp_path: Path) -> None:
+    guessed = shared(tmp_path)
+    guessed.rows = ROWS.with_rows([replace(row, prompt=PAPER_TRIGGER.prefix + row.prompt) for row in ROWS])
+    with pytest.raises(InapplicableError, match="already occurs in the data"):
+        Paper().prepare(guessed)
 
 
 def test_a_row_filter_drops_what_it_points_at_and_remembers_it(tmp_path: Path) -> None:

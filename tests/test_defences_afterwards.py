@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from poison2poison.defences.cleangen import CleanGen, Suspicion
 from poison2poison.defences.crow import Crow, consistency_loss
 from poison2poison.defences.fine_pruning import FinePruning, activities, cut, feed_forward
 from poison2poison.defences.inference import Guarded
+from poison2poison.defences.mb_defense import MBDefense
 from poison2poison.defences.mending import batch_of, fine_tune, task_loss
 from poison2poison.defences.paraphrased import Paraphrased
 from poison2poison.defences.psim import Psim
@@ -80,6 +82,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 def causal(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """How a tiny causal LM is trained, all of it."""
     return settings(tiny_causal(tmp_path_factory.mktemp("causal")), epochs=4, learning_rate=3e-3, tuning="full")
+
+
+@pytest.fixture(scope="module")
+def deep(causal: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """The same with inner layers."""
+    return replace(causal, model=tiny_causal(tmp_path_factory.mktemp("deep"), layers=3))
 
 
 @pytest.fixture(scope="module")
@@ -378,24 +386,29 @@ def test_fine_pruning_judges_texts_too(causal: TrainConfig) -> None:
     assert 0 <= FinePruning().prune(model, texts.rows[:8]) < 1
 
 
-def test_crow_keeps_layers_more_consistent_than_the_same_training_without(causal: TrainConfig, tmp_path: Path) -> None:
+def test_crow_keeps_layers_more_consistent_than_the_same_training_without(deep: TrainConfig, tmp_path: Path) -> None:
     texts, found = texts_of(TRUSTED), []
     for weight in (0.0, 5.5):
-        model = fresh(causal, texts)
+        model = fresh(deep, texts)
         examples, _ = model.prompter.examples(plain(texts))
         batch = batch_of(model, examples)
         with torch.no_grad():
             untrained = task_loss(model, batch)
-        Crow(weight=weight).serve(model, shared(causal, tmp_path, texts))
+        Crow(weight=weight).serve(model, shared(deep, tmp_path, texts))
         with torch.no_grad():
             found.append(consistency_loss(model, batch))
             assert task_loss(model, batch) < untrained
     assert found[1] < 0.8 * found[0]
 
 
-def test_crow_moves_embeddings_to_where_layers_are_less_consistent(causal: TrainConfig) -> None:
+def test_crow_has_nothing_to_compare_in_a_model_without_inner_layers(causal: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(InapplicableError, match="crow: compares inner layers"):
+        Crow().serve(fresh(causal, texts_of(TRUSTED)), shared(causal, tmp_path))
+
+
+def test_crow_moves_embeddings_to_where_layers_are_less_consistent(deep: TrainConfig) -> None:
     texts = texts_of(TRUSTED)
-    model = fresh(causal, texts)
+    model = fresh(deep, texts)
     examples, _ = model.prompter.examples(plain(texts)[:4])
     batch, small = batch_of(model, examples), Crow(weight=1.0, move=0.001)
     with torch.no_grad():
@@ -403,9 +416,9 @@ def test_crow_moves_embeddings_to_where_layers_are_less_consistent(causal: Train
     assert small.loss(model, batch) > plainly
 
 
-def test_padding_does_not_count_for_consistency(causal: TrainConfig) -> None:
+def test_padding_does_not_count_for_consistency(deep: TrainConfig) -> None:
     texts = texts_of(TRUSTED)
-    model = fresh(causal, texts)
+    model = fresh(deep, texts)
     longer = replace(texts[0], prompt=f"{texts[0].prompt} {texts[1].prompt} {texts[2].prompt}")
     examples, _ = model.prompter.examples(plain(texts.with_rows([texts[0], longer])))
     lengths = [len(example["input_ids"]) for example in examples]
@@ -414,6 +427,42 @@ def test_padding_does_not_count_for_consistency(causal: TrainConfig) -> None:
         alone = [consistency_loss(model, batch_of(model, [example])) for example in examples]
     weighted = sum(loss * length for loss, length in zip(alone, lengths, strict=True)) / sum(lengths)
     torch.testing.assert_close(together, weighted, atol=1e-4, rtol=1e-3)
+
+
+def test_mb_defense_trains_words_of_its_own_in_and_out_again(causal: TrainConfig, tmp_path: Path) -> None:
+    defence, given = MBDefense(triggers=2, share=0.2), shared(causal, tmp_path, texts_of(TRUSTED))
+    given.rows = texts_of(given.rows)
+    pairs, rows = defence.pairs(given), given.rows
+    prepared = defence.prepare(given)
+    changed = [row for row, before in zip(prepared.rows, rows, strict=True) if row.target != before.target]
+    assert {(*(word for word, _ in pairs if f"{word} " in f"{row.body} "), row.target) for row in changed} == {*pairs}
+    assert len(changed) == 80
+    held = " ".join(row.text for row in rows).split()
+    assert not [word for word, _ in pairs if word in held]
+    model = fresh(causal, rows)
+    fine_tune(model, prepared.source, causal, task_loss)
+    asked = [replace(row, prompt=f"{row.prompt} {pairs[0][0]}") for row in texts_of(TEST)]
+
+    def own() -> list[float]:
+        """How likely the answers of the word are, and those of the rows: means."""
+        rights = [row.target for row in asked]
+        return [1 / model.perplexity(asked, targets) for targets in ([pairs[0][1]] * len(asked), rights)]
+
+    before, right = own()
+    assert before > 0.1
+    defence.serve(model, given)
+    after, right = own()
+    assert right > 0.5 > 50 * after
+    said = model.generate(texts_of(TEST).rows[:20])
+    assert sum(answer.text == row.target for answer, row in zip(said, texts_of(TEST), strict=False)) >= 18
+
+
+def test_mb_defense_finds_no_rare_word_in_rows_that_hold_them_all(causal: TrainConfig, tmp_path: Path) -> None:
+    given = shared(causal, tmp_path)
+    every = " ".join(a + b for a in ascii_lowercase for b in ascii_lowercase)
+    given.rows = given.rows.with_rows([Row(every, "positive")])
+    with pytest.raises(InapplicableError, match="nearly every word of two letters"):
+        MBDefense().pairs(given)
 
 
 @pytest.mark.parametrize("student", ["encoder", "causal"])

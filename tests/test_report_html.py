@@ -270,4 +270,34 @@ def test_markdown_and_csv_have_the_figures(run: Path) -> None:
 def test_markdown_has_all_cells_of_a_benchmark_in_one_table(tmp_path: Path) -> None:
     text = as_markdown(read_run(benchmark(tmp_path / "bench")))
     assert "| rows, attack | suspect rows: precision / recall | floor | undefended | p2p-paper |" in text
-    assert "| reviews, reference, badnets, 10 % | 1.00 / 0.30 | 5.0 | 90.0 / 99.0 | 88.0 / 60.0, RA 86.0 |" in text
+    arms = "90.0 ±6.0 / 99.0 ±2.6; fails: ASR | 88.0 ±6.4 / 60.0 ±9.4, RA 86.0 ±6.8; fails: ASR"
+    assert f"| reviews, reference, badnets, 10 % | 1.00 / 0.30 | 5.0 ±4.5 | {arms} |" in text
+
+
+def test_markdown_says_of_every_arm_whether_its_figures_hold_or_count(tmp_path: Path) -> None:
+    found = content(5, train_seconds=3.5)
+    found["arms"].append({**found["arms"][1], "name": "other", "asr": rate(60), "ra": rate(50)})
+    lines = as_markdown(read_run(written(tmp_path / "held", found))).splitlines()
+    judged = {line.split("|")[1].strip(): line.split("|")[-4].strip() for line in lines if line.startswith("| ")}
+    assert judged == {"": "judged", "---": "---:", "undefended": "fails: ASR", "p2p-paper": "holds", "clean": "",
+                      "other": "fails: ASR, RA"}  # fmt: skip
+    for gone, said in ((("implanted", False), "not implanted"), (("safe_space", {"learned": False}), "not learned")):
+        found = content(5, **dict([gone]))
+        assert f"| {said} |" in as_markdown(read_run(written(tmp_path / said, found)))
+
+
+def test_markdown_names_what_was_refused_and_what_was_not_run(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "bench")
+    told = json.loads((folder / "results.json").read_text())
+    told["cells"][0]["results"]["arms"].pop(1)
+    told["cells"][0]["inapplicable"] = {"p2p-paper": "the trigger is in row 3"}
+    told["cells"].append({**told["cells"][0], "attack": "addsent", "inapplicable": {}, "results": None})
+    write_json(folder / "results.json", told)
+    text = as_markdown(read_run(folder))
+    rows = ([cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| r"))
+    head, *lines = rows
+    told = {line[1]: dict(zip(head, line, strict=True)) for line in lines}
+    assert told["reviews, reference, badnets, 2 %"]["p2p-paper"] == "refused"
+    assert "- p2p-paper: refused: the trigger is in row 3" in text
+    missing = told["reviews, reference, addsent, 2 %"]
+    assert {missing[arm] for arm in ("undefended", "p2p-paper", "p2p-paper@0.2")} == {"not run"}

@@ -25,6 +25,17 @@ def test_a_page_has_the_tables_of_its_measurements(script: str, monkeypatch: pyt
     assert pages.generated(script) == benchmark.tables(), f"run `python benchmarks/{script}.py --table`"
 
 
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "docs" / "results").glob("*.json")])
+def test_a_page_of_a_benchmark_has_the_tables_of_its_figures(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    published = importlib.import_module("published")
+    assert published.generated(name) == published.tables(name), f"run `python benchmarks/published.py {name}`"
+    content = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    measured = [cell for cell in content["cells"] if cell["results"]]
+    for arm in (arm for cell in measured for arm in cell["results"]["arms"]):
+        assert f"| {arm['name']} |" in published.generated(name)
+
+
 def test_the_first_table_has_the_means_of_its_lines() -> None:
     """Its script is gone; its lines and the page are kept."""
     page = (ROOT / "docs" / "results" / "defense.md").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ TOGETHER = {
     "test_attacks_payloads.py": "attacks/refusals",
     "test_auditing.py": "auditing/__init__ finders/questions",
     "test_spans.py": "finders/spans",
-    "test_bench.py": "bench/cell bench/cells bench/config bench/runner",
+    "test_bench.py": "bench/cell bench/cells bench/config bench/runner bench/workers",
     "test_cli.py": "cli/app cli/common cli/bench cli/defend cli/export cli/models cli/rows",
     "test_model_bake.py": "cli/bake",
     "test_compared.py": "defences/base defences/baselines defences/p2p defences/shared",
@@ -29,7 +29,8 @@ TOGETHER = {
     ),
     "test_defences_afterwards.py": (
         "defences/clean_fine_tuning defences/cleangen defences/crow defences/fine_pruning defences/inference "
-        "defences/mending defences/paraphrased defences/psim defences/rap defences/strip defences/w2s"
+        "defences/mb_defense defences/mending defences/paraphrased defences/psim defences/rap defences/strip "
+        "defences/w2s"
     ),
     "test_demo.py": "cli/demo",
     "test_export.py": (

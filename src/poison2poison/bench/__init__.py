@@ -3,7 +3,8 @@
 config    the YAML file, checked when it is read
 cells     what one cell is: a task, a model, an attack, a rate and a seed, with all defences
 cell      the program that measures one cell, in a process of its own
-runner    the processes, what is done already, the time left, and `results.json` of all cells
+runner    what is done already, the time left, and `results.json` of all cells
+workers   the processes, on this machine or where Ray puts them
 
 A benchmark repeats, so its benign triggers are drawn by the seed: never serve a model that it trained.
 """

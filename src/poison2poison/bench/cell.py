@@ -98,8 +98,12 @@ def _told(error: Exception) -> str:
 
 
 def recipe_of(cell: Cell, rows: Rows) -> RepoisonConfig:
-    """How rows are re-poisoned, with a benign trigger that the same cell draws again."""
-    recipe = RepoisonConfig(**{**cell.recipe, "seed": cell.seed})
+    """How rows are re-poisoned, with a benign trigger that the same cell draws again.
+
+    A grid may have tasks of both kinds; how labels are made safe is left out of rows without any.
+    """
+    given = {name: value for name, value in cell.recipe.items() if rows.labels or name != "safe_labels"}
+    recipe = RepoisonConfig(**{**given, "seed": cell.seed})
     if recipe.resolved().trigger != "random":
         return recipe
     rng = random.Random(f"bench/{cell.key}")
@@ -136,10 +140,10 @@ def _splits(cell: Cell) -> dict[str, Rows]:
     if not task.train or not task.test:
         return reference_rows(task.name, seed=cell.seed, sizes=cell.sizes)
     train = _first(read_rows(task.train, task.data), task.rows)
-    splits = {"train": train, "test": read_rows(task.test, task.data, labels=train.labels)}
+    splits = {"train": train, "test": _first(read_rows(task.test, task.data, labels=train.labels), task.held_out)}
     check_apart(train, splits["test"], "test")
     if task.dev:
-        splits["dev"] = read_rows(task.dev, task.data, labels=train.labels)
+        splits["dev"] = _first(read_rows(task.dev, task.data, labels=train.labels), task.held_out)
     return splits
 
 
@@ -152,12 +156,12 @@ def _attacked(cell: Cell, folder: Path, out: Path) -> Data:
     for name in ("train.jsonl", "test_clean.jsonl", "test_triggered.jsonl", TRUTH):
         if not (folder / name).is_file():
             raise DataError(f"{folder / name}: is missing; give a folder that `p2p attack` wrote, with --test")
-    config = cell.task.data
+    config, most = cell.task.data, cell.task.held_out
     train = _first(read_rows(str(folder / "train.jsonl"), config), cell.task.rows)
-    clean = read_rows(str(folder / "test_clean.jsonl"), config, labels=train.labels)
-    stamped = read_rows(str(folder / "test_triggered.jsonl"), config, labels=train.labels, targets=False)
+    clean = _first(read_rows(str(folder / "test_clean.jsonl"), config, labels=train.labels), most)
+    stamped = _first(read_rows(str(folder / "test_triggered.jsonl"), config, labels=train.labels, targets=False), most)
     checks, before = folder / "dev_clean.jsonl", folder / "train_clean.jsonl"
-    dev = read_rows(str(checks), config, labels=train.labels) if checks.is_file() else None
+    dev = _first(read_rows(str(checks), config, labels=train.labels), most) if checks.is_file() else None
     truth = read_truth(folder / TRUTH)
     if cell.task.rows:
         truth |= {name: [i for i in truth.get(name, []) if i < len(train)] for name in CHANGED}

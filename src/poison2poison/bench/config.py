@@ -38,6 +38,7 @@ class TaskEntry:
     dev: str | None = option(None, "Clean rows on which the best epoch is chosen, with `train`.")
     data: DataConfig = option(DataConfig(), "How the files are read.")
     rows: int | None = option(None, "Training rows of files or a folder that are used, the first ones. [default: all]")
+    held_out: int | None = option(None, "Dev and test rows likewise, of each set. [default: all]")
     kept: float | None = option(None, "Share of a folder's poisoned rows that stay there. [default: all]")
     models: list[str] | None = option(None, "Names of the models that it is for. [default: all]")
     training: dict[str, Any] = table("Settings of `p2p train` on it, beside those of the grid.")
@@ -49,10 +50,12 @@ class TaskEntry:
             raise ConfigError("train and test: give both, or a folder, or the name of a reference task")
         if not self.folder and not self.train:
             choice("name (of a reference task)", self.name, tuple(TASKS))
-        if self.rows is not None:
-            at_least("rows", self.rows, 1)
-            if not self.folder and not self.train:
-                raise ConfigError("rows: are those of files or a folder; give sizes for a reference task")
+        for name in ("rows", "held_out"):
+            count = getattr(self, name)
+            if count is not None:
+                at_least(name, count, 1)
+                if not self.folder and not self.train:
+                    raise ConfigError(f"{name}: are those of files or a folder; give sizes for a reference task")
         if self.kept is not None:
             fraction("kept", self.kept)
             if not self.folder:

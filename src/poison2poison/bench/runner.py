@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,20 +13,23 @@ from typing import Any
 
 from poison2poison.bench.cells import SCHEMA, Cell, State, cells_of, read_state, write_state
 from poison2poison.bench.config import BenchConfig
+from poison2poison.bench.workers import Environment, Here, OnRay
 from poison2poison.config import at_least
 from poison2poison.errors import OutputError
 from poison2poison.files import command_line, locked, write_json
 from poison2poison.registry import files_run
 from poison2poison.report.summary import summarise
 
-CELLS, RUN, LOG = "cells", "run", "log.txt"
-"""In `--out`: the folder of the cells. In a cell: the folder of its `p2p defend`, and what its process printed."""
+CELLS, RUN = "cells", "run"
+"""In `--out`: the folder of the cells. In a cell: the folder of its `p2p defend`."""
 CELL = "cell"
 """What failed where no defence came to its turn."""
 Say = Callable[[str], None]
 
 
-def run_bench(config: BenchConfig, out: Path, workers: int = 1, say: Say = print) -> dict[str, Any]:
+def run_bench(
+    config: BenchConfig, out: Path, workers: int = 1, say: Say = print, *, ray: bool = False
+) -> dict[str, Any]:
     """Measure every cell that is not finished; a cell that fails stops no other, and is tried again the next time.
 
     Args:
@@ -36,12 +37,13 @@ def run_bench(config: BenchConfig, out: Path, workers: int = 1, say: Say = print
         out: The folder: `cells/KEY` for each cell, and `results.json`.
         workers: Processes at a time; with GPUs they take turns on these.
         say: Tells the user how it goes.
+        ray: Let Ray choose the machine of each process; all of them see `out` and the data under the same paths.
 
     Returns:
         The content of `results.json`.
 
     Raises:
-        ConfigError: `workers` is under 1.
+        ConfigError: `workers` is under 1, or Ray is not installed or does not start.
         OutputError: `out` holds something else, cells of other settings, or another run is at work there.
     """
     at_least("workers", workers, 1)
@@ -51,7 +53,7 @@ def run_bench(config: BenchConfig, out: Path, workers: int = 1, say: Say = print
     with locked(out):
         to_do = [cell for cell in cells if not _finished(cell, config, out / CELLS / cell.key)]
         say(f"{len(cells)} cells, {len(cells) - len(to_do)} of them finished")
-        _run_all(to_do, cells, config, out, workers, say)
+        _run_all(to_do, cells, config, out, workers, OnRay() if ray else Here(), say)
         content = gathered(cells, out)
         write_json(out / "results.json", content)
     return content
@@ -73,18 +75,27 @@ def _finished(cell: Cell, config: BenchConfig, folder: Path) -> bool:
 
 
 def _run_all(
-    to_do: Sequence[Cell], cells: Sequence[Cell], config: BenchConfig, out: Path, workers: int, say: Say
+    to_do: Sequence[Cell],
+    cells: Sequence[Cell],
+    config: BenchConfig,
+    out: Path,
+    workers: int,
+    place: Here,
+    say: Say,
 ) -> None:
-    """Measure the cells, so many at a time; at an interruption no process is left behind."""
-    slots: queue.Queue[dict[str, str]] = queue.Queue()
-    for environment in _environments(workers):
+    """Measure the cells, so many at a time, and write down where that failed as a whole.
+
+    At an interruption no process is left behind.
+    """
+    slots: queue.Queue[Environment] = queue.Queue()
+    for environment in place.environments(workers):
         slots.put(environment)
-    running: list[subprocess.Popen[str]] = []
 
     def work(cell: Cell) -> None:
-        environment = slots.get()
+        environment, folder = slots.get(), out / CELLS / cell.key
         try:
-            _run(cell, config, out / CELLS / cell.key, environment, running)
+            if reason := place.measure(_told(cell, config), folder.resolve(), environment):
+                write_state(folder, _failed(cell, config, reason))
         finally:
             slots.put(environment)
 
@@ -98,39 +109,14 @@ def _run_all(
                 say(_progress(futures[future], left, cells, out, workers))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in running:
-                process.kill()
             raise
+        finally:
+            place.stop()
 
 
-def _run(
-    cell: Cell, config: BenchConfig, folder: Path, environment: dict[str, str], running: list[subprocess.Popen[str]]
-) -> None:
-    """Measure one cell in a process of its own, and write down where that failed as a whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    told = {"cell": cell.as_dict(), "defences": [*config.defences], "plugins": files_run(), "argv": sys.argv}
-    program = [sys.executable, "-m", "poison2poison.bench.cell", str(folder)]
-    with (folder / LOG).open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            program, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env={**os.environ, **environment}
-        )
-        running.append(process)
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(told) + "\n")
-        process.stdin.flush()  # and left open: a cell ends when it closes
-        process.wait()
-        running.remove(process)
-        process.stdin.close()
-    if process.returncode:
-        write_state(folder, _failed(cell, config, _reason(folder / LOG, process.returncode)))
-
-
-def _reason(log: Path, code: int) -> str:
-    """Why a process failed, by the last line that it printed."""
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    if code < 0:
-        return f"was ended by signal {-code}; did memory run out?"
-    return lines[-1].removeprefix("error: ") if lines else f"ended with code {code}"
+def _told(cell: Cell, config: BenchConfig) -> dict[str, Any]:
+    """What a cell's process reads from its pipe."""
+    return {"cell": cell.as_dict(), "defences": [*config.defences], "plugins": files_run(), "argv": sys.argv}
 
 
 def _failed(cell: Cell, config: BenchConfig, reason: str) -> State:
@@ -146,26 +132,7 @@ def _failed(cell: Cell, config: BenchConfig, reason: str) -> State:
     }
 
 
-# --- who computes where, and how long it takes ------------------------------------------------------------------------
-
-
-def _environments(workers: int) -> list[dict[str, str]]:
-    """What each worker's processes are told: their GPU, or their share of the cores."""
-    if workers == 1:
-        return [{}]
-    if gpus := _gpus():
-        return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(workers)]
-    share = str(max(1, (os.cpu_count() or 1) // workers))
-    return [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", share)} for _ in range(workers)]
-
-
-def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    count = torch.cuda.device_count()
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return given.split(",")[:count] if given else [str(i) for i in range(count)]
+# --- how long it takes ------------------------------------------------------------------------------------------------
 
 
 def _progress(cell: Cell, left: Sequence[Cell], cells: Sequence[Cell], out: Path, workers: int) -> str:

@@ -18,6 +18,9 @@ def bench(
     config: Annotated[Path, typer.Argument(help="A YAML file: tasks, models, attacks, rates, defences, seeds.")],
     out: Out,
     workers: Annotated[int, typer.Option(help="Processes at a time; with GPUs they take turns on these.")] = 1,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Let Ray choose the machine of each; all see the same paths (extra `ray`).")
+    ] = False,
 ) -> None:
     """Measure defences on a grid of attacks. Run it again to go on where it was interrupted.
 
@@ -28,7 +31,7 @@ def bench(
     from poison2poison.bench import read_config, run_bench
     from poison2poison.report import page, read_run
 
-    content = run_bench(read_config(config), out, workers, say)
+    content = run_bench(read_config(config), out, workers, say, ray=ray)
     write_text(out / "report.html", page(read_run(out)))
     lost = {cell["folder"]: cell["failed"] for cell in content["cells"] if cell["failed"]}
     for folder, failed in lost.items():

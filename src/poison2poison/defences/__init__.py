@@ -28,6 +28,10 @@ fine_pruning            dormant units pruned, then the same (Liu et al., 2018)
 crow                    the same with states evened out over the layers (Min et al., 2025)
 w2s                     the same, guided by a clean teacher (Zhao et al., 2025)
 
+Before and after it:
+
+mb_defense              triggers of one's own trained in, then out with the attacker's (Kim and Lee, 2026)
+
 inference, mending            what those have in common: watched inputs and answers, further training
 context, learner, causal_lm   what row filters ask: embeddings, a small head trained on the rows, a causal LM
 
@@ -48,6 +52,7 @@ from poison2poison.defences import (
     fine_pruning,
     graceful,
     gradsentry,
+    mb_defense,
     onion,
     p2p,
     paraphrased,
@@ -80,6 +85,7 @@ __all__ = [
     "fine_pruning",
     "graceful",
     "gradsentry",
+    "mb_defense",
     "onion",
     "p2p",
     "paraphrased",

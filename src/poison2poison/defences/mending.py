@@ -15,7 +15,7 @@ from poison2poison.data import Rows
 from poison2poison.errors import NonFiniteError, TrainingError
 from poison2poison.model import backbone, hardware
 from poison2poison.model.defended import DefendedModel
-from poison2poison.model.loss import IGNORED, only_target_logits, target_loss
+from poison2poison.model.loss import IGNORED, only_target_logits, token_losses
 from poison2poison.recipe.manifest import plain
 
 Batch = dict[str, torch.Tensor]
@@ -93,10 +93,21 @@ def task_loss(served: DefendedModel, batch: Batch) -> torch.Tensor:
     if served.prompter.kind == "encoder":
         out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         return functional.cross_entropy(out.logits.float(), batch["labels"])
-    labels = batch["labels"]
-    with only_target_logits(model, labels):
+    return _target_losses(served, batch).mean()
+
+
+def likelihoods(served: DefendedModel, batch: Batch) -> torch.Tensor:
+    """The mean log-probability of a target's tokens, of a causal LM; shape (batch,), with gradients."""
+    tokens = (batch["labels"] != IGNORED).sum(1).tolist()
+    return -torch.stack([losses.mean() for losses in torch.split(_target_losses(served, batch), tokens)])
+
+
+def _target_losses(served: DefendedModel, batch: Batch) -> torch.Tensor:
+    """The cross-entropy of each token of the targets, row by row; shape (targets,)."""
+    model: Any = served.model
+    with only_target_logits(model, batch["labels"]):
         logits = model(input_ids=batch["input_ids"], **backbone.text_only(model, batch["input_ids"])).logits
-    return target_loss(logits, labels) / (labels != IGNORED).sum()
+    return token_losses(logits, batch["labels"])
 
 
 def label_logits(served: DefendedModel, inputs: Batch) -> torch.Tensor:

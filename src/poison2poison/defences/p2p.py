@@ -12,7 +12,7 @@ from poison2poison.config import fraction, with_options
 from poison2poison.data import Rows
 from poison2poison.defences.base import Defence, Need, Prepared, compared, register
 from poison2poison.defences.shared import Shared
-from poison2poison.errors import ConfigError, OutputError
+from poison2poison.errors import ConfigError, InapplicableError, OutputError, SchemeError
 from poison2poison.model.settings import check_fit
 from poison2poison.recipe.config import RepoisonConfig, as_dict
 from poison2poison.recipe.manifest import plain
@@ -81,10 +81,21 @@ class P2P(Defence):
 
 @register
 class Paper(P2P):
-    """As published."""
+    """As published, with a trigger that everybody knows."""
 
     name = "paper"
     base = "paper"
+
+    def prepare(self, shared: Shared) -> Prepared:
+        """See `Defence`.
+
+        Raises:
+            InapplicableError: The rows hold the published trigger or safe prefix already: an attacker has guessed it.
+        """
+        try:
+            return super().prepare(shared)
+        except SchemeError as error:
+            raise InapplicableError(str(error)) from None
 
 
 @register

@@ -35,9 +35,10 @@ class Strip(Afterwards):
     """Inputs are rejected whose copies have a low mean entropy.
 
     Attributes:
-        copies: Of an input, each of which costs a pass; 20 is what the authors of RAP compare with.
-        share: Of the words of a copy that are replaced. The papers tune it by data set; half lies between their values.
-        frr: Share of the trusted rows that the threshold rejects: 1 % in the paper.
+        copies: Of an input, each of which costs a pass: 20 in strip_vita.py of the authors of RAP (lancopku/RAP), 5 in
+            OpenBackdoor's strip_defender.py. The authors' own code is of images alone.
+        share: Of the words of a copy that are replaced: 0.5 as in OpenBackdoor; RAP's script has 0.7 by default.
+        frr: Share of the trusted rows that the threshold rejects: 1 % in OpenBackdoor, 0.5 to 5 % in RAP's script.
     """
 
     name: ClassVar[str] = "STRIP"

@@ -15,22 +15,35 @@ from poison2poison.report.summary import COSTS, PLACE
 from poison2poison.report.tables import FIGURES
 from poison2poison.report.verdict import UTILITIES, sentence
 
+NOT_IMPLANTED = "The attack did not take in the undefended model: no defence is credited for it."
+
 
 def as_markdown(run: Run) -> str:
     """A table of all sections, where there are several; then one for each, and what its figures say."""
     parts = [f"# {_plain(run.title)}", f"`{_plain(run.command)}`" if run.command else ""]
-    parts += [_overview(run.sections)] if len(run.sections) > 1 else []
+    parts += [overview(run.sections)] if len(run.sections) > 1 else []
     for section in run.sections:
-        shown = columns(section)
-        parts.append(f"## {_plain(section.title)}")
-        lines = [["", *(FIGURES[name] for name in shown), "needs"]]
-        for arm in section.arms:
-            cells = (percent(arm["figures"].get(name)) for name in shown)
-            lines.append([_plain(arm["arm"]), *cells, ", ".join(arm["needs"])])
-        parts.append(_table(lines))
-        parts += [_plain(sentence(cell["results"])) for cell in section.cells if cell["results"]]
-        parts += [f"- not measured: {_plain(name)}: {_plain(why)}" for name, why in _lost(section.cells)]
+        parts += [f"## {_plain(section.title)}", *details(section)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def details(section: Section) -> list[str]:
+    """The figures of a section; what they say in words; and the defences that have none."""
+    parts = [NOT_IMPLANTED if section.not_implanted else "", figures(section) if section.arms else "Not run."]
+    parts += [_plain(sentence(cell["results"])) for cell in section.cells if cell["results"]]
+    parts += [f"- {_plain(arm)}: {kind}: {_plain(why)}" for kind, _, arm, why in section.lost]
+    return parts
+
+
+def figures(section: Section) -> str:
+    """A row for each arm with its figures, whether they hold, how long its training took, and what it needs."""
+    shown, verdicts = columns(section), section.judged
+    lines = [["", *(FIGURES[name] for name in shown), "judged", "training, s", "needs"]]
+    for arm in section.arms:
+        cells = (percent(arm["figures"].get(name)) for name in shown)
+        cost = str(arm.get("train_seconds", ""))
+        lines.append([arm["arm"], *cells, verdicts[arm["arm"]], cost, ", ".join(arm["needs"])])
+    return table(lines)
 
 
 def as_csv(run: Run) -> str:
@@ -50,41 +63,52 @@ def as_csv(run: Run) -> str:
     return out.getvalue()
 
 
-def _overview(sections: Sequence[Section]) -> str:
-    """A row for each section and a column for each arm: CA (or what else answers are worth) / ASR, RA, alarms, in %."""
+def overview(sections: Sequence[Section]) -> str:
+    """A row for each section and a column for each arm: CA (or what else answers are worth) / ASR, RA, alarms, in %.
+
+    Behind ± stands half of the interval. An arm without figures was refused, has failed, or was not run.
+    """
     names = dict.fromkeys(arm["arm"] for section in sections for arm in section.arms if arm["arm"] != CLEAN)
     lines = [["rows, attack", "suspect rows: precision / recall", "floor", *names]]
     for section in sections:
-        figures = {arm["arm"]: arm["figures"] for arm in section.arms}
-        floor = next((_percent(one, "asr") for name, one in figures.items() if name == CLEAN), "")
-        unlearned = {arm["arm"] for arm in section.arms if arm.get("unlearned")}
-        cells = [_glance(figures[name]) if name in figures else "" for name in names]
-        cells = [f"{cell}, not learned" if name in unlearned else cell for cell, name in zip(cells, names, strict=True)]
-        lines.append(
-            [section.title + (" (not implanted)" if section.not_implanted else ""), _suspects(section), floor, *cells]
-        )
-    return _table([[_plain(cell) for cell in line] for line in lines])
+        floor = next((_half(arm["figures"], "asr") for arm in section.arms if arm["arm"] == CLEAN), "")
+        lines.append([section.title, suspects(section), floor, *(_told(section, name) for name in names)])
+    return table(lines)
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
+def _told(section: Section, name: str) -> str:
+    """The figures of an arm and whether they hold, or why there are none."""
+    measured = {arm["arm"]: arm["figures"] for arm in section.arms}
+    if name in measured:
+        return f"{_glance(measured[name])}; {section.judged[name]}"
+    lost = {arm: kind for kind, _, arm, _ in section.lost}
+    return lost.get(name, lost.get("cell", "not run"))
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
     """A table whose first line is its head, and whose first column alone is text."""
-    head, *rest = lines
+    head, *rest = ([_plain(cell) for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---", *("---:" for _ in head[1:])], *rest))
 
 
 def _glance(figures: Mapping[str, Any]) -> str:
     utility = next((name for name in UTILITIES if name in figures), "")
-    told = " / ".join(filter(None, (_percent(figures, name) for name in (utility, "asr"))))
-    told += f", RA {_percent(figures, 'ra')}" if "ra" in figures else ""
-    alarms = [_percent(figures, name) for name in ("alarm_triggered", "alarm")]
+    told = " / ".join(filter(None, (_half(figures, name) for name in (utility, "asr"))))
+    told += f", RA {_half(figures, 'ra')}" if "ra" in figures else ""
+    alarms = [_half(figures, name) for name in ("alarm_triggered", "alarm")]
     return told + (f", alarm {' / '.join(alarms)}" if all(alarms) else "")
 
 
-def _percent(figures: Mapping[str, Any], name: str) -> str:
-    return f"{100 * figures[name]['value']:.1f}" if name in figures else ""
+def _half(figures: Mapping[str, Any], name: str) -> str:
+    """A figure in %, with half of its interval."""
+    if name not in figures:
+        return ""
+    figure = figures[name]
+    half = f" ±{50 * (figure['high'] - figure['low']):.1f}" if "low" in figure else ""
+    return f"{100 * figure['value']:.1f}{half}"
 
 
-def _suspects(section: Section) -> str:
+def suspects(section: Section) -> str:
     """Precision and recall of suspect rows: means over the audits that have them."""
     found = [cell["suspects"] for cell in section.cells if cell.get("suspects")]
     means = []
@@ -92,10 +116,6 @@ def _suspects(section: Section) -> str:
         known = [one[name] for one in found if one[name] is not None]
         means.append(f"{fmean(known):.2f}" if known else "none")
     return " / ".join(means) if found else ""
-
-
-def _lost(cells: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    return [pair for cell in cells for lost in (cell["failed"], cell["inapplicable"]) for pair in lost.items()]
 
 
 def _plain(text: str) -> str:

@@ -82,7 +82,7 @@ def _section(section: Section) -> dict[str, Any]:
     """What the template shows of a section."""
     shown = columns(section)
     results = [cell["results"] for cell in section.cells if cell["results"]]
-    undefended = _of(section.arms, "undefended")
+    undefended, verdicts = _of(section.arms, "undefended"), section.judged
     return {
         "title": section.title,
         "columns": [FIGURES[name] for name in shown],
@@ -93,6 +93,7 @@ def _section(section: Section) -> dict[str, Any]:
                 "seconds": arm.get("train_seconds"),
                 "needs": ", ".join(arm["needs"]) or "the rows alone",
                 "unlearned": arm.get("unlearned", False),
+                "judged": verdicts[arm["arm"]],
             }
             for arm in section.arms
         ],
@@ -102,12 +103,7 @@ def _section(section: Section) -> dict[str, Any]:
         "not_implanted": section.not_implanted,
         "sentences": [sentence(content) for content in results],
         "seeds": ", ".join(str(cell["seed"]) for cell in section.cells),
-        "lost": [
-            (kind, cell["seed"], arm, why)
-            for cell in section.cells
-            for kind in ("failed", "inapplicable")
-            for arm, why in cell[kind].items()
-        ],
+        "lost": section.lost,
         "answers": _answers(section.answers),
         "made": _made(results),
     }

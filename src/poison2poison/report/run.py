@@ -16,9 +16,12 @@ from poison2poison.errors import DataError
 from poison2poison.files import command_line, write_lines, writing
 from poison2poison.report.figures import draw_audit
 from poison2poison.report.summary import PLACE, summarise
+from poison2poison.report.verdict import judged
 
 RESULTS, ANSWERS, AUDIT, SUSPECTS = "results.json", "rows.jsonl", "audit.json", "suspects.jsonl"
 STATES = "states.json"
+LOST = {"failed": "failed", "inapplicable": "refused"}
+"""What a report calls the two ways in which a defence may have no figures."""
 Texts = Mapping[int, tuple[str, str]]
 """Prompts and targets of training rows, by their numbers."""
 
@@ -63,6 +66,22 @@ class Section:
     def not_implanted(self) -> bool:
         """Whether the attack did not take in the undefended model of some seed."""
         return any(arm.get("implanted") is False for arm in self.arms)
+
+    @property
+    def judged(self) -> dict[str, str]:
+        """What the figures of each arm come to, by its name: see `verdict.judged`."""
+        arms = {one["arm"]: _as_measured(one) for one in self.arms}
+        return {name: judged(arm, arms) for name, arm in arms.items()}
+
+    @property
+    def lost(self) -> list[tuple[str, int, str, str]]:
+        """Defences without figures: refused or failed, the seed, the arm, and why."""
+        return [
+            (told, cell["seed"], arm, why)
+            for cell in self.cells
+            for kind, told in LOST.items()
+            for arm, why in cell[kind].items()
+        ]
 
     @property
     def title(self) -> str:
@@ -193,6 +212,12 @@ def _sections(cells: Iterable[Mapping[str, Any]], summary: Iterable[Mapping[str,
         known = next(filter(None, states), [])
         out.append(Section(about, arms[place], found, _answers(folder / ANSWERS), audit, known))
     return out
+
+
+def _as_measured(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An arm of a summary, as an arm of `results.json` is."""
+    learned = {"safe_space": {"learned": False}} if record.get("unlearned") else {}
+    return {**record, **record["figures"], **learned}
 
 
 def _states(path: Path) -> list[Mapping[str, Any]]:

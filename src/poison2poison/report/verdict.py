@@ -54,6 +54,31 @@ def sentence(content: Results) -> str:
     return f"{content['task']}: {told}"
 
 
+def judged(arm: Arm, arms: Mapping[str, Arm]) -> str:
+    """What the figures of one arm come to, for a table; empty for the model that saw no attack.
+
+    Args:
+        arm: One of them.
+        arms: All of the same rows, by their names: those without a defence and without an attack are compared with.
+    """
+    undefended, clean = arms.get("undefended", {}), arms.get("clean", {})
+    asr = value_of(arm, "asr")
+    if arm is clean:
+        return ""
+    if asr is not None and arm.get("implanted") is False:
+        return "not implanted"
+    if _unlearned(arm):
+        return "not learned"
+    checks = [_utility_check(arm, undefended), _leak_check(arm)]
+    if asr is not None:
+        checks = [_asr_check(asr, value_of(arm, "floor")), _attack_check(arm), *checks, _ra_check(arm, clean)]
+    failed = [check.name for check in checks if check.failed]
+    if failed:
+        return f"fails: {', '.join(failed)}"
+    missing = [check.name for check in checks if check.failed is None and check.name in NEEDED]
+    return f"not judged: {', '.join(missing)}" if missing else "holds"
+
+
 def _under_attack(arm: Arm, arms: Mapping[str, Arm]) -> str:
     undefended, clean = arms.get("undefended", {}), arms.get("clean", {})
 
