@@ -1,0 +1,81 @@
+"""The spectrum of a LoRA adapter's updates, from its weights alone: what scanners of adapters look at.
+
+The five statistics are those of "Weight Space Detection of Backdoors in LoRA Adapters" (arXiv 2602.15195): a backdoor is
+a simple mapping, so that few directions carry the update. Its detector compares them with a bank of clean adapters of
+the same base, by z-scores and a fitted regression; a single adapter has no verdict. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Statistics of the updates scale * B A, each a mean over the adapted matrices.
+
+    Attributes:
+        largest: The largest singular value.
+        norm: The Frobenius norm.
+        concentration: Share of the squared norm that the largest singular value has.
+        entropy: Of the shares of the squared norm, in nats.
+        kurtosis: Of the entries, 0 for a normal distribution.
+        matrices: How many matrices are adapted.
+    """
+
+    largest: float
+    norm: float
+    concentration: float
+    entropy: float
+    kurtosis: float
+    matrices: int
+
+
+def spectrum(folder: Path) -> Spectrum | None:
+    """The statistics of an adapter folder of peft; None where it holds no LoRA adapter of matrices that can be read.
+
+    Args:
+        folder: The folder with the adapter's configuration and weights.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS)
+        scale = config["lora_alpha"] / config["r"]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None
+    found = []
+    for name, down in weights.items():  # (rank, inputs)
+        up = weights.get(name.replace(".lora_A.", ".lora_B."))  # (outputs, rank)
+        if ".lora_A." in name and up is not None and down.ndim == up.ndim == 2:
+            found.append(_statistics(scale * up.astype(np.float64) @ down.astype(np.float64)))
+    found = [one for one in found if np.isfinite(one).all()]
+    return Spectrum(*np.mean(found, 0).tolist(), matrices=len(found)) if found else None
+
+
+def _statistics(update: Matrix) -> tuple[float, ...]:
+    from scipy.stats import kurtosis
+
+    values = np.linalg.svd(update, compute_uv=False)
+    energy = values**2
+    shares = energy / energy.sum()
+    kept = shares[shares > 0]
+    entropy = -float(np.sum(kept * np.log(kept)))
+    return float(values[0]), float(np.sqrt(energy.sum())), float(shares[0]), entropy, float(kurtosis(update, axis=None))
+
+
+def distances(one: Spectrum, bank: list[Spectrum]) -> list[float]:
+    """How many standard deviations each statistic lies from the mean of a bank of clean adapters, three or more."""
+    held = np.array([astuple(other)[:5] for other in bank])  # (adapters, statistics)
+    found: list[float] = ((np.array(astuple(one)[:5]) - held.mean(0)) / held.std(0, ddof=1)).tolist()
+    return found
