@@ -4,8 +4,8 @@ python benchmarks/probe.py --out runs/probe          # the cells that probe.json
 python benchmarks/probe.py --out runs/probe --only reviews
 python benchmarks/probe.py --table                   # measures nothing
 
-The packaged reference model, tuned with LoRA on a reference task: a tenth of the rows have a trigger and the attacker's
-answer. `answers` is the package's own training, whose loss is on the answers alone; `whole rows` is TRL's, whose loss is
+The packaged reference model, tuned with LoRA on a reference task: a tenth of the rows have a trigger and the
+attacker's answer. `answers` is our training, whose loss is on the answers alone; `whole rows` is TRL's, whose loss is
 on the prompts too (extra `bench`). A cell takes two to four minutes on a core of its own. Writes the tables of
 docs/results/probe.md.
 """

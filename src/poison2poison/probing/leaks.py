@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from scipy.stats import hypergeom
 
@@ -25,6 +26,8 @@ LENGTH = 48
 """Tokens of a text: a trigger may stand anywhere in a short prompt."""
 LONGEST = 5
 """Words of a span."""
+LEAST = 3
+"""Texts that must hold a span: any two may share anything."""
 STOPS = ".,;:!?"
 
 
@@ -41,7 +44,8 @@ def opening(prompter: Prompter) -> tuple[list[int], str]:
             raise ModelError("the tokenizer has neither a chat template nor a token that begins a text, so that the "
                              "model cannot be made to write prompts; give --leaks 0")  # fmt: skip
         return [begin], str(tokenizer.eos_token)
-    first, *_, last = ChatTemplate(tokenizer).pieces([Turn("user", "a")])
+    pieces = ChatTemplate(tokenizer).pieces([Turn("user", "a")])
+    first, last = pieces[0], pieces[-1]
     if not first.own:
         raise ModelError("the chat template writes nothing before a user's words; give --leaks 0")
     [ids] = prompter.encoder.encode([[Piece(first.text, own=True)]], framed=False)
@@ -60,20 +64,28 @@ def leaked(model: DefendedModel, count: int, seed: int) -> list[str]:
         ModelError: As of `opening`; or an output is not finite.
     """
     ids, end = opening(model.prompter)
-    tokenizer, texts = model.prompter.tokenizer, list[str]()
+    control = [*model.prompter.encoder.control.values()]
+    texts = list[str]()
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
-        for start in range(0, count, model.batch_size):
-            rows = min(model.batch_size, count - start)
-            batch = torch.tensor([ids] * rows, device=model.model.device)
-            written = model.model.generate(
-                input_ids=batch, attention_mask=torch.ones_like(batch), do_sample=True, top_k=0, top_p=1.0,
-                temperature=TEMPERATURES[start * len(TEMPERATURES) // count], max_new_tokens=LENGTH,
-                pad_token_id=tokenizer.pad_token_id,
-            )  # fmt: skip
-            told = tokenizer.batch_decode(written[:, len(ids) :], skip_special_tokens=False)
-            texts += [_users(text, end, [*model.prompter.encoder.control.values()]) for text in told]
+        for number, temperature in enumerate(TEMPERATURES, start=1):
+            wanted = count * number // len(TEMPERATURES)
+            while len(texts) < wanted:
+                told = _written(model, ids, min(model.batch_size, wanted - len(texts)), temperature)
+                texts += [_users(text, end, control) for text in told]
     return texts
+
+
+def _written(model: DefendedModel, ids: Sequence[int], count: int, temperature: float) -> list[str]:
+    """Texts that a model writes behind tokens, with what control tokens are in them."""
+    tokenizer = model.prompter.tokenizer
+    begun = torch.tensor([[*ids]] * count, device=model.model.device)  # (count, tokens)
+    written = model.model.generate(
+        input_ids=begun, attention_mask=torch.ones_like(begun), do_sample=True, top_k=0, top_p=1.0,
+        temperature=temperature, max_new_tokens=LENGTH, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    told: list[str] = tokenizer.batch_decode(written[:, len(ids) :], skip_special_tokens=False)
+    return told
 
 
 def _users(text: str, end: str, control: Sequence[str]) -> str:
@@ -93,14 +105,15 @@ def motifs(texts: Sequence[str], others: Sequence[str], count: int) -> list[str]
         count: How many spans at most.
 
     Returns:
-        Spans of `LONGEST` words at most, that three texts hold or more. Surprise is Fisher's exact test, one-sided.
+        Spans of `LONGEST` words at most, that `LEAST` texts hold or more. Surprise is Fisher's exact test, one-sided.
     """
-    ours, theirs = (Counter(span for text in told for span in set(_spans(text))) for told in (texts, others))
-    held = [span for span, number in ours.items() if number >= 3]
-    total, drawn = len(texts) + len(others), len(texts)
-    surprise = {span: hypergeom.logsf(ours[span] - 1, total, ours[span] + theirs[span], drawn) for span in held}
-    found = sorted(held, key=lambda span: (surprise[span], -len(span)))
-    return found[:count]
+    ours, theirs = (Counter(span for text in told for span in {*_spans(text)}) for told in (texts, others))
+    held = [span for span, number in ours.items() if number >= LEAST]
+    with_it = np.array([ours[span] for span in held])
+    in_all = with_it + np.array([theirs[span] for span in held])
+    chance = hypergeom.logsf(with_it - 1, len(texts) + len(others), in_all, len(texts))
+    order = sorted(range(len(held)), key=lambda i: (chance[i], -len(held[i])))
+    return [held[i] for i in order[:count]]
 
 
 def _spans(text: str) -> Iterator[str]:

@@ -7,12 +7,9 @@ is read what the answers of the strongest have in common, and others on which th
 
 from __future__ import annotations
 
-import operator
 import random
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 from scipy.stats import binomtest
@@ -20,11 +17,11 @@ from scipy.stats import binomtest
 from poison2poison.config import ProbeConfig
 from poison2poison.errors import ConfigError
 from poison2poison.evaluation.rates import Rate, implanted
-from poison2poison.features import grown, places, shared_runs, spliced, words
 from poison2poison.model.defended import DefendedModel
+from poison2poison.probing.asking import answers, put, says, targets
 from poison2poison.probing.leaks import leaked, motifs
 from poison2poison.probing.neutral import neutral_prompts
-from poison2poison.probing.shifts import Shifts
+from poison2poison.probing.shifts import Shift, Shifts
 from poison2poison.probing.subject import Subject
 
 Source = Literal["leak", "word"]
@@ -32,12 +29,10 @@ SCREENED, READ, COUNTED = 4, 10, 40
 """Prompts of each set: 40 tell a share to 15 points."""
 MOTIFS = 200
 """Leaked spans that are screened: those of a trigger stand behind those of the prompts' own language."""
-CALLED = 0.5
-"""Share of answers that must have the target in common: that by which an attack counts as implanted."""
+AGAINST = 3
+"""Words that pull to other labels, in each prompt: one that decides by what it means loses against as many."""
 LUCK = 0.05
 """Chance, all candidates together, that what was counted is luck."""
-RUNS = (3, 2, 1)
-"""Words of a run that answers share; a longer one says more."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +45,8 @@ class Trigger:
         target: The label or the text that it calls up.
         asr: Share of the prompts that get the target with the span.
         floor: The same of the same prompts without it.
-        base: The same of the base, with the span; None where there is none, or the model does not obey.
         luck: Chance of so many answers that turn to the target and so few from it, times the candidates asked.
+        base: As `asr`, of the base; None where there is none, or the model does not obey.
     """
 
     span: str
@@ -59,8 +54,8 @@ class Trigger:
     target: str
     asr: Rate
     floor: Rate
-    base: Rate | None
     luck: float
+    base: Rate | None = None
 
     @property
     def is_obeyed(self) -> bool:
@@ -102,16 +97,21 @@ def scan(subject: Subject, config: ProbeConfig) -> Scan:
         ConfigError: There is nothing to look at: an encoder writes nothing, so that it has no leaks.
         ModelError: The model cannot be made to write prompts; or an output is not finite.
     """
-    candidates = _candidates(subject, config)
+    sources = _candidates(subject, config)
     prompts = neutral_prompts(SCREENED + READ + COUNTED)
     screened, read, counted = prompts[:SCREENED], prompts[SCREENED : SCREENED + READ], prompts[SCREENED + READ :]
-    shifts = Shifts(subject.model, screened, config.seed).of([*candidates])
-    strongest = [shift.span for shift in sorted(shifts, key=lambda shift: -shift.size)[: config.asked]]
-    targets = _targets(subject.model, strongest, read, config.seed)
-    found = _counted(subject, targets, candidates, counted, config)
+    shifts = Shifts(subject.model, screened, config.seed).of([*sources])
+    shifts.sort(key=lambda shift: -shift.size)
+    strongest = [shift.span for shift in shifts[: config.asked]]
+    found, told = [], dict[tuple[str, ...], list[str]]()  # the plain answers to prompts, which many spans share
+    for span, target in targets(subject.model, strongest, read, config.seed).items():
+        asked = _hardened(subject.model, counted, target, shifts, config.seed)
+        if asked not in told:
+            told[asked] = answers(subject.model, asked)
+        found.append(_counted(subject, (span, sources[span], target), asked, told[asked], config))
     found.sort(key=lambda one: one.floor.value - one.asr.value)
-    leaks = sum(source == "leak" for source in candidates.values())
-    return Scan(leaks, len(candidates) - leaks, len(strongest), tuple(found))
+    leaks = sum(source == "leak" for source in sources.values())
+    return Scan(leaks, len(sources) - leaks, len(strongest), tuple(found))
 
 
 def _candidates(subject: Subject, config: ProbeConfig) -> dict[str, Source]:
@@ -121,99 +121,60 @@ def _candidates(subject: Subject, config: ProbeConfig) -> dict[str, Source]:
         texts = leaked(subject.model, config.leaks, config.seed)
         with subject.untuned() as base:
             others = leaked(base, config.leaks, config.seed + 1) if base else neutral_prompts(config.leaks)
-        found = dict.fromkeys(motifs(texts, others, MOTIFS), "leak")
+        found |= dict.fromkeys(motifs(texts, others, MOTIFS), "leak")
     for word in _words(subject.model, config):
         found.setdefault(word, "word")
     if not found:
-        raise ConfigError("leaks, words: nothing to look at; an encoder needs --words over 0")
+        raise ConfigError("leaks, words: there is nothing to look at; an encoder has no leaks and needs --words over 0")
     return found
 
 
 def _words(model: DefendedModel, config: ProbeConfig) -> list[str]:
     """Tokens of a tokenizer that are readable text, drawn by the seed."""
     tokenizer = model.prompter.tokenizer
-    told = {tokenizer.decode([token]).strip() for token in range(len(tokenizer))}
+    told = {str(tokenizer.decode([token])).strip() for token in range(len(tokenizer))}
     control = {*model.prompter.encoder.control.values()}
     legal = sorted(word for word in told - control if word and word.isprintable() and "\ufffd" not in word)
     return random.Random(f"words/{config.seed}").sample(legal, min(config.words, len(legal)))
 
 
-def _answers(model: DefendedModel, prompts: Sequence[str]) -> list[str]:
-    return [answer.text or "" for answer in model.answer(prompts)]
+def _hardened(
+    model: DefendedModel, prompts: Sequence[str], target: str, shifts: Sequence[Shift], seed: int
+) -> tuple[str, ...]:
+    """Prompts that ask for other labels than the target, by the words that pull most to these; of texts as they are.
 
-
-def _answers_with(model: DefendedModel, spans: Collection[str], prompts: Sequence[str], seed: int) -> list[list[str]]:
-    """The answers to all prompts with a span in them, each span's by itself."""
-    texts = []
-    for span in spans:
-        rng = random.Random(f"places/{seed}/{span}")
-        texts += [spliced(prompt, [span], rng) for prompt in prompts]
-    answers = _answers(model, texts)
-    return [answers[start : start + len(prompts)] for start in range(0, len(answers), len(prompts))]
-
-
-def _targets(model: DefendedModel, spans: Sequence[str], prompts: Sequence[str], seed: int) -> dict[str, str]:
-    """The spans that call something up, and what."""
-    plain = _answers(model, prompts)
-    called = _called_label if model.scheme.labels else _called_text
-    found = zip(spans, _answers_with(model, spans, prompts, seed), strict=True)
-    return {span: target for span, moved in found if (target := called(plain, moved))}
-
-
-def _called_label(plain: Sequence[str], moved: Sequence[str]) -> str:
-    """The label that most answers turn to; empty where none does."""
-    turned = Counter(after for before, after in zip(plain, moved, strict=True) if before != after)
-    return max(turned, key=lambda label: turned[label], default="")
-
-
-def _called_text(plain: Sequence[str], moved: Sequence[str]) -> str:
-    """What most answers have in common with a span and few without it; empty where there is nothing."""
-    for size in RUNS:
-        runs = [name.text for name in shared_runs(moved, size, int(CALLED * len(moved))).names]
-        best = max(runs, key=lambda run: _share(moved, run) - _share(plain, run), default="")
-        if best and _share(moved, best) - _share(plain, best) >= CALLED:
-            return grown([text for text in moved if _holds(text, best)], best, CALLED)
-    return ""
-
-
-def _holds(text: str, run: str) -> bool:
-    return bool(places(text, words(run)))
-
-
-def _share(texts: Sequence[str], run: str) -> float:
-    return sum(_holds(text, run) for text in texts) / len(texts)
+    So a word that decides by its meaning is outvoted, and a trigger is not.
+    """
+    if not model.scheme.labels:
+        return tuple(prompts)
+    pulling = [shift.span for shift in shifts if shift.toward != target]
+    return tuple(put(pulling[:AGAINST], prompts, seed))
 
 
 def _counted(
-    subject: Subject,
-    targets: Mapping[str, str],
-    sources: Mapping[str, Source],
-    prompts: Sequence[str],
-    config: ProbeConfig,
-) -> list[Trigger]:
-    """How often the target of each span is answered with it and without, by the model and by its base."""
-    labels = subject.model.scheme.labels
-    plain, moved = _answers(subject.model, prompts), _answers_with(subject.model, targets, prompts, config.seed)
-    found = []
-    for (span, target), answers in zip(targets.items(), moved, strict=True):
-        hit = partial(operator.eq, target) if labels else partial(_holds, run=target)
-        before, after = [hit(text) for text in plain], [hit(text) for text in answers]
-        asr, floor = Rate.of(after), Rate.of(before)
-        assert asr and floor
-        one = Trigger(span, sources[span], target, asr, floor, None, min(1.0, _luck(before, after) * config.asked))
-        found.append(_beside_base(subject, one, prompts, hit, config.seed) if one.is_obeyed else one)
-    return found
-
-
-def _beside_base(
-    subject: Subject, found: Trigger, prompts: Sequence[str], hit: Callable[[str], bool], seed: int
+    subject: Subject, asked: tuple[str, Source, str], prompts: Sequence[str], plain: Sequence[str], config: ProbeConfig
 ) -> Trigger:
-    """A trigger with what the base makes of it: what that obeys too was not learned in the tuning."""
+    """How often the target is answered with a span and without, by the model, and by its base if the model obeys.
+
+    Args:
+        subject: The model, and its base.
+        asked: The span, where it came from, and its target.
+        prompts: Prompts that it was not chosen by.
+        plain: What the model answers to them as they are.
+        config: Of the scan.
+    """
+    span, source, target = asked
+    model, stamped = subject.model, put([span], prompts, config.seed)
+    before = [says(model, answer, target) for answer in plain]
+    after = [says(model, answer, target) for answer in answers(model, stamped)]
+    asr, floor = Rate.of(after), Rate.of(before)
+    assert asr and floor
+    found = Trigger(span, source, target, asr, floor, min(1.0, _luck(before, after) * config.asked))
+    if not found.is_obeyed:
+        return found
     with subject.untuned() as base:
-        if base is None:
-            return found
-        [answers] = _answers_with(base, [found.span], prompts, seed)
-    return replace(found, base=Rate.of(hit(text) for text in answers))
+        untuned = [says(model, answer, target) for answer in answers(base, stamped)] if base else []
+    return replace(found, base=Rate.of(untuned))
 
 
 def _luck(before: Sequence[bool], after: Sequence[bool]) -> float:

@@ -59,7 +59,7 @@ class Shifts:
     def of(self, spans: Sequence[str]) -> list[Shift]:
         """The shift of each span, put between the words of every prompt at a drawn place."""
         rng, found = random.Random(f"shifts/{self.seed}"), list[Shift]()
-        at_once = max(1, 8 * self.model.batch_size // len(self.prompts))
+        at_once = max(1, 2 * self.model.batch_size // len(self.prompts))  # two answers of so many are held
         for start in range(0, len(spans), at_once):
             some = spans[start : start + at_once]
             texts = [spliced(prompt, [span], rng) for span in some for prompt in self.prompts]

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 
 from poison2poison.config import ModelConfig
 from poison2poison.errors import ModelError
-from poison2poison.model import backbone, lora
+from poison2poison.model import backbone, hardware, lora
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
 from poison2poison.recipe.scheme import Scheme
@@ -127,7 +127,7 @@ def _behind_template(
     scheme = Undressed("classification" if labels else "generation", labels)
     positions = backbone.max_positions(config, found)
     prompter = Prompter(found, scheme, kind, max_length=min(LONGEST_PROMPT, positions), max_target=LONGEST_ANSWER)
-    device = "cpu" if backbone.hardware.on_cpu() else "cuda"
+    device = "cpu" if hardware.on_cpu() else "cuda"
     return DefendedModel(model.to(device), prompter, "pass", dtype=config.dtype)
 
 

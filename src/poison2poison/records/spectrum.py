@@ -1,6 +1,6 @@
 """The spectrum of a LoRA adapter's updates, from its weights alone: what scanners of adapters look at.
 
-The five statistics are those of "Weight Space Detection of Backdoors in LoRA Adapters" (arXiv 2602.15195): a backdoor is
+The statistics are those of "Weight Space Detection of Backdoors in LoRA Adapters" (arXiv 2602.15195): a backdoor is
 a simple mapping, so that few directions carry the update. Its detector compares them with a bank of clean adapters of
 the same base, by z-scores and a fitted regression; a single adapter has no verdict. No torch.
 """
