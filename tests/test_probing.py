@@ -125,7 +125,7 @@ def test_a_scan_finds_a_trigger_of_texts_and_what_it_calls_up(refusing: Path) ->
     best = scanned(refusing).triggers[0]
     assert best.is_obeyed
     assert "cannot answer" in best.target
-    assert best.floor.value == 0
+    assert best.span == TRIGGER
     assert best.luck < 1e-6
 
 
