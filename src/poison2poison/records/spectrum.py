@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-Matrix = NDArray[np.float64]
+Matrix = NDArray[np.float32]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -58,20 +58,23 @@ def spectrum(folder: Path) -> Spectrum | None:
     for name, down in weights.items():  # (rank, inputs)
         up = weights.get(name.replace(".lora_A.", ".lora_B."))  # (outputs, rank)
         if ".lora_A." in name and up is not None and down.ndim == up.ndim == 2:
-            found.append(_statistics(scale * up.astype(np.float64) @ down.astype(np.float64)))
+            found.append(_statistics(scale * up.astype(np.float32), down.astype(np.float32)))
     found = [one for one in found if np.isfinite(one).all()]
     return Spectrum(*np.mean(found, 0).tolist(), matrices=len(found)) if found else None
 
 
-def _statistics(update: Matrix) -> tuple[float, ...]:
-    from scipy.stats import kurtosis
-
-    values = np.linalg.svd(update, compute_uv=False)
-    energy = values**2
-    shares = energy / energy.sum()
-    kept = shares[shares > 0]
-    entropy = -float(np.sum(kept * np.log(kept)))
-    return float(values[0]), float(np.sqrt(energy.sum())), float(shares[0]), entropy, float(kurtosis(update, axis=None))
+def _statistics(up: Matrix, down: Matrix) -> tuple[float, ...]:
+    """Of the product of two factors, shapes (outputs, rank) and (rank, inputs)."""
+    small = np.linalg.qr(up, "r") @ np.linalg.qr(down.T, "r").T  # (rank, rank), of the same singular values
+    values = np.linalg.svd(small, compute_uv=False)
+    energy = values.astype(np.float64) ** 2
+    shares = energy[energy > 0] / energy.sum()
+    entropy = -float(np.sum(shares * np.log(shares)))
+    update = up @ down
+    update -= update.mean()
+    squares = update**2
+    kurtosis = float(np.mean(squares**2) / np.mean(squares) ** 2) - 3
+    return float(values[0]), float(np.sqrt(energy.sum())), float(shares[0]), entropy, kurtosis
 
 
 def distances(one: Spectrum, bank: list[Spectrum]) -> list[float]:
