@@ -34,7 +34,7 @@ def adapter(base: Path, tmp_path: Path) -> Path:
         for name, weights in tuned.named_parameters():
             if "lora_B" in name:
                 weights.fill_(0.5)
-    tuned.save_pretrained(tmp_path / "adapter")
+    tuned.save_pretrained(str(tmp_path / "adapter"))
     return tmp_path / "adapter"
 
 

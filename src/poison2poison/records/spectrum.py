@@ -60,12 +60,15 @@ def spectrum(folder: Path) -> Spectrum | None:
         if ".lora_A." in name and up is not None and down.ndim == up.ndim == 2:
             found.append(_statistics(scale * up.astype(np.float32), down.astype(np.float32)))
     found = [one for one in found if np.isfinite(one).all()]
-    return Spectrum(*np.mean(found, 0).tolist(), matrices=len(found)) if found else None
+    if not found:
+        return None
+    largest, norm, concentration, entropy, kurtosis = np.mean(found, 0).tolist()
+    return Spectrum(largest, norm, concentration, entropy, kurtosis, len(found))
 
 
 def _statistics(up: Matrix, down: Matrix) -> tuple[float, ...]:
     """Of the product of two factors, shapes (outputs, rank) and (rank, inputs)."""
-    small = np.linalg.qr(up, "r") @ np.linalg.qr(down.T, "r").T  # (rank, rank), of the same singular values
+    small = np.linalg.qr(up).R @ np.linalg.qr(down.T).R.T  # (rank, rank), of the same singular values
     values = np.linalg.svd(small, compute_uv=False)
     energy = values.astype(np.float64) ** 2
     shares = energy[energy > 0] / energy.sum()
