@@ -179,9 +179,16 @@ def summary(cell: Cell, found: Scan) -> dict[str, Any]:
     return told
 
 
+def measured() -> list[dict[str, Any]]:
+    """The lines that there are."""
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
+
+
 def tables() -> str:
     """The generated part of the page."""
-    lines = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    lines = measured()
+    if not lines:
+        return "Not measured yet."
     kept = [(Cell(**line["cell"]), line) for line in lines]
     table = ["| task | loss on | planted | ASR | obeyed of asked | strongest | its ASR / floor |", "|" + "---|" * 7]
     table += [_row(cell, line) for cell, line in kept if cell.planted != "clean"]
@@ -223,7 +230,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if args.out:
-        lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+        lines = measured()
         had = {Cell(**line["cell"]) for line in lines}
         for cell in cells():
             if cell not in had and args.only in "-".join(map(str, cell)):
