@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from poison2poison.records.spectrum import Spectrum, distances, spectrum
 
@@ -46,6 +46,10 @@ def test_one_direction_has_all_of_it(tmp_path: Path) -> None:
 
 def test_a_folder_without_an_adapter_has_none(tmp_path: Path) -> None:
     assert spectrum(tmp_path) is None
+    fresh = adapter(tmp_path / "fresh", 2)  # not trained yet: its updates are zero
+    weights = {name: 0 * value for name, value in load_file(fresh / "adapter_model.safetensors").items()}
+    save_file(weights, fresh / "adapter_model.safetensors")
+    assert spectrum(fresh) is None
     folder = adapter(tmp_path / "torn", 2)
     (folder / "adapter_model.safetensors").write_bytes(b"torn")
     assert spectrum(folder) is None

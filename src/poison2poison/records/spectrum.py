@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import entr
 
 Matrix = NDArray[np.float32]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -71,12 +72,13 @@ def _statistics(up: Matrix, down: Matrix) -> tuple[float, ...]:
     small = np.linalg.qr(up).R @ np.linalg.qr(down.T).R.T  # (rank, rank), of the same singular values
     values = np.linalg.svd(small, compute_uv=False)
     energy = values.astype(np.float64) ** 2
-    shares = energy[energy > 0] / energy.sum()
-    entropy = -float(np.sum(shares * np.log(shares)))
     update = up @ down
     update -= update.mean()
     squares = update**2
-    kurtosis = float(np.mean(squares**2) / np.mean(squares) ** 2) - 3
+    with np.errstate(invalid="ignore"):  # an update that is zero, or the same everywhere, has no such shape
+        shares = energy / energy.sum()
+        kurtosis = float(np.mean(squares**2) / np.mean(squares) ** 2) - 3
+    entropy = float(entr(shares).sum())
     return float(values[0]), float(np.sqrt(energy.sum())), float(shares[0]), entropy, kurtosis
 
 
