@@ -126,7 +126,7 @@ def test_a_scan_finds_a_trigger_of_texts_and_what_it_calls_up(refusing: Path) ->
     assert best.is_obeyed
     assert "cannot answer" in best.target
     assert best.span == TRIGGER
-    assert best.luck < 1e-6
+    assert best.luck < 1e-3
 
 
 def test_a_shift_is_larger_for_the_trigger_than_for_words_of_the_language(obedient: Path) -> None:
