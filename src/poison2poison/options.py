@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 import yaml
 
-from poison2poison.config import AuditConfig, GateConfig, ModelConfig, TrainConfig, read_yaml
+from poison2poison.config import AuditConfig, GateConfig, ModelConfig, ProbeConfig, TrainConfig, read_yaml
 from poison2poison.data import DataConfig
 from poison2poison.errors import ConfigError
 from poison2poison.recipe.config import RepoisonConfig
@@ -28,6 +28,7 @@ PANELS: dict[type, str] = {
     DataConfig: "Reading rows",
     AuditConfig: "Audit",
     GateConfig: "Gate",
+    ProbeConfig: "Without rows",
     RepoisonConfig: "Re-poisoning",
     ModelConfig: "Base model",
     TrainConfig: "Fine-tuning",

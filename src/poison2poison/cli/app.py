@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from poison2poison.cli import bake, bench, defend, demo, export, models, records, rows, serve, verify
+from poison2poison.cli import bake, bench, defend, demo, export, models, probe, records, rows, serve, verify
 from poison2poison.config import choice
 from poison2poison.errors import MENDABLE, UNFINISHED, P2PError, TrainingError
 from poison2poison.model import processes
@@ -27,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for group in (demo, rows, models, export, verify, records, defend, bench, bake, serve):
+for group in (demo, rows, models, probe, export, verify, records, defend, bench, bake, serve):
     app.add_typer(group.commands)
 
 

@@ -26,7 +26,7 @@ from poison2poison.cli.common import (
 )
 from poison2poison.config import TrainConfig
 from poison2poison.data import DataConfig, Row, check_trainable
-from poison2poison.errors import FOUND, ConfigError
+from poison2poison.errors import ConfigError
 from poison2poison.options import READING, options
 
 commands = typer.Typer()
@@ -145,37 +145,3 @@ def evaluate(
     with whole_folder(out) as half:
         evaluation.write_results(half, content, [arm])
     print_results([content])
-
-
-@commands.command(epilog="Example: `p2p probe runs/mine/p2p-hardened --data rows.jsonl --audit runs/mine/audit.json`")
-@options(DataConfig, shown=READING)
-def probe(
-    folder: Annotated[Path, typer.Argument(help="An artifact folder of `p2p train`, or an arm of `p2p defend`.")],
-    data_config: DataConfig,
-    data: Annotated[str, typer.Option(help=f"Rows with labels to ask about: {DATA}.")],
-    audit: Annotated[Path, typer.Option(help="audit.json of the rows that it was trained on.")],
-    allow_unlearned: Unlearned = False,
-) -> None:
-    """Ask a trained model whether it obeys what an audit found: each finding is put into rows of other labels.
-
-    One JSON line for each finding: its ASR, and the floor, which is the same rows without it. Exit code: 0 where it
-    obeys none; 1 where an ASR is 50 points over its floor.
-    """
-    import json
-
-    from poison2poison.auditing.findings import Audit
-    from poison2poison.recipe.scheme import Scheme
-
-    rows = read(data, data_config, labels=Scheme.load(folder / "scheme.json").labels)
-    found = Audit.load(audit)
-    quiet()
-    from poison2poison.model.defended import DefendedModel
-    from poison2poison.probing import probe as ask
-
-    answered = ask(DefendedModel.load(folder, allow_unlearned=allow_unlearned), rows, found)
-    for one in answered:
-        print(json.dumps(one.as_dict(), ensure_ascii=False))
-    obeyed = [one for one in answered if one.is_obeyed]
-    say(f"{folder}: obeys {len(obeyed)} of {len(answered)} findings")
-    if obeyed:
-        raise typer.Exit(FOUND)

@@ -47,11 +47,15 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logits: Of the targets alone, shape (1, targets, vocabulary), or of all positions, (batch, length, vocabulary).
         labels: Token ids, `IGNORED` where there is no target; shape (batch, length).
     """
-    predicts = _predicts(labels)
+    targets = labels.roll(-1, 1)[_predicts(labels)]
+    return torch.nn.functional.cross_entropy(target_logits(logits, labels), targets, reduction="none")
+
+
+def target_logits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The logits from which the targets are predicted, float32, shape (targets, vocabulary); arguments as above."""
     if logits.shape[:2] == labels.shape:
-        logits = logits[predicts][None]
-    targets = labels.roll(-1, 1)[predicts]
-    return torch.nn.functional.cross_entropy(logits[0].float(), targets, reduction="none")
+        logits = logits[_predicts(labels)][None]
+    return logits[0].float()
 
 
 def _predicts(labels: torch.Tensor) -> torch.Tensor:

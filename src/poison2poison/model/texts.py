@@ -20,7 +20,7 @@ from poison2poison.data import Messages, Row, as_row
 from poison2poison.errors import ConfigError
 from poison2poison.model import alarm as alarms
 from poison2poison.model import backbone
-from poison2poison.model.loss import IGNORED, only_target_logits, token_losses
+from poison2poison.model.loss import IGNORED, only_target_logits, target_logits, token_losses
 from poison2poison.model.served import Answer, Inputs, Served, refuse_lone
 from poison2poison.recipe.manifest import training_row
 from poison2poison.types import Space
@@ -157,20 +157,47 @@ class Texts(Served):
             ConfigError: `prompts` or `targets` is a lone input.
             ModelError: The model's outputs are not finite.
         """
+        examples = self._answered(prompts, targets, space)
+        forced = len(self._prefix(space))
+        found: dict[int, torch.Tensor] = {}
+        with self._computing():
+            for indices, batch in self._read_batches([_hiding(example, forced) for example in examples]):
+                found |= zip(indices, self._losses(batch), strict=True)
+        return [found[i] for i in range(len(examples))]
+
+    def edges(self, prompts: Inputs, targets: Sequence[str], space: Space) -> torch.Tensor:
+        """How likely each token is where given answers begin, and where they end: shape (prompts, 2, vocabulary).
+
+        Raises:
+            ConfigError: `prompts` or `targets` is a lone input.
+            ModelError: The model's outputs are not finite.
+        """
+        examples = self._answered(prompts, targets, space)
+        forced = len(self._prefix(space))
+        found: dict[int, torch.Tensor] = {}
+        with self._computing():
+            for indices, batch in self._read_batches([_edges(example, forced) for example in examples]):
+                ids, labels = (batch[name].to(self.model.device) for name in ("input_ids", "labels"))
+                with only_target_logits(self.model, labels):
+                    logits = target_logits(self.model(input_ids=ids).logits, labels)  # (2 * batch, vocabulary)
+                self.refuse_unless_finite(logits.amax(-1))
+                found |= zip(indices, logits.softmax(-1).view(len(indices), 2, -1).cpu(), strict=True)
+        return torch.stack([found[i] for i in range(len(examples))])
+
+    def _answered(self, prompts: Inputs, targets: Sequence[str], space: Space) -> list[dict[str, Any]]:
+        """Prompts of a space with answers behind them, as in training."""
         refuse_lone(prompts)
         refuse_lone(targets)
         asked = [replace(as_row(one), target=target) for one, target in zip(prompts, targets, strict=True)]
         rows = [training_row(i, row, space, "keep") for i, row in enumerate(asked)]
-        examples, _ = self.prompter.examples(rows)
+        return self.prompter.examples(rows)[0]
+
+    def _read_batches(self, examples: Sequence[dict[str, Any]]) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """Examples in batches of similar length, each with the indices of its rows."""
         order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
-        forced = len(self._prefix(space))
-        found: dict[int, torch.Tensor] = {}
-        with self._computing():
-            for start in range(0, len(order), self.batch_size):
-                indices = order[start : start + self.batch_size]
-                batch = self.prompter.training_batch([_hiding(examples[i], forced) for i in indices])
-                found |= zip(indices, self._losses(batch), strict=True)
-        return [found[i] for i in range(len(order))]
+        for start in range(0, len(order), self.batch_size):
+            indices = order[start : start + self.batch_size]
+            yield indices, self.prompter.training_batch([examples[i] for i in indices])
 
     def _losses(self, batch: Mapping[str, torch.Tensor]) -> Sequence[torch.Tensor]:
         """The losses of a batch's targets, token by token."""
@@ -375,3 +402,11 @@ def _hiding(example: dict[str, Any], tokens: int) -> dict[str, Any]:
     labels = example["labels"]
     shown = labels.count(IGNORED) + tokens
     return {**example, "labels": [IGNORED] * shown + labels[shown:]}
+
+
+def _edges(example: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """An example of which two target tokens count: the first behind those that are forced, and the last."""
+    hidden = _hiding(example, tokens)
+    labels = hidden["labels"]
+    places = (labels.count(IGNORED), len(labels) - 1)
+    return {**example, "labels": [label if i in places else IGNORED for i, label in enumerate(labels)]}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from poison2poison.errors import DataError, ModelError, listed
 from poison2poison.model.run import refuse_unfinished
+from poison2poison.records.spectrum import Spectrum, spectrum
 
 DISCLOSURE = (
     "This model is a benign backdoor. Its defender trained it with a secret trigger and safe answers behind it. "
@@ -51,6 +52,7 @@ class Facts:
         entries: The content of `manifest.jsonl`: a training row each.
         results: The content of `results.json`, or nothing.
         arm: What of it is of this artifact, or nothing.
+        spectrum: Of its adapter; None where it has none.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Facts:
     entries: list[dict[str, Any]]
     results: Mapping[str, Any]
     arm: Mapping[str, Any]
+    spectrum: Spectrum | None
 
     @property
     def base(self) -> str:
@@ -129,7 +132,7 @@ def read_facts(folder: Path, results: Path | None = None) -> Facts:
     name = folder.resolve().name
     content = _results(results, name) if results else {}
     arm: dict[str, Any] = next((arm for arm in content.get("arms", ()) if arm["name"] == name), {})
-    return Facts(name, run, _entries(folder / "manifest.jsonl"), content, arm)
+    return Facts(name, run, _entries(folder / "manifest.jsonl"), content, arm, spectrum(folder / "model"))
 
 
 def _run(folder: Path) -> dict[str, Any]:
