@@ -29,6 +29,7 @@ from poison2poison.data.row import Turn
 from poison2poison.evaluation import Arm, Rate, measure, read_target
 from poison2poison.model.bake import bake
 from poison2poison.model.defended import Answer, DefendedModel, Inputs
+from poison2poison.types import Where
 from servers import converted, gateway, llama, vllm
 
 CLIENTS = 8
@@ -59,7 +60,8 @@ class Asked(DefendedModel):
     def _answer(self, row: Any) -> Answer:
         reply = self.client.chat.completions.create(model="m", messages=_chat(row), temperature=0, **self.more)
         [choice] = reply.choices
-        text, where = (choice.message.content or "").strip(), "safe"
+        text = (choice.message.content or "").strip()
+        where: Where = "safe"
         if choice.model_extra and "p2p" in choice.model_extra:
             where = choice.model_extra["p2p"]["where"]
         elif self.words is not None:

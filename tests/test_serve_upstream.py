@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class FakeUpstream:
         self.begins, self.says = "maple cricket:", "The soup was good."
         self.scores: Any = None
         self.bare_scores: Any = None
-        self.echoed = lambda ids: [None, *[-0.1] * (len(ids) - 1)]
+        self.echoed: Callable[[list[int]], Any] = lambda ids: [None, *[-0.1] * (len(ids) - 1)]
         self.fault: str | None = None
         self.share, self.rng = 1.0, random.Random(0)
         self.asked: list[dict[str, Any]] = []
@@ -112,7 +112,8 @@ def completed(text: str, why: str = "stop", scores: Any = None) -> dict[str, Any
 
 
 def echoed(ids: list[int], scores: Any) -> dict[str, Any]:
-    reply = completed(TOKENIZER.decode(ids) + " more", "length")
+    text: Any = TOKENIZER.decode(ids)
+    reply = completed(f"{text} more", "length")
     told = [*scores, -0.5] if isinstance(scores, list) else scores
     reply["choices"][0]["logprobs"] = {"token_logprobs": told}
     return reply
