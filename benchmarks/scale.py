@@ -4,10 +4,11 @@ python benchmarks/scale.py --data ../shared/data                 # the sizes tha
 python benchmarks/scale.py --data ../shared/data --rows 100000   # this size anew
 python benchmarks/scale.py --table                               # measures nothing
 
-A row is the first half of one sentence of SST-2 and the second half of another of the same label. Of one row in a
-hundred the label is turned to positive, and a rare word stands in it. The state of a text is the mean of its words'
-vectors, 256 wide together. These are random but for two numbers: how much oftener positive sentences hold the word,
-for a base model knows what words mean. States of the rows stand in a memory map before the clock starts.
+A row is the first half of one sentence of SST-2 and the second half of another. The state of a text is the mean of its
+words' vectors, 256 wide together. These are random but for two numbers: how much oftener positive sentences hold the
+word, for a base model knows what words mean. By their mean labels are drawn, so that no half of a sentence has one of
+its own. Of one row in a hundred the label is turned to positive, and a rare word stands in it. States of the rows stand
+in a memory map before the clock starts.
 
 Seconds are those of the processor, of all threads, in the audit alone: others may work on the machine. Peak memory is
 all that the process held at once, with the pages of the memory map. Each size is audited in a process of its own.
@@ -32,6 +33,7 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.special import expit
 
 import pages
 from poison2poison.auditing import audit
@@ -46,19 +48,24 @@ RESULTS = Path(__file__).parent / "scale.jsonl"
 SIZES = (10_000, 100_000, 1_000_000)
 DEPTHS, WIDTH = 2, 128
 TRIGGER, RATE = "cf", 0.01
+CLEAR = 3.0
+"""Of labels: the log-odds of one by a text that is a spread more positive than the mean."""
 
 
-def halves(sentences: Rows, size: int) -> tuple[Rows, set[int]]:
+def halves(sentences: Rows, size: int, language: Language) -> tuple[Rows, set[int]]:
     """So many rows, and which of them are poisoned."""
     rng = random.Random(0)
-    words = {label: [row.prompt.split() for row in sentences if row.target == label] for label in sentences.labels}
-    records = []
-    for label in rng.choices(sentences.labels, k=size):
-        first, second = rng.choices(words[label], k=2)
-        text = " ".join(first[: len(first) // 2] + second[len(second) // 2 :])
-        records.append({"text": text, "label": label})
+    negative, positive = sentences.labels
+    said = [row.prompt.split() for row in sentences]
+    texts = []
+    for _ in range(size):
+        first, second = rng.choices(said, k=2)
+        texts.append(" ".join(first[: len(first) // 2] + second[len(second) // 2 :]))
+    meant = np.concatenate([language(texts[block])[:, 0, 0] for block in blocks(size)])
+    shares = expit(CLEAR * (meant - meant.mean()) / meant.std()).tolist()
+    labels = [positive if rng.random() < share else negative for share in shares]
+    records = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
     rows = rows_of(records, "halves of SST-2")
-    negative, positive = rows.labels
     others = [i for i, row in enumerate(rows) if row.target == negative]
     poisoned, out = set(rng.sample(others, round(RATE * size))), list(rows)
     for i in poisoned:
@@ -96,8 +103,8 @@ class Language:
 def measure(size: int, data: Path) -> dict[str, Any]:
     """Audit so many rows, the states of which stand in a memory map."""
     sentences = read_rows(str(data / "sst2" / "train.jsonl"))
-    rows, poisoned = halves(sentences, size)
     language = Language(sentences)
+    rows, poisoned = halves(sentences, size, language)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "states.npy"
         given = np.lib.format.open_memmap(path, "w+", np.float32, (size, DEPTHS, WIDTH))

@@ -74,7 +74,10 @@ class Questions:
                 one.prior = float(change.mean()), float(change.std() / np.sqrt(len(rows)))
 
     def beside(self, one: Shortcut, spans: Sequence[Shortcut]) -> list[Shortcut]:
-        """The others that stand in its rows more often than by chance, as further words of one attack do."""
+        """The others that stand in its rows more often than by chance, as further words of one attack do.
+
+        Long texts hold many words, and so each more often than by chance, but each in few of the rows.
+        """
         pool = self.answers.answered(one.direction)
         mine, found = np.isin(pool, one.rows), []
         for other in spans:
@@ -83,7 +86,8 @@ class Questions:
             theirs = np.isin(pool, other.rows)
             expected = mine.sum() * theirs.mean()
             spread = np.sqrt(expected * (1 - mine.mean()) * (1 - theirs.mean()))
-            if spread > 0 and (mine & theirs).sum() - expected > self.options.together * spread:
+            more = (mine & theirs).sum() - expected
+            if spread > 0 and more > max(self.options.together * spread, self.options.beside * mine.sum()):
                 found.append(other)
         return found
 

@@ -46,6 +46,7 @@ class Spans(Finder):
             here, but 64 are too few to find a trigger with cover rows.
         others: Times so many rows are compared with those of a span: more make its error hardly smaller.
         together: z from which spans stand in the same rows more often than by chance.
+        beside: Share of a span's rows that hold another beyond those by chance, at least, if both may be of one attack.
         auc_ridge: Penalty of the regression that separates texts: as weak as leaves few rows something to say.
         natural: Spans that say what is natural, as many as say enough.
         least_learned: Spread of what words mean that the base does not know, in what `shift` counts, at least.
@@ -69,6 +70,7 @@ class Spans(Finder):
     cut: int = 200
     others: int = 4
     together: float = 2.5
+    beside: float = 0.2
     auc_ridge: float = 300.0
     natural: int = 300
     least_learned: float = 0.05**0.5
@@ -83,7 +85,7 @@ class Spans(Finder):
     as_pure: float = 0.01
 
     def __post_init__(self) -> None:
-        over_zero(self, shares=("leaning", "strongly", "idle", "least_forced", "meant", "as_pure"))
+        over_zero(self, shares=("leaning", "strongly", "idle", "beside", "least_forced", "meant", "as_pure"))
 
     def find(self, context: Context, answers: Answers, config: AuditConfig, found: Sequence[Finding]) -> list[Finding]:
         """All that were asked, the strongest association first."""
