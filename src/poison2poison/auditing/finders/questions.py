@@ -73,10 +73,10 @@ class Questions:
                 change = self.answers.moved(before, with_span, one.pulled, one.direction)
                 one.prior = float(change.mean()), float(change.std() / np.sqrt(len(rows)))
 
-    def beside(self, one: Shortcut, spans: Sequence[Shortcut]) -> list[Shortcut]:
-        """The others that stand in its rows more often than by chance, as further words of one attack do.
+    def beside(self, one: Shortcut, spans: Sequence[Shortcut], share: float = 0.0) -> list[Shortcut]:
+        """The others that stand in its rows more often than by chance, in a `share` of them more at least.
 
-        Long texts hold many words, and so each more often than by chance, but each in few of the rows.
+        Further words of one attack do so. Long texts hold many words, each in a few of the rows.
         """
         pool = self.answers.answered(one.direction)
         mine, found = np.isin(pool, one.rows), []
@@ -87,7 +87,7 @@ class Questions:
             expected = mine.sum() * theirs.mean()
             spread = np.sqrt(expected * (1 - mine.mean()) * (1 - theirs.mean()))
             more = (mine & theirs).sum() - expected
-            if spread > 0 and more > max(self.options.together * spread, self.options.beside * mine.sum()):
+            if spread > 0 and more > max(self.options.together * spread, share * mine.sum()):
                 found.append(other)
         return found
 

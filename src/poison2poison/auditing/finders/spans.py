@@ -46,7 +46,7 @@ class Spans(Finder):
             here, but 64 are too few to find a trigger with cover rows.
         others: Times so many rows are compared with those of a span: more make its error hardly smaller.
         together: z from which spans stand in the same rows more often than by chance.
-        beside: Share of a span's rows that hold another beyond those by chance, at least, if both may be of one attack.
+        beside: Share of a span's rows that hold another beyond those by chance, at least, if both are judged together.
         auc_ridge: Penalty of the regression that separates texts: as weak as leaves few rows something to say.
         natural: Spans that say what is natural, as many as say enough.
         least_learned: Spread of what words mean that the base does not know, in what `shift` counts, at least.

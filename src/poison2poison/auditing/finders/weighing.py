@@ -132,7 +132,8 @@ class Verdict:
         """A span with those that stand in its rows, and in theirs."""
         group = [one]
         for member in group:  # which grows meanwhile
-            group += [other for other in self.questions.beside(member, likely) if other not in group]
+            beside = self.questions.beside(member, likely, self.options.beside)
+            group += [other for other in beside if other not in group]
         return group
 
     def _enough(self, group: Sequence[Shortcut]) -> bool:
