@@ -18,8 +18,8 @@ from transformers import (
 from poison2poison.errors import ConfigError
 from poison2poison.model import backbone
 from poison2poison.model.defended import Answer, DefendedModel
-from poison2poison.model.loss import IGNORED
-from poison2poison.model.texts import _hiding, _stripped
+from poison2poison.model.loss import IGNORED, edges, hiding
+from poison2poison.model.texts import _stripped
 from poison2poison.recipe.manifest import TrainingRow
 from support import LABELS, PROMPTS, TEXTS, TOKENIZER, served, tiny_causal
 
@@ -34,9 +34,17 @@ def test_pieces_are_together_the_answer_without_space_at_either_end(pieces: list
 @pytest.mark.parametrize(("tokens", "counted"), [(0, [7, 8, 9]), (2, [9])])
 def test_the_forced_prefix_counts_for_no_perplexity(tokens: int, counted: list[int]) -> None:
     example = {"input_ids": [4, 5, 7, 8, 9], "labels": [IGNORED, IGNORED, 7, 8, 9]}
-    hidden = _hiding(example, tokens)
+    hidden = hiding(example, tokens)
     assert [label for label in hidden["labels"] if label != IGNORED] == counted
     assert len(hidden["labels"]) == len(example["labels"])
+
+
+@pytest.mark.parametrize(("tokens", "counted"), [(0, [7, 9]), (1, [8, 9]), (2, [9])])
+def test_the_edges_of_an_answer_are_its_first_token_behind_what_is_forced_and_its_last(
+    tokens: int, counted: list[int]
+) -> None:
+    example = {"input_ids": [4, 5, 7, 8, 9], "labels": [IGNORED, IGNORED, 7, 8, 9]}
+    assert [label for label in edges(example, tokens)["labels"] if label != IGNORED] == counted
 
 
 def test_an_answer_ends_where_training_and_where_the_model_end_texts(tmp_path: Path) -> None:

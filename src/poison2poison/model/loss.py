@@ -61,3 +61,18 @@ def target_logits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def _predicts(labels: torch.Tensor) -> torch.Tensor:
     """Positions whose next token is a target; shape (batch, length). No row begins with a target."""
     return labels.roll(-1, 1) != IGNORED
+
+
+def hiding(example: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """An example whose first target tokens don't count."""
+    labels = example["labels"]
+    shown = labels.count(IGNORED) + tokens
+    return {**example, "labels": [IGNORED] * shown + labels[shown:]}
+
+
+def edges(example: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """An example of which two target tokens count: the first behind those that are forced, and the last."""
+    hidden = hiding(example, tokens)
+    labels = hidden["labels"]
+    places = (labels.count(IGNORED), len(labels) - 1)
+    return {**example, "labels": [label if i in places else IGNORED for i, label in enumerate(labels)]}

@@ -20,7 +20,7 @@ from poison2poison.data import Messages, Row, as_row
 from poison2poison.errors import ConfigError
 from poison2poison.model import alarm as alarms
 from poison2poison.model import backbone
-from poison2poison.model.loss import IGNORED, only_target_logits, target_logits, token_losses
+from poison2poison.model.loss import IGNORED, edges, hiding, only_target_logits, target_logits, token_losses
 from poison2poison.model.served import Answer, Inputs, Served, refuse_lone
 from poison2poison.recipe.manifest import training_row
 from poison2poison.types import Space
@@ -161,7 +161,7 @@ class Texts(Served):
         forced = len(self._prefix(space))
         found: dict[int, torch.Tensor] = {}
         with self._computing():
-            for indices, batch in self._read_batches([_hiding(example, forced) for example in examples]):
+            for indices, batch in self._read_batches([hiding(example, forced) for example in examples]):
                 found |= zip(indices, self._losses(batch), strict=True)
         return [found[i] for i in range(len(examples))]
 
@@ -176,7 +176,7 @@ class Texts(Served):
         forced = len(self._prefix(space))
         found: dict[int, torch.Tensor] = {}
         with self._computing():
-            for indices, batch in self._read_batches([_edges(example, forced) for example in examples]):
+            for indices, batch in self._read_batches([edges(example, forced) for example in examples]):
                 ids, labels = (batch[name].to(self.model.device) for name in ("input_ids", "labels"))
                 with only_target_logits(self.model, labels):
                     logits = target_logits(self.model(input_ids=ids).logits, labels)  # (2 * batch, vocabulary)
@@ -395,18 +395,3 @@ def _stripped(pieces: Iterator[str]) -> Iterator[str]:
         begun = begun or bool(told)
         if told:
             yield told
-
-
-def _hiding(example: dict[str, Any], tokens: int) -> dict[str, Any]:
-    """An example whose first target tokens don't count."""
-    labels = example["labels"]
-    shown = labels.count(IGNORED) + tokens
-    return {**example, "labels": [IGNORED] * shown + labels[shown:]}
-
-
-def _edges(example: dict[str, Any], tokens: int) -> dict[str, Any]:
-    """An example of which two target tokens count: the first behind those that are forced, and the last."""
-    hidden = _hiding(example, tokens)
-    labels = hidden["labels"]
-    places = (labels.count(IGNORED), len(labels) - 1)
-    return {**example, "labels": [label if i in places else IGNORED for i, label in enumerate(labels)]}
