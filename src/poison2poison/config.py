@@ -43,8 +43,8 @@ class AuditConfig:
     )
     audit_model: str | None = option(
         None,
-        "Folder or hub name of another model whose states the audit reads. A small encoder of sentences takes a tenth "
-        "of the time of a small causal LM. [default: the model itself]",
+        "Folder or hub name of another model whose states the audit reads, such as a small encoder of sentences, which "
+        "takes less time than a causal LM. [default: the model itself]",
     )
 
     def __post_init__(self) -> None:
