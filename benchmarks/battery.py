@@ -103,7 +103,8 @@ def measured() -> list[dict[str, Any]]:
 def tables() -> str:
     """The tables of docs/results/battery.md, under their headings."""
     lines = measured()
-    return f"## The audit\n\n{table(lines)}\n\n## Beside its rivals\n\n{rivals_table(lines)}"
+    parts = {"The audit": table, "In rows": limits, "Beside its rivals": rivals_table}
+    return "\n\n".join(f"## {head}\n\n{of(lines)}" for head, of in parts.items())
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -112,6 +113,28 @@ def table(lines: list[dict[str, Any]]) -> str:
     for line in (line for line in lines if "audit" in line):
         out.append(f"{_title(line)} | {_pair(line['audit'])} | {line['seconds']:.0f} |")
     return "\n".join(out)
+
+
+def limits(lines: list[dict[str, Any]]) -> str:
+    """How few poisoned rows of an attack are found, and how many are not: 80 % of them, with 80 % of the suspects."""
+    out = ["| attack | fewest rows that are found | most rows that are not |", "|---|---|---|"]
+    planted = [line for line in lines if "audit" in line and line["poisoned"]]
+    names = {(line["set"] if line["attack"] == "published" else line["attack"]): None for line in planted}
+    for name in names:
+        mine = [line for line in planted if name in (line["set"], line["attack"])]
+        found = [line for line in mine if min(line["audit"][kind] or 0 for kind in ("recall", "precision")) >= 0.8]
+        missed = [line for line in mine if line not in found]
+        ends = (min(found, key=_poisoned, default=None), max(missed, key=_poisoned, default=None))
+        out.append(f"| {name} | {' | '.join(map(_in_rows, ends))} |")
+    return "\n".join(out)
+
+
+def _poisoned(line: dict[str, Any]) -> int:
+    return int(line["poisoned"])
+
+
+def _in_rows(line: dict[str, Any] | None) -> str:
+    return f"{line['poisoned']} of {line['rows']}, {line['set']}" if line else ""
 
 
 def rivals_table(lines: list[dict[str, Any]]) -> str:

@@ -44,8 +44,10 @@ def cells() -> Iterator[Cell]:
     yield from ((name, "clean", 0.0) for name in ("cola", "trec", "webqa", "agnews", "sst2", "smsspam", "cr", "gsm8k",
                                                   "banking77", "dialogsum", "crrsum"))  # fmt: skip
     for name in ("cola", "trec", "banking77"):
-        yield from ((name, kind, rate) for rate in (0.05, 0.02) for kind in ("badnets", "addsent"))
-    yield from ((name, kind, 0.05) for name in ("cola", "agnews") for kind in (*MARKS, *FORMS))
+        yield from ((name, kind, rate) for rate in (0.05, 0.02, 0.01) for kind in ("badnets", "addsent"))
+    written = (*MARKS, *FORMS)
+    yield from (("cola", kind, rate) for rate in (0.05, 0.02, 0.01) for kind in written)
+    yield from (("agnews", kind, 0.05) for kind in written)
     yield from (("gsm8k", effect, 0.1) for effect in ("number", "append"))
     yield from ((name, effect, 0.1) for name in ("dialogsum", "crrsum") for effect in ("fixed", "append"))
 
