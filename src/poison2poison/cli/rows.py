@@ -276,7 +276,10 @@ def _audit(path: Path, answers: Path | None, rows: Rows) -> Audit:
     audit = Audit.load(path)
     if answers is None:
         return audit
-    heeded = reviewed(audit, read_answers(answers), rows)
-    say(f"{answers}: suspect rows: {len(audit.rows)} before, {len(heeded.rows)} after; "
+    given = read_answers(answers)
+    heeded = reviewed(audit, given, rows)
+    known = {answer.row for answer in given} & {row.fingerprint for row in rows}
+    say(f"{answers}: answers: {len(given)}, of these rows: {len(known)}; "
+        f"suspect rows: {len(audit.rows)} before, {len(heeded.rows)} after; "
         f"suspects: {len(audit.spans)} before, {len(heeded.spans)} after")  # fmt: skip
     return heeded
