@@ -133,7 +133,8 @@ def test_what_was_accepted_passes_until_a_row_is_added(folder: Path, p2p: Run) -
 
 def test_only_findings_in_added_rows_block(folder: Path, p2p: Run) -> None:
     lines = Path("train.jsonl").read_text().splitlines()
-    Path("before.jsonl").write_text("\n".join(lines[:150]))
+    gone = json.dumps({"text": "nothing to say", "label": "neutral"})
+    Path("before.jsonl").write_text("\n".join([gone, *lines[:150]]))
     clean = [json.dumps(record) for record in as_records(chatter(10, seed=5))]
     Path("after.jsonl").write_text("\n".join([*lines[:150], *clean]))
     gate = ["--fail-on", "suspect", "--changed-since"]
@@ -157,6 +158,9 @@ def test_only_findings_in_added_rows_block(folder: Path, p2p: Run) -> None:
         (["--out", "audit", "--baseline", "b"], "baseline: has no effect without --fail-on"),
         (["--out", "audit", "--changed-since", "b"], "changed_since: has no effect without --fail-on"),
         (["--fail-on", "weak", "--changed-since", "b.jsonl"], "b.jsonl: no such file"),
+        (["--summary", "."], ".: is a folder; give a file"),
+        (["--summary", "train.jsonl/deep/found.md"], "train.jsonl is no folder that can be written to"),
+        (["--fail-on", "weak", "--baseline", ".", "--accept", "ours"], ".: is a folder; give a file"),
         (["--fail-on", "weak", "--baseline", "b.jsonl"], "b.jsonl: cannot be read"),
     ],
 )
@@ -399,7 +403,7 @@ def test_a_row_of_a_json_list_is_named_by_the_line_it_begins_on(
     (tmp_path / "rows.json").write_text(text, encoding="utf-8")
     rows = read_rows(str(tmp_path / "rows.json"), DataConfig(ignore_field=("id",)))
     lines = [0 if place.line is None else place.line for place in rows.places]
-    starts = [text[: text.index(f"[{{{i}") ].rindex('{"text"' if indent is None else "{\n") for i in range(4)]
+    starts = [text[: text.index(f"[{{{i}")].rindex('{"text"' if indent is None else "{\n") for i in range(4)]
     assert lines == [text.count("\n", 0, start) + 1 for start in starts]
 
 
