@@ -115,9 +115,21 @@ def test_suspects_go_to_argilla_and_the_answers_of_people_come_back() -> None:
     ]
 
 
+def test_suspects_are_not_looked_for_in_other_rows() -> None:
+    turned = ROWS.with_rows([*ROWS][::-1])
+    for shown in (review.suspects, review.as_dataset, review.argilla_records):
+        with pytest.raises(DataError, match="rows holds other rows"):
+            shown(found(), turned)
+
+
+def test_an_audit_is_read_from_a_path_of_either_kind(tmp_path: Path) -> None:
+    write_json(tmp_path / "audit.json", found().as_dict())
+    assert Audit.load(str(tmp_path / "audit.json")) == Audit.load(tmp_path / "audit.json") == found()
+
+
 def test_copies_of_a_row_are_one_record() -> None:
     rows = ROWS.with_rows([ROWS[1]] * 6)
-    assert len(review.argilla_records(replace(found(), rows=found().rows[:3]), rows)) == 1
+    assert len(review.argilla_records(replace(found(rows), rows=found().rows[:3]), rows)) == 1
 
 
 @pytest.mark.parametrize("record", [{}, {"id": "a", "responses": {"verdict": [{"value": "maybe"}]}}, {"responses": 1}])
