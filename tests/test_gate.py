@@ -401,7 +401,7 @@ def test_a_row_of_a_json_list_is_named_by_the_line_it_begins_on(
     about = {"version": "2, [", "meta": {"list": [1, 2]}, "rows": records, "license": ["x"]}
     text = "\n" + json.dumps(about if wrapped else records, indent=indent)
     (tmp_path / "rows.json").write_text(text, encoding="utf-8")
-    rows = read_rows(str(tmp_path / "rows.json"), DataConfig(ignore_field=("id",)))
+    rows = read_rows(str(tmp_path / "rows.json"), DataConfig(ignore_field=["id"]))
     lines = [0 if place.line is None else place.line for place in rows.places]
     starts = [text[: text.index(f"[{{{i}")].rindex('{"text"' if indent is None else "{\n") for i in range(4)]
     assert lines == [text.count("\n", 0, start) + 1 for start in starts]
