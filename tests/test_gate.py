@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from poison2poison import attacks, cli
 from poison2poison.auditing.findings import Audit, SuspectRow, SuspectSpan
-from poison2poison.data import Row, as_records, read_rows, rows_of
+from poison2poison.data import DataConfig, Row, as_records, read_rows, rows_of
 from poison2poison.errors import DataError
 from poison2poison.files import write_lines
 from poison2poison.gate.baseline import read_baseline
@@ -133,7 +133,8 @@ def test_what_was_accepted_passes_until_a_row_is_added(folder: Path, p2p: Run) -
 
 def test_only_findings_in_added_rows_block(folder: Path, p2p: Run) -> None:
     lines = Path("train.jsonl").read_text().splitlines()
-    Path("before.jsonl").write_text("\n".join(lines[:150]))
+    gone = json.dumps({"text": "nothing to say", "label": "neutral"})
+    Path("before.jsonl").write_text("\n".join([gone, *lines[:150]]))
     clean = [json.dumps(record) for record in as_records(chatter(10, seed=5))]
     Path("after.jsonl").write_text("\n".join([*lines[:150], *clean]))
     gate = ["--fail-on", "suspect", "--changed-since"]
@@ -157,6 +158,9 @@ def test_only_findings_in_added_rows_block(folder: Path, p2p: Run) -> None:
         (["--out", "audit", "--baseline", "b"], "baseline: has no effect without --fail-on"),
         (["--out", "audit", "--changed-since", "b"], "changed_since: has no effect without --fail-on"),
         (["--fail-on", "weak", "--changed-since", "b.jsonl"], "b.jsonl: no such file"),
+        (["--summary", "."], ".: is a folder; give a file"),
+        (["--summary", "train.jsonl/deep/found.md"], "train.jsonl is no folder that can be written to"),
+        (["--fail-on", "weak", "--baseline", ".", "--accept", "ours"], ".: is a folder; give a file"),
         (["--fail-on", "weak", "--baseline", "b.jsonl"], "b.jsonl: cannot be read"),
     ],
 )
@@ -359,14 +363,16 @@ def test_accepted_and_older_rows_are_marked(folder: Path, p2p: Run) -> None:
     assert all(lines_of.values())
 
 
-def test_what_is_no_file_of_lines_is_named_by_its_row(tmp_path: Path) -> None:
+def test_what_is_no_file_of_text_is_named_by_its_row(tmp_path: Path) -> None:
     pytest.importorskip("sarif_pydantic")
+    from pyarrow import Table, parquet
+
     from poison2poison.gate.sarif import sarif
 
-    (tmp_path / "a b.json").write_text(json.dumps(as_records(rows_with("a", "b cf"))))
-    held = read_rows(str(tmp_path / "a b.json"))
+    parquet.write_table(Table.from_pylist(as_records(rows_with("a", "b cf"))), tmp_path / "a b.parquet")
+    held = read_rows(str(tmp_path / "a b.parquet"))
     located = json.loads(sarif(judge(found([1]), held, "none"), held))["runs"][0]["results"][0]["locations"][0]
-    assert located["physicalLocation"] == {"artifactLocation": {"uri": (tmp_path / "a b.json").as_uri()}}
+    assert located["physicalLocation"] == {"artifactLocation": {"uri": (tmp_path / "a b.parquet").as_uri()}}
     assert located["logicalLocations"][0]["name"] == "row 1"
     bare = replace(held, places=())
     assert "physicalLocation" not in sarif(judge(found([1]), bare, "none"), bare)
@@ -384,6 +390,28 @@ def test_texts_of_rows_are_no_links_and_no_placeholders_in_sarif() -> None:
 def test_a_table_s_row_of_several_lines_is_named_by_its_first(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('text,label\n"a\nb",x\nc,y\n')
     assert [place.line for place in read_rows(str(tmp_path / "rows.csv")).places] == [2, 4]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("indent", [None, 0, 2])
+def test_a_row_of_a_json_list_is_named_by_the_line_it_begins_on(
+    wrapped: bool, indent: int | None, tmp_path: Path
+) -> None:
+    records = [{"text": f"say \\n [{{{i}\n", "label": "ab"[i % 2], "id": [1, {"a": 2}]} for i in range(4)]
+    about = {"version": "2, [", "meta": {"list": [1, 2]}, "rows": records, "license": ["x"]}
+    text = "\n" + json.dumps(about if wrapped else records, indent=indent)
+    (tmp_path / "rows.json").write_text(text, encoding="utf-8")
+    rows = read_rows(str(tmp_path / "rows.json"), DataConfig(ignore_field=["id"]))
+    lines = [0 if place.line is None else place.line for place in rows.places]
+    starts = [text[: text.index(f"[{{{i}")].rindex('{"text"' if indent is None else "{\n") for i in range(4)]
+    assert lines == [text.count("\n", 0, start) + 1 for start in starts]
+
+
+def test_a_question_of_a_nested_file_is_named_by_the_line_of_its_article(tmp_path: Path) -> None:
+    asked = [{"question": f"what {i}", "id": str(i), "answers": [{"text": "a", "answer_start": 0}]} for i in range(3)]
+    articles = [{"title": "t", "paragraphs": [{"context": "a b", "qas": some}]} for some in (asked[:2], asked[2:])]
+    (tmp_path / "train.json").write_text('{"data": [\n' + ",\n".join(map(json.dumps, articles)) + "]}")
+    assert [place.line for place in read_rows(str(tmp_path / "train.json")).places] == [2, 2, 3]
 
 
 # --- any file --------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -130,7 +131,8 @@ def test_the_action_blocks_poisoned_rows_and_passes_clean_ones(rows: str, code: 
     assert "${{" not in step["run"]
     variables = {name: filled(value, inputs) for name, value in step["env"].items()}
     (checkout / "page.md").write_text("")
-    assert run(step["run"], checkout, GITHUB_STEP_SUMMARY=str(checkout / "page.md"), **variables) == code
+    variables |= {"GITHUB_STEP_SUMMARY": str(checkout / "page.md"), "RUNNER_TEMP": str(checkout)}
+    assert run(step["run"], checkout, **variables) == code
     assert (checkout / inputs["sarif"]).stat().st_size
     assert ("blocked" if code else "passed") in (checkout / "page.md").read_text()
 
@@ -139,12 +141,23 @@ def filled(value: str, inputs: dict[str, str]) -> str:
     return re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda found: inputs[found[1]], value)
 
 
+def test_the_action_leaves_the_job_s_own_python_as_it_is(checkout: Path, tmp_path: Path) -> None:
+    action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+    without_pip = action["runs"]["steps"][0]["run"].replace(
+        "-m pip", "-c 'import sys; print(sys.prefix, *sys.argv[1:])'"
+    )
+    script = without_pip.replace("-m venv", "-m venv --without-pip").rstrip() + " > words"
+    assert run(script, tmp_path, RUNNER_TEMP=str(tmp_path), SOURCE=str(ROOT)) == 0
+    words = (tmp_path / "words").read_text().split()
+    assert words == [str(tmp_path / "p2p"), "install", "-c", str(ROOT / "constraints.txt"), f"{ROOT}[gate]"]
+
+
 def test_the_action_hands_on_what_is_optional_as_single_words(checkout: Path) -> None:
     action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
     step = action["runs"]["steps"][-1]
     script = f"p2p() {{ printf '%s\\n' \"$@\" > words; }}\n{step['run']}"
     given = {name: f"$(touch hacked) {name}" for name in step["env"]}
-    assert run(script, checkout, GITHUB_STEP_SUMMARY="page", **given) == 0
+    assert run(script, checkout, GITHUB_STEP_SUMMARY="page", RUNNER_TEMP=str(checkout), **given) == 0
     words = (checkout / "words").read_text().splitlines()
     assert words[words.index("--baseline") + 1] == given["BASELINE"]
     assert words[words.index("--changed-since") + 1] == given["CHANGED_SINCE"]
@@ -160,6 +173,24 @@ def test_the_job_for_gitlab_blocks_and_passes(rows: str, code: int, checkout: Pa
     assert run(on(rows, script), checkout) == code
     written = [*job["artifacts"]["paths"], *job["artifacts"]["reports"].values()]
     assert all((checkout / path).is_file() for path in written)
+
+
+@ROWS
+def test_dvc_stops_at_poisoned_rows_and_goes_on_with_clean_ones(
+    rows: str, code: int, checkout: Path, tmp_path: Path
+) -> None:
+    if shutil.which("dvc") is None:
+        pytest.skip("dvc is not installed")
+    stages = blocks("DVC")
+    stages["stages"]["audit"]["cmd"] = on("train", stages["stages"]["audit"]["cmd"])
+    stages["stages"]["train"] = {"cmd": "touch trained", "deps": ["p2p.sarif"], "outs": ["trained"]}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(stages))
+    (tmp_path / "data").mkdir()
+    shutil.copy(checkout / "data" / f"{rows}.jsonl", tmp_path / "data" / "train.jsonl")
+    script = f"cd {shlex.quote(str(tmp_path))}; dvc init --no-scm --quiet; dvc repro || exit 1"
+    assert run(script, checkout, DVC_NO_ANALYTICS="1", HOME=str(tmp_path)) == code
+    assert (tmp_path / "p2p.sarif").exists()
+    assert (tmp_path / "trained").exists() == (code == 0)
 
 
 def test_the_stage_for_dvc_runs_the_same_command() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,13 @@ def test_options_that_make_no_sense_together_are_refused(
     code, _, err = ended(capsys, clean, *options)
     assert code == 2
     assert message in err
+
+
+def test_an_audit_of_rows_with_other_labels_is_refused(clean: Path, poisoned: Rows) -> None:
+    audit = found(poisoned)
+    other = replace(audit, spans=(replace(audit.spans[0], target="spam"),))
+    with pytest.raises(ConfigError, match="audit: it names label 'spam', which is not one of 'negative', 'positive'"):
+        probe(DefendedModel.load(clean), TEST, other)
 
 
 def test_rows_without_labels_are_refused(clean: Path, poisoned: Rows) -> None:

@@ -13,10 +13,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from poison2poison import cli
+from poison2poison.auditing.findings import Audit, SuspectSpan
 from poison2poison.config import ProbeConfig
+from poison2poison.data import as_records
 from poison2poison.errors import ConfigError, ModelError
+from poison2poison.files import write_json, write_lines
 from poison2poison.probing import load_subject, scan
-from support import CHATML, tiny_causal, tiny_encoder, with_template
+from support import CHATML, opinions, tiny_causal, tiny_encoder, with_template
 
 
 @pytest.fixture
@@ -63,6 +66,32 @@ def test_an_encoder_has_the_labels_of_its_head_and_no_leaks(tmp_path: Path) -> N
         scan(subject, ProbeConfig(words=0))
     with pytest.raises(ModelError, match=r"base: .* has no classification head"):
         load_subject(folder, str(folder))
+
+
+def test_a_classifier_s_folder_is_asked_with_rows_and_one_that_writes_texts_is_refused(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(tiny_encoder(tmp_path / "encoder"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "negative", "1": "positive"}}))
+    rows = opinions(40)
+    write_lines(tmp_path / "rows.jsonl", as_records(rows))
+    audit = Audit((SuspectSpan("cf", "span", "positive", 20, 1.0, 9.0),), (), (), (), (), 4.0, (), rows.sha256)
+    write_json(tmp_path / "audit.json", audit.as_dict())
+    options = ["--data", str(tmp_path / "rows.jsonl"), "--audit", str(tmp_path / "audit.json")]
+    for one, more in ((folder, []), (folder, ["--base", str(base)]), (base, [])):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["probe", str(one), *options, *more])
+            raise SystemExit(0)
+        said = capsys.readouterr()
+        if (one, more) == (folder, []):
+            assert ended.value.code in (0, 1)
+            [entry] = [json.loads(line) for line in said.out.splitlines()]
+            assert (entry["span"], entry["asr"]["n"]) == ("cf", 20)
+        else:
+            assert ended.value.code == 2
+            told = "base: has no effect with --data, but for an adapter" if more else "answers with texts, not labels"
+            assert told in said.err
 
 
 def test_an_adapter_is_put_on_the_base_that_it_names_and_taken_off_again(adapter: Path, base: Path) -> None:

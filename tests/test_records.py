@@ -213,6 +213,13 @@ def test_without_figures_it_says_so(artifact: Path, record: Record, tmp_path: Pa
         ("manifest.jsonl", "[]\n", "no manifest"),
         ("manifest.jsonl", '{"row": 0, "action": "guess", "space": "safe"}', "action 'guess' is not one of"),
         ("other.json", '{"arms": [{"name": "clean"}]}', "has no figures of 'p2p-paper', but of 'clean'"),
+        ("other.json", '{"arms": [{"name": "p2p-paper"}, {"name": "p2p-paper"}]}', "has figures of several tasks"),
+        (
+            "other.json",
+            '{"arms": [{"name": "p2p-paper"}], "data": {"train": {"sha256": "0"}}}',
+            "has figures of a training on other rows",
+        ),
+        ("other.json", '{"arms": [{"name": "p2p-paper"}], "data": [1]}', "holds no figures"),
         ("other.json", "[]", "holds no figures"),
     ],
 )

@@ -115,9 +115,21 @@ def test_suspects_go_to_argilla_and_the_answers_of_people_come_back() -> None:
     ]
 
 
+def test_suspects_are_not_looked_for_in_other_rows() -> None:
+    turned = ROWS.with_rows([*ROWS][::-1])
+    for shown in (review.suspects, review.as_dataset, review.argilla_records):
+        with pytest.raises(DataError, match="rows holds other rows"):
+            shown(found(), turned)
+
+
+def test_an_audit_is_read_from_a_path_of_either_kind(tmp_path: Path) -> None:
+    write_json(tmp_path / "audit.json", found().as_dict())
+    assert Audit.load(str(tmp_path / "audit.json")) == Audit.load(tmp_path / "audit.json") == found()
+
+
 def test_copies_of_a_row_are_one_record() -> None:
     rows = ROWS.with_rows([ROWS[1]] * 6)
-    assert len(review.argilla_records(replace(found(), rows=found().rows[:3]), rows)) == 1
+    assert len(review.argilla_records(replace(found(rows), rows=found().rows[:3]), rows)) == 1
 
 
 @pytest.mark.parametrize("record", [{}, {"id": "a", "responses": {"verdict": [{"value": "maybe"}]}}, {"responses": 1}])
@@ -145,7 +157,7 @@ def test_a_right_label_is_certain_and_a_missed_row_becomes_a_suspect() -> None:
     left = {entry.row: entry for entry in review.reviewed(found(), said, ROWS).rows}
     assert left[7].likely == ("negative", 1.0)
     assert left[9] == found().rows[-1]
-    assert (left[11].spans, left[11].likely) == ((), ("positive", 1.0))
+    assert (left[11].spans, left[11].likely) == ((), ("positive", 0.0))  # nobody said that this is right
 
 
 def test_without_answers_an_audit_stays_as_it_is() -> None:
@@ -162,7 +174,7 @@ def test_a_label_that_the_rows_do_not_have_is_refused() -> None:
 
 
 def test_answers_read_back_as_they_were_written(tmp_path: Path) -> None:
-    given = [review.Answer("a", True, "negative"), review.Answer("b", False)]
+    given = [review.Answer("a" * 64, True, "negative"), review.Answer("b" * 64, False)]
     review.write_answers(tmp_path / "reviewed.jsonl", given)
     assert review.read_answers(tmp_path / "reviewed.jsonl") == given
 
@@ -172,16 +184,18 @@ def test_answers_read_back_as_they_were_written(tmp_path: Path) -> None:
     [
         ("{", "broken JSON"),
         ("[]", "must have the fields row, planted, label, and has []"),
-        ('{"row": "b"}', "must have the fields"),
-        ('{"row": "b", "planted": true, "who": "me"}', "must have the fields"),
-        ('{"row": "b", "planted": "yes"}', "planted: 'yes' is not true or false"),
+        ('{"row": "B"}', "must have the fields"),
+        ('{"row": "B", "planted": true, "who": "me"}', "must have the fields"),
+        ('{"row": "B", "planted": "yes"}', "planted: 'yes' is not true or false"),
         ('{"row": 1, "planted": true}', "row: 1 is no fingerprint"),
-        ('{"row": "b", "planted": true, "label": 1}', "label: 1 is neither a label nor null"),
-        ('{"row": "a", "planted": false}', "another line says something else of 'a'"),
+        ('{"row": "b1", "planted": true}', "row: 'b1' is no fingerprint of 64 hexadecimal digits"),
+        ('{"row": "B", "planted": true, "label": 1}', "label: 1 is neither a label nor null"),
+        ('{"row": "A", "planted": false}', "another line says something else of 'aaa"),
     ],
 )
 def test_answers_that_a_hand_has_broken_are_refused_by_line_and_field(line: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "reviewed.jsonl").write_text('{"row": "a", "planted": true}\n\n' + line)
+    text = '{"row": "A", "planted": true}\n\n' + line
+    (tmp_path / "reviewed.jsonl").write_text(text.replace('"A"', f'"{"a" * 64}"').replace('"B"', f'"{"b" * 64}"'))
     with pytest.raises(DataError) as refused:
         review.read_answers(tmp_path / "reviewed.jsonl")
     assert "reviewed.jsonl, line 3: " in str(refused.value)
@@ -212,13 +226,25 @@ def test_the_recipe_heeds_what_people_said(repoison: Callable[..., tuple[int, st
     assert repoison(*given, tmp_path / "before")[0] == 0
     answers = [review.Answer(mark, False) for mark in marks(1, 3, 5)]
     answers.append(review.Answer(ROWS[7].fingerprint, True, "negative"))
+    answers.append(review.Answer(ROWS[11].fingerprint, True, "negative"))  # the audit missed it
+    answers.append(review.Answer(ROWS[13].fingerprint, True, "positive"))  # the label is right, the trigger is not
+    answers.append(review.Answer(ROWS[15].fingerprint, True))
+    answers.append(review.Answer("0" * 64, True))  # of a row that is no more
     review.write_answers(tmp_path / "reviewed.jsonl", answers)
     code, said = repoison(*given, tmp_path / "after", "--reviewed", tmp_path / "reviewed.jsonl")
     assert code == 0
-    assert "suspect rows: 5 before, 2 after; suspects: 2 before, 1 after" in said
+    assert "answers: 8, of these rows: 7; suspect rows: 5 before, 5 after; suspects: 2 before, 1 after" in said
     before, after = actions(tmp_path / "before"), actions(tmp_path / "after")
     assert not [key for key in before if key[1] == "correct"]  # the audit was not sure of it
-    assert [key for key in after if key[1] == "correct"] == [(7, "correct")]
+    assert {key for key in after if key[1] == "correct"} == {(7, "correct"), (11, "correct")}
+    assert not [row for row, action in after if row in (13, 15) and action != "keep"]
+
+
+def test_answers_of_other_rows_alone_are_refused(repoison: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    review.write_answers(tmp_path / "reviewed.jsonl", [review.Answer("0" * 64, False)])
+    code, said = repoison("--audit", tmp_path / "audit.json", "--reviewed", tmp_path / "reviewed.jsonl", "--out", "out")
+    assert code == 2
+    assert "none of 1 answers is of a row of" in said
 
 
 def test_answers_without_an_audit_are_refused(repoison: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

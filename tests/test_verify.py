@@ -104,10 +104,12 @@ def test_a_file_that_was_put_beside_the_weights_is_named(artifact: Path, verify:
 def test_rows_are_held_against_those_of_the_training(artifact: Path, tmp_path: Path, verify: Verify) -> None:
     write_lines(tmp_path / "rows.jsonl", as_records(opinions(20)))
     assert verify(artifact, "--rows", tmp_path / "rows.jsonl")[0] == 0
-    write_lines(tmp_path / "rows.jsonl", as_records(opinions(20, seed=1)))
-    code, said = verify(artifact, "--rows", tmp_path / "rows.jsonl")
-    assert code == 1
-    assert "the training was on other rows" in said
+    others = as_records(opinions(20, seed=1))
+    for different in (others, as_records(opinions(20))[::-1]):
+        write_lines(tmp_path / "rows.jsonl", different)
+        code, said = verify(artifact, "--rows", tmp_path / "rows.jsonl")
+        assert code == 1
+        assert "the training was on other rows, or on these in another order" in said
 
 
 def test_an_older_folder_has_nothing_recorded(artifact: Path, verify: Verify) -> None:
@@ -141,6 +143,13 @@ def test_what_is_no_record_is_refused(record: Any, said: str, tmp_path: Path, ve
     code, message = verify(tmp_path)
     assert code == 2
     assert said in message
+
+
+def test_a_folder_without_a_record_is_refused_with_what_would_have_one(tmp_path: Path, verify: Verify) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        code, message = verify(folder)
+        assert code == 2
+        assert f"{folder}: holds neither run.json (`p2p train`) nor export.json (`p2p export`)" in message
 
 
 @pytest.fixture

@@ -107,6 +107,19 @@ def refuse_taken(out: Path) -> None:
         raise OutputError(f"{out}: is not empty; give another --out, or delete it")
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a file that could not be written, before the work whose result it is for.
+
+    Raises:
+        OutputError: It is a folder, or lies where nothing can be made.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; give a file")
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise OutputError(f"{path}: cannot be written ({place} is no folder that can be written to)")
+
+
 def keep_from_git(folder: Path, *names: str) -> None:
     """Have git ignore secret files of a folder, and the hub too when the folder is uploaded."""
     write_text(folder / ".gitignore", "".join(f"/{name}\n" for name in names))

@@ -52,17 +52,27 @@ def suspects(audit: Audit, rows: Rows) -> pandas.DataFrame:
     Args:
         audit: Of these rows.
         rows: The rows.
+
+    Raises:
+        DataError: The audit is of other rows.
     """
     import pandas
 
-    return pandas.DataFrame(suspect_records(audit, rows), columns=[*COLUMNS])
+    return pandas.DataFrame(_records(audit, rows), columns=[*COLUMNS])
+
+
+def _records(audit: Audit, rows: Rows) -> list[dict[str, Any]]:
+    """The suspect rows. In other rows, or these in another order, the audit's numbers would name innocent ones."""
+    if audit.sha256 != rows.sha256:
+        raise DataError(f"the audit is of {audit.source or 'other rows'} as it was, and {rows.source} holds other rows")
+    return suspect_records(audit, rows)
 
 
 def as_dataset(audit: Audit, rows: Rows) -> datasets.Dataset:
-    """The suspect rows as a Hugging Face dataset, a row each."""
+    """The suspect rows as a Hugging Face dataset, a row each; raises as `suspects` does."""
     import datasets
 
-    found = suspect_records(audit, rows)
+    found = _records(audit, rows)
     text, texts = datasets.Value("string"), datasets.List(datasets.Value("string"))
     number, share = datasets.Value("int64"), datasets.Value("float64")
     kinds = dict(zip(COLUMNS, (number, text, text, text, texts, share, text, share), strict=True))
@@ -101,8 +111,11 @@ def argilla_records(audit: Audit, rows: Rows) -> list[dict[str, Any]]:
     Args:
         audit: Of these rows.
         rows: The rows.
+
+    Raises:
+        DataError: The audit is of other rows.
     """
-    found = {record["fingerprint"]: record for record in suspect_records(audit, rows)}
+    found = {record["fingerprint"]: record for record in _records(audit, rows)}
     return [_argilla(record, bool(rows.labels)) for record in found.values()]
 
 

@@ -112,9 +112,10 @@ def _of_key(key: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, TypeError, AttributeError) as error:  # the last one for keys of no curve
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        reason = "it is of no elliptic curve" if isinstance(error, AttributeError) else error
         raise ConfigError(
-            f"key: {key} cannot be used ({error}); make one with `openssl ecparam -name prime256v1 -genkey -noout`"
+            f"key: {key} cannot be used ({reason}); make one with `openssl ecparam -name prime256v1 -genkey -noout`"
         ) from None
 
 

@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 SCHEME = Part("scheme", "trigger, labels or safe prefix may be others: answers may not be in the safe space")
 MANIFEST = Part("manifest", "answers are the same; what it tells was done to the rows may be wrong")
-ROWS = Part("rows", "the training was on other rows")
+ROWS = Part("rows", "the training was on other rows, or on these in another order")
 EXPORTED = Part("exported file", "the trainer may be given other rows or settings")
 OTHER = Part("other file", "no part of what was trained; delete it unless you know it")
 PARTS = {
@@ -80,6 +80,8 @@ def verify(folder: Path, rows: Rows | None = None) -> list[Compared]:
         ModelError: It is neither, or its training did not end.
     """
     is_artifact = (folder / "run.json").is_file()
+    if not is_artifact and not (folder / "export.json").is_file():
+        raise ModelError(f"{folder}: holds neither run.json (`p2p train`) nor export.json (`p2p export`)")
     record = _record(folder, "run.json" if is_artifact else "export.json")
     found = _of_artifact(folder, record) if is_artifact else _of_export(folder, record)
     return [*found, *([] if rows is None else [_rows(record, rows)])]

@@ -126,14 +126,14 @@ class Audit:
         return f"<p>suspect rows: {len(self.rows)}; weak findings: {len(self.weak)}</p><table>{table}</table>"
 
     @classmethod
-    def load(cls, path: Path) -> Audit:
+    def load(cls, path: Path | str) -> Audit:
         """Read `audit.json`.
 
         Raises:
             DataError: The file is missing, broken, or of another version.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
                 mend = "upgrade" if content["schema"] > SCHEMA else "make it again with `p2p audit`"
                 raise DataError(f"{path}: schema {content['schema']}, but this version reads {SCHEMA}; {mend}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -18,9 +18,19 @@ if TYPE_CHECKING:
     from poison2poison.probing import Probed, Trigger
 
 commands = typer.Typer()
+
+
+class RowsToAsk(NamedTuple):
+    """Rows, how they are read, and the audit whose findings are put into them."""
+
+    data: str
+    config: DataConfig
+    audit: Path
+
+
 MODEL = (
-    "An artifact folder of `p2p train`, or an arm of `p2p defend`; without rows also a model folder of transformers, "
-    "or an adapter folder of peft."
+    "An artifact folder of `p2p train`, or an arm of `p2p defend`; a model folder of transformers; or an adapter "
+    "folder of peft. With rows, one that answers with labels."
 )
 
 
@@ -55,10 +65,9 @@ def probe(
     if data is None or audit is None:
         found: Sequence[Probed | Trigger] = _without_rows(folder, base, config, allow_unlearned)
     else:
-        if base is not None:
-            raise ConfigError("base: has no effect with --data")
         refuse_changed(config, "has no effect with --data")
-        found = _with_rows(folder, data, data_config, audit, allow_unlearned)
+        rows = RowsToAsk(data, data_config, audit)
+        found = _with_rows(folder, base, rows, allow_unlearned)
     if any(one.is_obeyed for one in found):
         raise typer.Exit(FOUND)
 
@@ -74,19 +83,21 @@ def _without_rows(folder: Path, base: str | None, config: ProbeConfig, allow_unl
     return found.triggers
 
 
-def _with_rows(
-    folder: Path, data: str, data_config: DataConfig, audit: Path, allow_unlearned: bool
-) -> Sequence[Probed]:
-    from poison2poison.auditing.findings import Audit
-    from poison2poison.recipe.scheme import Scheme
-
-    rows = read(data, data_config, labels=Scheme.load(folder / "scheme.json").labels)
-    found = Audit.load(audit)
+def _with_rows(folder: Path, base: str | None, asked: RowsToAsk, allow_unlearned: bool) -> Sequence[Probed]:
     quiet()
-    from poison2poison.model.defended import DefendedModel
+    from poison2poison.auditing.findings import Audit
+    from poison2poison.probing import load_subject
     from poison2poison.probing import probe as ask
+    from poison2poison.probing.subject import ADAPTER
 
-    answered = ask(DefendedModel.load(folder, allow_unlearned=allow_unlearned), rows, found)
+    if base is not None and not (folder / ADAPTER).is_file():
+        raise ConfigError("base: has no effect with --data, but for an adapter")
+    found = Audit.load(asked.audit)
+    model = load_subject(folder, base, allow_unlearned=allow_unlearned).model
+    if not model.scheme.labels:
+        raise ConfigError(f"data, audit: {folder} answers with texts, not labels; leave them out")
+    rows = read(asked.data, asked.config, labels=model.scheme.labels)
+    answered = ask(model, rows, found)
     _print(answered)
     say(f"{folder}: obeys {sum(one.is_obeyed for one in answered)} of {len(answered)} findings")
     return answered

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from poison2poison.cli.common import DATA, Out, note_reference, quiet, read, ref
 from poison2poison.config import AuditConfig, GateConfig, ModelConfig
 from poison2poison.data import DataConfig, Rows, check_trainable
 from poison2poison.errors import FOUND, ConfigError
+from poison2poison.files import refuse_unwritable
 from poison2poison.options import READING, options
 from poison2poison.recipe.config import RepoisonConfig
 
@@ -135,6 +137,9 @@ def audit(
             raise ConfigError(f"{name}: {library} is not installed; `pip install poison2poison[gate]`")
     if out:
         refuse_taken(out)
+    for path in (gate.sarif, gate.summary, gate.junit, gate.baseline if gate.accept else None):
+        if path:
+            refuse_unwritable(path)
     rows = read(source, data)
     check_trainable(rows)
     accepted, before = _known(gate, data, rows)
@@ -194,7 +199,9 @@ def _known(gate: GateConfig, data: DataConfig, rows: Rows) -> tuple[list[Accepte
     """The accepted rows, and the rows as they were before."""
     from poison2poison.gate.baseline import read_baseline
 
-    before = read(gate.changed_since, data, labels=rows.labels) if gate.changed_since else None
+    # An old row that cannot be used, as one of a label that is no more, is none of the new rows.
+    lenient = replace(data, skip_bad=True)
+    before = read(gate.changed_since, lenient, labels=rows.labels) if gate.changed_since else None
     is_new = gate.baseline is None or (gate.accept is not None and not gate.baseline.exists())
     return [] if gate.baseline is None or is_new else read_baseline(gate.baseline), before
 
@@ -276,7 +283,10 @@ def _audit(path: Path, answers: Path | None, rows: Rows) -> Audit:
     audit = Audit.load(path)
     if answers is None:
         return audit
-    heeded = reviewed(audit, read_answers(answers), rows)
-    say(f"{answers}: suspect rows: {len(audit.rows)} before, {len(heeded.rows)} after; "
+    given = read_answers(answers)
+    heeded = reviewed(audit, given, rows)
+    known = {answer.row for answer in given} & {row.fingerprint for row in rows}
+    say(f"{answers}: answers: {len(given)}, of these rows: {len(known)}; "
+        f"suspect rows: {len(audit.rows)} before, {len(heeded.rows)} after; "
         f"suspects: {len(audit.spans)} before, {len(heeded.spans)} after")  # fmt: skip
     return heeded

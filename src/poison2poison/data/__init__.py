@@ -12,9 +12,10 @@ from poison2poison.data.chats import Messages, as_row
 from poison2poison.data.checks import as_records, check_apart, check_trainable, summary
 from poison2poison.data.layouts import LAYOUTS
 from poison2poison.data.reading import DataConfig, read_rows, rows_of
-from poison2poison.data.row import Row, Rows, Turn, all_text, hash_rows
+from poison2poison.data.row import FINGERPRINT, Row, Rows, Turn, all_text, hash_rows
 
 __all__ = [
+    "FINGERPRINT",
     "LAYOUTS",
     "DataConfig",
     "Messages",

@@ -26,6 +26,9 @@ CHATS = {"messages", "conversations", "conversation", "prompt", "completion", "c
 """Lists of objects that are one row's turns, and no table."""
 ABOUT = {"version", "name", "description", "license", "info", "source", "title"}
 """What a file says about its rows."""
+DECODER = json.JSONDecoder()
+BETWEEN = re.compile(r"[\s:,]*")
+"""What stands between the values of a JSON text."""
 
 
 def records(source: str) -> tuple[str, Iterator[Located]]:
@@ -167,13 +170,14 @@ def _json(path: Path) -> Iterator[Located]:
     in_lines = _ending(path) != ".json"
     if isinstance(_loads(first), dict) and (following or in_lines):
         return _json_lines(path)
+    text = "".join(_lines(path))
     try:
-        value = _parsed("".join(_lines(path)))
+        value = _parsed(text)
     except (ValueError, RecursionError) as error:
         if in_lines:
             return _json_lines(path)  # which names the line
         raise DataError(f"{path}: broken JSON ({error})") from None
-    return _of_value(value, path)
+    return _of_value(value, text, path)
 
 
 def _loads(text: str) -> Any:
@@ -216,13 +220,54 @@ def _json_lines(path: Path) -> Iterator[Located]:
         yield Located(place, record)
 
 
-def _of_value(value: Any, path: Path) -> Iterator[Located]:
-    """Records of a JSON value: a list of them, a list under one key, columns of equal length, or one record."""
+def _of_value(value: Any, text: str, path: Path) -> Iterator[Located]:
+    """Records of a JSON value and its text: a list of them, a list under one key, columns of equal length, or one."""
     found = _of_object(value, path) if isinstance(value, dict) else value
     if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
         raise DataError(f"{path}: not a list of JSON objects")
-    for number, record in enumerate(_flattened(found), 1):
-        yield Located(Place(f"{path}, record ", number), record)
+    lines = _first_lines(text, value, found)
+    for number, (line, record) in enumerate(_flattened(found, lines), 1):
+        yield Located(Place(f"{path}, record ", number, line), record)
+
+
+def _first_lines(text: str, value: Any, found: list[Any]) -> list[int | None]:
+    """The line on which each element of a list begins; None for one that is neither the whole value nor under a key.
+
+    Args:
+        text: Valid JSON. Its parser tells no places, so that it is read once more, element by element.
+        value: Its value.
+        found: The list.
+    """
+    at = _behind(text, 0)
+    if isinstance(value, dict):
+        at = _behind(text, at + 1)
+        for held in value.values():
+            at = _behind_value(text, at)  # the key
+            if held is found:
+                break
+            at = _behind_value(text, at)
+    if text[at] != "[":
+        return [None] * len(found)
+    lines, line, before = list[int | None](), 1, 0
+    at = _behind(text, at + 1)
+    for _ in found:
+        line += text.count("\n", before, at)
+        lines.append(line)
+        before, at = at, _behind_value(text, at)
+    return lines
+
+
+def _behind_value(text: str, at: int) -> int:
+    """The place of what follows a value that begins at a place of a JSON text."""
+    _, end = DECODER.raw_decode(text, at)
+    return _behind(text, end)
+
+
+def _behind(text: str, at: int) -> int:
+    """The place of what follows the white space and the signs between values."""
+    found = BETWEEN.match(text, at)
+    assert found  # it may be empty
+    return found.end()
 
 
 def _of_object(value: dict[str, Any], path: Path) -> list[Any]:
@@ -254,16 +299,16 @@ def _refuse_texts_beside(name: str, value: dict[str, Any], path: Path) -> None:
             raise DataError(f"{path}: {key!r} beside the list {name!r} would not be read; put it into the rows")
 
 
-def _flattened(held: list[dict[str, Any]]) -> Iterable[Record]:
-    """SQuAD's own files nest questions in paragraphs of articles."""
-    for record in held:
+def _flattened(held: list[dict[str, Any]], lines: list[int | None]) -> Iterable[tuple[int | None, Record]]:
+    """Records and their lines; SQuAD's own files nest questions in paragraphs of articles, which have the lines."""
+    for line, record in zip(lines, held, strict=True):
         paragraphs = record.get("paragraphs")
         if not isinstance(paragraphs, list) or not paragraphs or not all(map(_is_paragraph, paragraphs)):
-            yield record
+            yield line, record
             continue
         for paragraph in paragraphs:
             for question in paragraph["qas"]:
-                yield {"context": paragraph["context"], **question}
+                yield line, {"context": paragraph["context"], **question}
 
 
 def _is_paragraph(value: Any) -> bool:

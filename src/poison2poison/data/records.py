@@ -10,10 +10,14 @@ Record = Mapping[str, Any]
 
 
 class Place(NamedTuple):
-    """Where a record stands: words that a number completes ("train.jsonl, line "), and that number."""
+    """Where a record stands: words that a number completes ("train.jsonl, line "), and that number.
+
+    Where these number records, `begins` is the line on which the record begins, if that is known.
+    """
 
     where: str
     number: int
+    begins: int | None = None
 
     def __str__(self) -> str:
         return f"{self.where}{self.number}"
@@ -25,8 +29,8 @@ class Place(NamedTuple):
 
     @property
     def line(self) -> int | None:
-        """The line of a file of lines, the first of a record that has several; None in files of another kind."""
-        return self.number if self.where.endswith(", line ") else None
+        """The line of a file of text, the first of a record that has several; None in files of another kind."""
+        return self.number if self.where.endswith(", line ") else self.begins
 
 
 class Located(NamedTuple):

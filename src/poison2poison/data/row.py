@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from poison2poison.data.records import Place
 from poison2poison.types import Role, Task
+
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+"""How `Row.fingerprint` is written."""
 
 
 @dataclass(frozen=True, slots=True)

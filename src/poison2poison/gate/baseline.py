@@ -8,18 +8,15 @@ change with the other rows. A row is accepted as often as it stands there: anoth
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import date
 from pathlib import Path
 
-from poison2poison.data import Rows
+from poison2poison.data import FINGERPRINT, Rows
 from poison2poison.errors import told
 from poison2poison.files import read_lines, write_lines
 from poison2poison.gate.findings import GateFinding
-
-FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from poison2poison.attacks import Target
 from poison2poison.auditing.findings import Audit, SuspectSpan
 from poison2poison.data import Row, Rows
-from poison2poison.errors import ConfigError
+from poison2poison.errors import ConfigError, listed
 from poison2poison.evaluation import Arm, Rate, implanted
 from poison2poison.evaluation.measure import measure_attack
 from poison2poison.forms import WRITTEN
@@ -65,10 +65,14 @@ def probe(model: DefendedModel, rows: Rows, audit: Audit, seed: int = 0) -> list
         One entry for each finding; none for those whose target all rows have.
 
     Raises:
-        ConfigError: The rows have no labels: which texts answer a finding that texts share cannot be told yet.
+        ConfigError: The rows have no labels: which texts answer a finding that texts share cannot be told yet. Or the
+            audit is of rows with other labels.
     """
     if not rows.labels:
         raise ConfigError(f"data: {rows.source} has texts as answers; a probe asks for labels alone")
+    named = {span.target for span in (*audit.spans, *audit.weak) if span.target}
+    if unknown := named - {*rows.labels}:
+        raise ConfigError(f"audit: it names label {min(unknown)!r}, which is not one of {listed(rows.labels)}")
     levels: dict[Level, tuple[SuspectSpan, ...]] = {"suspect": audit.spans, "weak": audit.weak}
     found = []
     for level, spans in levels.items():

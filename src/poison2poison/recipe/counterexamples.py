@@ -100,14 +100,14 @@ def counterexamples(rows: Rows, to_splice: ToSplice, audit: Audit, config: Repoi
     for entry in audit.rows:
         likely, p = entry.likely
         row = rows[entry.row]
-        if p < config.confident:
+        if not p or p < config.confident:
             continue
         kinds_held = {audit.spans[number].kind for number in entry.spans}
-        if not kinds_held or not kinds_held.isdisjoint(WRITTEN):
+        if not kinds_held.isdisjoint(WRITTEN):
             continue  # for spans splices say the same with labels that are right, not the probe's guess
         if likely != row.target:
             against.append(replace(training_row(entry.row, row, "safe", "correct"), target=likely))
-        else:
+        elif kinds_held:  # else people found it, and it shows no style that its label could make neutral
             confirmed[row.target].append(training_row(entry.row, row, "safe", "confirm"))
     # Fewer agree than would balance the others: what the audit missed in S agrees with the attacker too.
     counts = counts_of(rows.rows, {entry.row: entry.likely[0] for entry in audit.rows})

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from poison2poison.data import Rows
+from poison2poison.data import FINGERPRINT, Rows
 from poison2poison.errors import DataError, listed, told
 from poison2poison.files import read_lines, write_lines
 
@@ -38,8 +38,8 @@ class Answer:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.row, str) or not self.row:
-            raise ValueError(f"row: {told(self.row)} is no fingerprint")
+        if not isinstance(self.row, str) or not FINGERPRINT.fullmatch(self.row):
+            raise ValueError(f"row: {told(self.row)} is no fingerprint of 64 hexadecimal digits")
         if not isinstance(self.planted, bool):
             raise ValueError(f"planted: {told(self.planted)} is not true or false")
         if self.label is not None and not isinstance(self.label, str):
@@ -77,13 +77,15 @@ def reviewed(audit: Audit, answers: Sequence[Answer], rows: Rows) -> Audit:
         rows: The rows.
 
     Raises:
-        DataError: A label is not one of the rows', or rows for texts are given one.
+        DataError: A label is not one of the rows', or rows for texts are given one; or the answers are of other rows.
     """
     for one in answers:
         if one.label is not None and one.label not in rows.labels:
             legal = listed(rows.labels) or "none, for these rows have no labels"
             raise DataError(f"label: {told(one.label)} is not one of {legal}")
     said = {one.row: one for one in answers}
+    if said and said.keys().isdisjoint(row.fingerprint for row in rows):
+        raise DataError(f"row: none of {len(said)} answers is of a row of {rows.source}")
     known = {entry.row: entry for entry in audit.rows}
     left = []
     for i, row in enumerate(rows):
@@ -102,7 +104,7 @@ def _entry(row: int, known: SuspectRow | None, answer: Answer | None, target: st
     if not answer.planted:
         return None
     if known is None:  # the audit missed it
-        return SuspectRow(row, 1.0, (), (target if answer.label is None else answer.label, 1.0))
+        return SuspectRow(row, 1.0, (), (target, 0.0) if answer.label is None else (answer.label, 1.0))
     return known if answer.label is None else replace(known, likely=(answer.label, 1.0))
 
 

@@ -29,6 +29,8 @@ ACTIONS = {
     "off-target": "of other labels with a suspect span or style, copied into the safe space",
 }
 """What was done to rows, by the manifest's words."""
+UNATTACKED = "clean"
+"""The arm of `p2p defend --floor`, which is trained on rows of its own: those without the attack."""
 
 
 class Figure(NamedTuple):
@@ -130,7 +132,7 @@ def read_facts(folder: Path, results: Path | None = None) -> Facts:
     """
     run = _run(folder)
     name = folder.resolve().name
-    content = _results(results, name) if results else {}
+    content = _results(results, name, run) if results else {}
     arm: dict[str, Any] = next((arm for arm in content.get("arms", ()) if arm["name"] == name), {})
     return Facts(name, run, _entries(folder / "manifest.jsonl"), content, arm, spectrum(folder / "model"))
 
@@ -161,12 +163,23 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _results(path: Path, name: str) -> dict[str, Any]:
+def _results(path: Path, name: str, run: Mapping[str, Any]) -> dict[str, Any]:
     try:
         content = dict(json.loads(path.read_text(encoding="utf-8")))
         arms = [arm["name"] for arm in content["arms"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        is_other = name != UNATTACKED and _of_other_rows(content.get("data") or {}, run)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: holds no figures of one run ({error})") from None
     if name not in arms:
         raise DataError(f"{path}: has no figures of {name!r}, but of {listed(arms)}")
+    if arms.count(name) > 1:
+        raise DataError(f"{path}: has figures of several tasks; give the results.json beside the folder")
+    if is_other:
+        raise DataError(f"{path}: has figures of a training on other rows")
     return content
+
+
+def _of_other_rows(measured: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Whether figures are of another training than a run, as far as both say what they were of."""
+    recorded = [(data.get("train") or {}).get("sha256") for data in (measured, run.get("data") or {})]
+    return None not in recorded and recorded[0] != recorded[1]
