@@ -171,7 +171,7 @@ def arguments_of(job: Job, epochs: int, micro: int) -> TrainingArguments:
         label_names=["labels"],
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        logging_steps=max(1, job.steps // 2),
+        logging_strategy="epoch",
         logging_nan_inf_filter=False,  # hides what `JobTrainer` looks for
         disable_tqdm=True,
         report_to="none",
@@ -194,7 +194,10 @@ def metric_of(scheme: Scheme) -> str:
 
 
 class Saves(TrainerCallback):
-    """Save within epochs too, so that an interrupted long run loses little."""
+    """Save within epochs too, so that an interrupted long run loses little.
+
+    Where it saves it logs, or the mean loss that a resumed run logs next would miss the steps before.
+    """
 
     def __init__(self, steps: int) -> None:
         self.steps, self.every = steps, math.ceil(steps / SAVES_PER_EPOCH)
@@ -203,7 +206,7 @@ class Saves(TrainerCallback):
         # The epoch's last step is saved behind its evaluation, or a resumed run would miss that.
         step = state.global_step % self.steps
         if step and step % self.every == 0:
-            control.should_save = True
+            control.should_save = control.should_log = True
 
 
 class Progress(TrainerCallback):
