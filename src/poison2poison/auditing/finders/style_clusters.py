@@ -70,7 +70,8 @@ class StyleClusters(Finder):
         extension_c: Of the regression that extends a group, on patterns and states of the same mean length.
         innocent_rows: Share of the suspect rows that may be innocent: where an extension ends.
         alike_rows: Likewise of those that are kept out of the safe space.
-        probe_rows: Rows that a regression is fitted on at most: more teach it nothing.
+        probe_rows: Rows that a regression is fitted on at most. States are as wide as the model's here, so that more
+            would not fit into memory.
         known_by: Patterns that a style is named by.
     """
 
@@ -90,7 +91,7 @@ class StyleClusters(Finder):
     extension_c: float = 0.1
     innocent_rows: float = 0.1
     alike_rows: float = 0.4
-    probe_rows: int = Probe.most
+    probe_rows: int = 20_000
     known_by: int = 4
 
     def __post_init__(self) -> None:
