@@ -52,6 +52,7 @@ TOGETHER = {
         "serve/config serve/door serve/errors serve/gate serve/keys serve/logs serve/metrics serve/screen"
     ),
     "test_serve_command.py": "cli/serve serve/server",
+    "test_serve_upstream.py": "serve/completions",
     "test_verify.py": "cli/verify",
 }
 """Modules by the file that tests them, where that has another name: commands with what they run, and families whose
