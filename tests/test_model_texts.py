@@ -129,3 +129,12 @@ def test_a_classifier_writes_no_text(defended: DefendedModel) -> None:
 def test_an_error_while_writing_is_the_readers_too(defended: DefendedModel) -> None:
     with pytest.raises(ValueError, match="no_such_option"):
         list(defended.stream(PROMPTS[0], no_such_option=1))
+
+
+def test_prompts_are_read_in_the_pass_that_writes_the_first_token(defended: DefendedModel) -> None:
+    defended.generate(PROMPTS[:1], max_new_tokens=1)  # the trigger's states are made once
+    passes: list[Any] = []
+    handle = defended.model.get_output_embeddings().register_forward_hook(lambda *_: passes.append(None))
+    defended.generate(PROMPTS, min_new_tokens=4, max_new_tokens=4)
+    handle.remove()
+    assert len(passes) == 4
