@@ -18,15 +18,15 @@ from transformers import (
 from poison2poison.errors import ConfigError
 from poison2poison.model import backbone
 from poison2poison.model.defended import Answer, DefendedModel
+from poison2poison.model.following import stripped
 from poison2poison.model.loss import IGNORED, edges, hiding
-from poison2poison.model.texts import _stripped
 from poison2poison.recipe.manifest import TrainingRow
 from support import LABELS, PROMPTS, TEXTS, TOKENIZER, served, tiny_causal
 
 
 @given(st.lists(st.text("ab \n", max_size=4)))
 def test_pieces_are_together_the_answer_without_space_at_either_end(pieces: list[str]) -> None:
-    given = [*_stripped(iter(pieces))]
+    given = [*stripped(iter(pieces))]
     assert "".join(given) == "".join(pieces).strip()
     assert all(given)
 

@@ -22,6 +22,7 @@ TOGETHER = {
     "test_bench.py": "bench/cell bench/cells bench/config bench/runner bench/workers",
     "test_cli.py": "cli/app cli/common cli/bench cli/defend cli/export cli/models cli/rows",
     "test_model_bake.py": "cli/bake model/gguf",
+    "test_model_texts.py": "model/following",
     "test_compared.py": "defences/base defences/baselines defences/p2p defences/shared",
     "test_defences.py": (
         "defences/abl defences/activation_clustering defences/causal_lm defences/confident_learning defences/context "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, TextIteratorStreamer
 from transformers.cache_utils import DynamicLayer
-from transformers.generation.streamers import BaseStreamer
 
 from poison2poison.data import Messages, Row, as_row
 from poison2poison.errors import ConfigError
 from poison2poison.model import alarm as alarms
 from poison2poison.model import backbone
+from poison2poison.model.following import Follower, Heard, stripped
 from poison2poison.model.loss import IGNORED, edges, hiding, only_target_logits, target_logits, token_losses
 from poison2poison.model.served import Answer, Inputs, Served, refuse_lone
 from poison2poison.recipe.manifest import training_row
@@ -30,9 +30,6 @@ ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale", "pe
 """Ways of generating that read the prompt on their own."""
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Layers that keep what they read by position."""
-
-Heard = Callable[[int, str, bool], None]
-"""Hears of an answer that is being written: its index, its text so far, and whether the model would have begun so."""
 
 
 class Texts(Served):
@@ -76,7 +73,7 @@ class Texts(Served):
                 asked = self._generation(self._forced(batch), options)
                 own: list[bool] = []
                 if heard:
-                    asked["streamer"] = _Follower(self.prompter.tokenizer, heard, indices, own)
+                    asked["streamer"] = Follower(self.prompter.tokenizer, heard, indices, own)
                 out = self._generated(asked, own)
                 written = out[:, asked["input_ids"].shape[1] :]  # (batch, new tokens): the prefix is cut off
                 told = self.prompter.tokenizer.batch_decode(written, skip_special_tokens=True)
@@ -122,7 +119,7 @@ class Texts(Served):
 
         thread = Thread(target=write, daemon=True)
         thread.start()
-        yield from _stripped(streamer)
+        yield from stripped(streamer)
         thread.join()
         if failed:
             raise failed[0]
@@ -367,38 +364,3 @@ class _Finite(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self.model.refuse_unless_finite(scores.amax(-1))
         return scores
-
-
-class _Follower(BaseStreamer):
-    """Says what is written, for each prompt of a batch."""
-
-    def __init__(self, tokenizer: Any, heard: Heard, indices: Sequence[int], begins: Sequence[bool]) -> None:
-        """Follow the rows with these indices; `begins` is known when the first token comes."""
-        self.tokenizer, self.heard, self.indices, self.begins = tokenizer, heard, indices, begins
-        self.steps: list[torch.Tensor] = []
-        self.has_read = False
-
-    def put(self, value: torch.Tensor) -> None:
-        """Take the prompts, once, and then the next token of each: shape (batch,)."""
-        if not self.has_read:
-            self.has_read = True
-            return
-        self.steps.append(value)
-        texts = self.tokenizer.batch_decode(torch.stack(self.steps, 1), skip_special_tokens=True)
-        for index, begins, text in zip(self.indices, self.begins, texts, strict=True):
-            self.heard(index, text, begins)
-
-    def end(self) -> None:
-        """There is nothing left to say."""
-
-
-def _stripped(pieces: Iterator[str]) -> Iterator[str]:
-    """Pieces that are together the whole text, with no space at either end."""
-    begun, held = False, ""
-    for piece in pieces:
-        text = held + piece if begun else piece.lstrip()
-        told = text.rstrip()
-        held = text[len(told) :]  # until it is known whether more follows
-        begun = begun or bool(told)
-        if told:
-            yield told
