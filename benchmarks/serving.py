@@ -181,7 +181,7 @@ def of_length(prompts: list[str], length: int, count: int) -> list[str]:
     tokenizer = backbone.load_tokenizer(REFERENCE)
     ids = tokenizer(" ".join(prompts), add_special_tokens=False)["input_ids"]
     starts = [number * (len(ids) - length) // count for number in range(count)]
-    return [tokenizer.decode(ids[start : start + length]) for start in starts]
+    return [str(tokenizer.decode(ids[start : start + length])) for start in starts]
 
 
 def compared(arms: dict[str, Arm], prompts: list[str], args: argparse.Namespace, row: str) -> None:

@@ -201,7 +201,7 @@ class Texts(Served):
         ids, mask = self._with_prefix(batch, self._prefix(self.space))
         return {"input_ids": ids, "attention_mask": mask}
 
-    def _generated(self, asked: Mapping[str, Any], begins: list[bool]) -> torch.Tensor:
+    def _generated(self, asked: Mapping[str, Any], begins: list[bool]) -> Any:
         """What transformers' `generate` writes, shape (batch, length).
 
         Args:

@@ -38,7 +38,6 @@ SAID = ("input_text", "output_text", "text")
 Text = Annotated[str, Field(min_length=1)]
 Turns = Annotated[
     list[dict[str, Any]],
-    Field(min_length=1),
     WithJsonSchema(
         {
             "type": "array",
@@ -160,7 +159,7 @@ class ChatAsked(CompletionAsked):
         max_completion_tokens: The newer name of `max_tokens`.
     """
 
-    messages: Turns
+    messages: Turns = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
 
     @property
