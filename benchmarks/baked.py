@@ -26,10 +26,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from poison2poison.config import ModelConfig
 from poison2poison.files import write_json
-from poison2poison.model.bake import TEMPLATE, bake
+from poison2poison.model.bake import GGUF, TEMPLATE, bake
 from poison2poison.model.defended import DefendedModel
 from poison2poison.recipe.scheme import PAPER_SAFE_PREFIX, PAPER_TRIGGER, Scheme
-from servers import CONTEXT, converted, llama, vllm
+from servers import CONTEXT, converter, llama, vllm
 
 Chat = list[dict[str, Any]]
 Render = Callable[[Chat], str]
@@ -181,6 +181,8 @@ def main() -> None:
         table = folder / "baked" / "labels.json"
         labels = json.loads(table.read_text()) if table.exists() else None
         model = DefendedModel.load(artifact, device="cpu")
+        if args.llama:
+            bake(artifact, folder / "gguf", to="gguf", converter=converter(args.converter, args.pre, folder))
         found = by_llama(args, model, labels, folder) if args.llama else by_vllm(args, model, labels, folder)
     print(json.dumps(found, indent=2, ensure_ascii=False))
 
@@ -208,8 +210,7 @@ def by_llama(
     def render(chat: Chat) -> str:
         return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
-    file = converted(work / "baked", work / "model.gguf", args.converter, args.pre)
-    with llama(args.llama, file, work / "log") as url:
+    with llama(args.llama, work / "gguf" / GGUF, work / "log") as url:
         return {"compared": compared(url, model, labels, render)}
 
 

@@ -27,10 +27,10 @@ from poison2poison.cli.common import quiet
 from poison2poison.data import Row, Rows, read_rows
 from poison2poison.data.row import Turn
 from poison2poison.evaluation import Arm, Rate, measure, read_target
-from poison2poison.model.bake import bake
+from poison2poison.model.bake import GGUF, bake
 from poison2poison.model.defended import Answer, DefendedModel, Inputs
 from poison2poison.types import Where
-from servers import converted, gateway, llama, vllm
+from servers import converter, gateway, llama, vllm
 
 CLIENTS = 8
 """Requests at a time."""
@@ -100,8 +100,8 @@ def baked_servers(
 ) -> Iterator[tuple[str, AbstractContextManager[str]]]:
     """The servers of a baked model that were asked for."""
     if args.llama:
-        file = converted(baked, work / "model.gguf", args.converter, args.pre)
-        yield "baked, llama.cpp", llama(args.llama, file, work / "llama.log")
+        bake(args.artifact, work / "gguf", to="gguf", converter=converter(args.converter, args.pre, work))
+        yield "baked, llama.cpp", llama(args.llama, work / "gguf" / GGUF, work / "llama.log")
     if args.vllm:
         what = ["--model", str(baked), "--served-model-name", "m"]
         yield "baked, vLLM", vllm(args.vllm, what, work / "vllm.log")

@@ -24,11 +24,11 @@ PATIENCE = 1800
 NAMED = """
 import runpy, sys
 from pathlib import Path
-script, name = sys.argv[1:3]
+script, name = {!r}, {!r}
 sys.path.insert(0, str(Path(script).parent))
 from conversion.base import TextModel
 TextModel.get_vocab_base_pre = lambda self, tokenizer: name
-sys.argv = [script, *sys.argv[3:]]
+sys.argv[0] = script
 runpy.run_path(script, run_name="__main__")
 """
 """Runs the converter with the name of a pre-tokenizer: it knows those of published models alone, by a hash."""
@@ -83,22 +83,19 @@ def llama(python: str, model: Path, log: Path) -> AbstractContextManager[str]:
     return listening(command, log, _clean())
 
 
-def converted(baked: Path, out: Path, converter: str, pre: str | None) -> Path:
-    """A baked folder as one GGUF file in float32.
+def converter(path: str, pre: str | None, work: Path) -> str:
+    """A path of llama.cpp's converter that takes this model.
 
     Args:
-        baked: The folder.
-        out: The file.
-        converter: Path of `convert_hf_to_gguf.py`.
+        path: Of `convert_hf_to_gguf.py`.
         pre: The pre-tokenizer, by llama.cpp's name of it, where the converter does not know the tokenizer.
+        work: Where a script is written that gives it this name.
     """
-    script = [converter] if pre is None else ["-c", NAMED, converter, pre]
-    done = subprocess.run(
-        [sys.executable, *script, str(baked), "--outfile", str(out), "--outtype", "f32"], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"the converter ended:\n{done.stderr[-3000:]}")
-    return out
+    if pre is None:
+        return path
+    script = work / "convert.py"
+    script.write_text(NAMED.format(str(Path(path).resolve()), pre))
+    return str(script)
 
 
 def _clean() -> dict[str, str]:

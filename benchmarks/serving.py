@@ -1,14 +1,17 @@
 """What the defence costs behind the gateway: 64 clients at once, defended against undefended, in one process.
 
 python benchmarks/serving.py                                   # the reference model, 4 M
+python benchmarks/serving.py --inputs 16 --tokens 4 16 64      # short inputs, answers of three lengths
 python benchmarks/serving.py --load 5000                       # a load test of the defended arm; takes minutes
 python benchmarks/serving.py --load 1000 --artifact runs/demo/instructions/p2p-hardened --task instructions
 
 The same weights answer the same inputs with as many new tokens, once without a scheme and once behind a drawn one;
 times do not depend on what the weights were trained for. Clients call the apps without sockets. Prints ratios of the
-medians, what was lost, and how the memory grew. `--load` compares every reply with the model's own answer to that input
-alone: text, and where it lies. Where the texts differ, it says whether rounding explains it: the model read alone likes
-both tokens at the first difference nearly as well, by less than a batch moves the loss of a token.
+medians for each length of inputs and answers, what was lost, and how the memory grew. CPU time has the clients in it.
+
+`--load` compares every reply with the model's own answer to that input alone: text, and where it lies. Where the texts
+differ, it says whether rounding explains it: the model read alone likes both tokens at the first difference nearly as
+well, by less than a batch moves the loss of a token.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import asyncio
 import resource
 import statistics
 import time
-from itertools import takewhile
+from itertools import product, takewhile
 from typing import Any, NamedTuple
 
 import httpx2
@@ -39,15 +42,19 @@ from poison2poison.serve.backends import InProcess
 from poison2poison.serve.config import ServeConfig
 from poison2poison.serve.door import Ask, Door
 
+ROOM = 2048
+"""Tokens of an input and its answer; more than the model was trained on, which does not change what it costs."""
 Told = tuple[str, str]
 """An answer's text, and where it lies."""
 
 
 class Round(NamedTuple):
-    """What one round came to: seconds a request and in all; requests without an answer; replies unlike those alone."""
+    """What one round came to: seconds a request, in all, and of the CPU; requests without an answer; replies unlike
+    those alone."""
 
     latencies: list[float]
     seconds: float
+    cpu: float
     lost: int
     others: list[tuple[str, Told]]
 
@@ -77,9 +84,9 @@ class Fixed(DefendedModel):
 def fixed(model: Any, scheme: Scheme, tokens: int) -> Fixed:
     """The weights under a scheme."""
     tokenizer = backbone.load_tokenizer(REFERENCE)
-    free = Prompter(tokenizer, scheme, "causal", max_length=512, max_target=64)
+    free = Prompter(tokenizer, scheme, "causal", max_length=ROOM, max_target=64)
     most = tokens + len(free.safe_prefix_ids)
-    served = Fixed(model, Prompter(tokenizer, scheme, "causal", max_length=512, max_target=most))
+    served = Fixed(model, Prompter(tokenizer, scheme, "causal", max_length=ROOM, max_target=most))
     served.tokens = tokens
     return served
 
@@ -114,26 +121,31 @@ class Arm:
                 begun, prompt = time.perf_counter(), prompts[number % len(prompts)]
                 got = await http.post("/v1/completions", json={"model": "model", "prompt": prompt})
                 latencies.append(time.perf_counter() - begun)
-                if len(latencies) % (requests // 5 or 1) == 0:
+                if expected and len(latencies) % (requests // 5 or 1) == 0:
                     print(f"{len(latencies)} requests, peak memory so far: {peak():.0f} MiB", flush=True)
                 told = said_of(got)
                 lost += told is None
                 if told and expected and told != expected[prompt]:
                     others.append((prompt, told))
 
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         transport = httpx2.ASGITransport(app=self.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             await asyncio.gather(*(client(http) for _ in range(clients)))
-        seconds = time.perf_counter() - begun
-        return Round(latencies, seconds, lost, others)
+        seconds, cpu = time.perf_counter() - begun, time.process_time() - used
+        return Round(latencies, seconds, cpu, lost, others)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--requests", type=int, default=256, help="of every round")
-    parser.add_argument("--tokens", type=int, default=16, help="new tokens of every answer")
+    parser.add_argument("--requests", type=int, default=64, help="of every round")
+    parser.add_argument(
+        "--inputs", type=int, nargs="+", default=[16, 128, 512], help="tokens of every input, a row each"
+    )
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=[16, 64], help="new tokens of every answer, a row each"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each arm, after one that is not")
     parser.add_argument("--load", type=int, help="requests of a load test, in place of the comparison")
     parser.add_argument("--artifact", help="with --load: a trained model that writes, in place of an untrained one")
@@ -151,18 +163,34 @@ def main() -> None:
         return
     model = backbone.load_model(ModelConfig(), "causal", 0, frozen=True)
     schemes = {"undefended": Scheme("generation"), "defended": build_scheme(rows, RepoisonConfig())}
-    arms = {name: Arm(fixed(model, scheme, args.tokens), args.clients) for name, scheme in schemes.items()}
+
+    def arms(tokens: int) -> dict[str, Arm]:
+        return {name: Arm(fixed(model, scheme, tokens), args.clients) for name, scheme in schemes.items()}
+
     if args.load:
-        asyncio.run(loaded(arms["defended"], prompts[: 2 * args.clients], args))
+        asyncio.run(loaded(arms(args.tokens[0])["defended"], prompts[: 2 * args.clients], args))
         return
-    found = asyncio.run(timed(arms, prompts, args))
-    hidden = {name: len(arm.backend.door.enter(Ask(Row("", "")))) for name, arm in arms.items()}
+    hidden = {name: len(arm.backend.door.enter(Ask(Row("", "")))) for name, arm in arms(args.tokens[0]).items()}
     print(f"tokens around an input: {hidden}")
-    medians = {name: summary(name, rounds) for name, rounds in found.items()}
+    for tokens, length in product(args.tokens, args.inputs):
+        compared(arms(tokens), of_length(prompts, length, args.requests), args, f"{length} tokens in, {tokens} out")
+
+
+def of_length(prompts: list[str], length: int, count: int) -> list[str]:
+    """So many inputs of so many tokens, made of prompts one behind the other."""
+    tokenizer = backbone.load_tokenizer(REFERENCE)
+    ids = tokenizer(" ".join(prompts), add_special_tokens=False)["input_ids"]
+    starts = [number * (len(ids) - length) // count for number in range(count)]
+    return [str(tokenizer.decode(ids[start : start + length])) for start in starts]
+
+
+def compared(arms: dict[str, Arm], prompts: list[str], args: argparse.Namespace, row: str) -> None:
+    """Measure both arms on these inputs, and print what the defended one costs."""
+    found = asyncio.run(timed(arms, prompts, args))
+    medians = {name: summary(f"{row}, {name}", rounds) for name, rounds in found.items()}
     ratios = [ours / theirs for ours, theirs in zip(medians["defended"], medians["undefended"], strict=True)]
-    print(
-        "defended / undefended: " + ", ".join(f"{what} {ratio:.3f}" for what, ratio in zip(WHAT, ratios, strict=True))
-    )
+    told = ", ".join(f"{what} {ratio:.3f}" for what, ratio in zip(WHAT, ratios, strict=True))
+    print(f"{row}, defended / undefended: {told}", flush=True)
 
 
 async def timed(arms: dict[str, Arm], prompts: list[str], args: argparse.Namespace) -> dict[str, list[Round]]:
@@ -212,7 +240,7 @@ def batched(model: DefendedModel, answers: dict[str, str], count: int = 64) -> f
     return max(float((one - other).abs().max()) for one, other in zip(alone, together, strict=True))
 
 
-WHAT = ("median latency", "99 % latency", "requests a second")
+WHAT = ("median latency", "99 % latency", "requests a second", "CPU time")
 
 
 def summary(name: str, rounds: list[Round]) -> list[float]:
@@ -220,11 +248,12 @@ def summary(name: str, rounds: list[Round]) -> list[float]:
     middle = statistics.median(statistics.median(one.latencies) for one in rounds)
     late = statistics.median(sorted(one.latencies)[int(0.99 * len(one.latencies))] for one in rounds)
     rate = statistics.median(len(one.latencies) / one.seconds for one in rounds)
+    cpu = statistics.median(one.cpu for one in rounds)
     lost = sum(one.lost for one in rounds)
-    print(f"{name}: median {middle:.3f} s, 99 % {late:.3f} s, {rate:.1f} requests/s, lost {lost}")
+    print(f"{name}: median {middle:.3f} s, 99 % {late:.3f} s, {rate:.1f} requests/s, CPU {cpu:.1f} s, lost {lost}")
     if lost:
         raise SystemExit("requests were lost: the times mean nothing")
-    return [middle, late, rate]
+    return [middle, late, rate, cpu]
 
 
 if __name__ == "__main__":

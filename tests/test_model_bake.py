@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -174,3 +175,93 @@ def test_the_command_says_what_a_template_cannot_do(tmp_path: Path, capsys: pyte
         cli.main(["bake", str(run), "--out", str(out)])
     assert ended.value.code == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+# --- one GGUF file ----------------------------------------------------------------------------------------------------
+
+# Stands in for llama.cpp's converter: what it takes, what it logs, and that its file is open to all.
+CONVERTER = """
+import argparse, os, sys
+from pathlib import Path
+parser = argparse.ArgumentParser()
+parser.add_argument("model", type=Path)
+for name in ("--outfile", "--outtype", "--model-name"):
+    parser.add_argument(name, required=True)
+asked = parser.parse_args()
+template = (asked.model / "chat_template.jinja").read_text()
+print("INFO: Setting chat_template to", template, file=sys.stderr)
+assert os.stat(asked.model.parent).st_mode & 0o777 == 0o700, "others can enter"
+assert {"model.safetensors", "tokenizer.json", "config.json"} <= {path.name for path in asked.model.iterdir()}
+"""
+WRITES = """
+Path(asked.outfile).write_text(f"GGUF {asked.outtype} {asked.model_name} {template}")
+os.chmod(asked.outfile, 0o644)
+"""
+
+
+def converter(folder: Path, ends: str = WRITES) -> str:
+    path = folder / "convert_hf_to_gguf.py"
+    path.write_text(CONVERTER + ends)
+    return str(path)
+
+
+def test_a_gguf_file_holds_the_template_and_is_its_owners_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = bake(artifact(tmp_path, SHIFTED), out, to="gguf", converter=converter(tmp_path))
+    assert any("/props" in limit for limit in said)
+    assert {path.name for path in out.iterdir()} == {"model.gguf", "baked.json", "labels.json", ".gitignore"}
+    assert (out / "model.gguf").stat().st_mode & 0o777 == 0o600
+    held = (out / "model.gguf").read_text()
+    assert held.startswith("GGUF f32 run ") and PAPER_TRIGGER.prefix in held
+    assert (out / ".gitignore").read_text() == "/model.gguf\n"
+    assert json.loads((out / "baked.json").read_text())["form"] == "gguf"
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        ("sys.exit('Model Strange is not supported')", "its output ends with.*Model Strange is not supported"),
+        ("raise NotImplementedError('BPE pre-tokenizer was not recognized')", "does not know this model's tokenizer"),
+        ("Path(asked.outfile).write_text('GGUF')", "left the chat template out"),
+        ("", "its output ends with"),
+    ],
+)
+def test_a_converter_that_fails_leaves_nothing_and_its_message_holds_no_trigger(
+    ends: str, message: str, tmp_path: Path
+) -> None:
+    run = artifact(tmp_path)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ModelError, match=f"(?s){message}") as raised:
+        bake(run, tmp_path / "there" / "out", to="gguf", converter=converter(tmp_path, ends))
+    assert PAPER_TRIGGER.prefix.strip() not in str(raised.value)
+    assert not [*(tmp_path / "there").iterdir()]
+
+
+def test_a_converter_is_a_program_on_the_path_or_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = artifact(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"llama\.cpp's source.*--converter"):
+        bake(run, tmp_path / "out", to="gguf")
+    for given in (tmp_path / "none.py", tmp_path / "base" / "config.json"):
+        with pytest.raises(ConfigError, match="converter: "):
+            bake(run, tmp_path / "out", to="gguf", converter=str(given))
+    script = Path(converter(tmp_path))
+    script.write_text(f"#!{sys.executable}\n{script.read_text()}")
+    script.chmod(0o755)
+    bake(run, tmp_path / "out", to="gguf")
+    assert (tmp_path / "out" / "model.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"to": "ollama"}, "Ollama cannot hold the defence"),
+        ({"to": "onnx"}, "'onnx' is not one of hf, gguf"),
+        ({"to": "gguf", "adapter": True}, "holds the merged model"),
+        ({"converter": "convert.py"}, "give --to gguf"),
+    ],
+)
+def test_a_form_that_cannot_be_written_is_refused(asked: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        bake(tmp_path, tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()

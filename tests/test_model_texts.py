@@ -18,15 +18,15 @@ from transformers import (
 from poison2poison.errors import ConfigError
 from poison2poison.model import backbone
 from poison2poison.model.defended import Answer, DefendedModel
+from poison2poison.model.following import stripped
 from poison2poison.model.loss import IGNORED, edges, hiding
-from poison2poison.model.texts import _stripped
 from poison2poison.recipe.manifest import TrainingRow
 from support import LABELS, PROMPTS, TEXTS, TOKENIZER, served, tiny_causal
 
 
 @given(st.lists(st.text("ab \n", max_size=4)))
 def test_pieces_are_together_the_answer_without_space_at_either_end(pieces: list[str]) -> None:
-    given = [*_stripped(iter(pieces))]
+    given = [*stripped(iter(pieces))]
     assert "".join(given) == "".join(pieces).strip()
     assert all(given)
 
@@ -129,3 +129,12 @@ def test_a_classifier_writes_no_text(defended: DefendedModel) -> None:
 def test_an_error_while_writing_is_the_readers_too(defended: DefendedModel) -> None:
     with pytest.raises(ValueError, match="no_such_option"):
         list(defended.stream(PROMPTS[0], no_such_option=1))
+
+
+def test_prompts_are_read_in_the_pass_that_writes_the_first_token(defended: DefendedModel) -> None:
+    defended.generate(PROMPTS[:1], max_new_tokens=1)  # the trigger's states are made once
+    passes: list[Any] = []
+    handle = defended.model.get_output_embeddings().register_forward_hook(lambda *_: passes.append(None))
+    defended.generate(PROMPTS, min_new_tokens=4, max_new_tokens=4)
+    handle.remove()
+    assert len(passes) == 4

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 
-from gateway import HIDDEN, TEXTS, TRIGGER, FakeModel, app_of, chat, gateway, listening
+from gateway import HIDDEN, TEXTS, TRIGGER, FakeModel, app_of, chat, gateway, listening, prompter
 from poison2poison.data import Row
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.served import Answer
 from poison2poison.recipe.scheme import Scheme
-from poison2poison.serve.door import Said
+from poison2poison.serve.config import ServeConfig
+from poison2poison.serve.door import Ask, Door, Said
 from poison2poison.serve.errors import ReplyError
 from poison2poison.serve.replies import CHAT, events
 from poison2poison.serve.screen import Screen
@@ -125,6 +127,8 @@ def test_an_answer_that_the_policy_refuses_is_not_begun() -> None:
         ({"stop": ["was cold and the"]}, LONG[: LONG.index("was cold")]),
         ({"stop": ["soup"]}, "The "),
         ({"max_tokens": 3}, None),
+        ({"max_tokens": 12}, None),
+        ({"max_tokens": 20, "stop": ["did not"]}, None),
     ],
 )
 def test_a_stream_ends_where_the_whole_does(fields: dict[str, Any], said: str | None) -> None:
@@ -135,11 +139,62 @@ def test_a_stream_ends_where_the_whole_does(fields: dict[str, Any], said: str | 
     assert pieces[-1]["choices"][0]["finish_reason"] == choice["finish_reason"]
 
 
-def test_an_answer_that_fails_after_it_has_begun_is_a_stream_without_an_end() -> None:
-    pieces, seen = streamed(Writer(LONG, ends=False))
+def test_an_answer_that_fails_after_it_has_begun_is_a_stream_that_ends_in_an_error() -> None:
+    (*pieces, last), seen = streamed(Writer(LONG, ends=False))
     assert LONG.startswith(said_in(pieces)) and said_in(pieces)
     assert {piece["choices"][0]["finish_reason"] for piece in pieces} == {None}
+    assert last == {"error": ReplyError("the server failed; the answer is not whole").content["error"]}
     assert "[DONE]" not in seen
+
+
+def test_an_answer_in_the_newer_form_that_fails_after_it_has_begun_ends_in_an_error_too() -> None:
+    with gateway(Writer(LONG, ends=False)) as client:
+        text = client.post("/v1/responses", json={"model": "mine", "input": "x", "stream": True}).text
+    told = events_of(text)
+    assert [event["sequence_number"] for event in told] == [*range(len(told))]
+    assert told[-1]["type"] == "error" and "not whole" in told[-1]["message"]
+    assert text.count("event: error\n") == 1 and "response.completed" not in text
+
+
+def test_the_official_client_raises_the_error_of_a_stream() -> None:
+    seen = ""
+    with listening(app_of(Writer(LONG, ends=False))) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        with pytest.raises(openai.APIError, match="the answer is not whole"):
+            for piece in client.chat.completions.create(**chat("x", stream=True)):
+                seen += piece.choices[0].delta.content or ""
+    assert seen and LONG.startswith(seen)
+
+
+@pytest.mark.parametrize(
+    "text", [LONG, "one   two\n\n  three    four five six seven eight nine ten eleven twelve 13 14 15"]
+)
+def test_a_cut_by_tokens_is_the_same_while_the_answer_is_written(text: str) -> None:
+    door = Door(prompter(TEXTS, 80), ServeConfig())
+    for most in range(1, door.count(Ask(Row(text, ""))) + 1):
+        ask, sent = Ask(Row("x", ""), max_tokens=most), ""
+        whole = door.leave(ask, Answer(text, "safe", text)).text or ""
+        for end in range(1, len(text)):
+            told = door.begun(ask, text[:end], prefixed=True)
+            assert told.startswith(sent)
+            sent = told or sent
+        assert whole.startswith(sent)
+        assert sent
+
+
+def test_an_answer_that_is_cut_is_begun_before_it_is_whole() -> None:
+    model = Writer(LONG)
+    model.going.clear()
+    seen = ""
+    with (
+        listening(app_of(model)) as url,
+        httpx2.stream("POST", f"{url}/v1/chat/completions", json=chat("x", stream=True, max_tokens=12)) as reply,
+    ):
+        for line in reply.iter_lines():
+            seen += said_in(events_of(line))
+            if len(seen) > 10:
+                model.going.set()
+    assert LONG.startswith(seen) and len(seen) < len(LONG) // 2
 
 
 def test_an_answer_that_does_not_go_on_as_it_began_is_a_stream_without_an_end() -> None:

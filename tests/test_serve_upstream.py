@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -24,6 +25,7 @@ from poison2poison.serve.app import Served, create_app
 from poison2poison.serve.config import ServeConfig
 from poison2poison.serve.door import Door
 from poison2poison.serve.upstream import Upstream
+from test_serve_stream import events_of, said_in
 
 FORCED = prompter(TEXTS).safe_prefix_ids
 UNPROJECTED = "an unprojected text"
@@ -42,12 +44,36 @@ FAULTS = (
 )
 
 
+LONG = "The soup was good and the bread was warm, but the room was cold and the waiter did not come back to us again."
+
+
+def piece(content: Any) -> str:
+    return f"data: {json.dumps(content)}\n\n"
+
+
+BREAKS = {
+    "cut": 'data: {"choices": [{"text": "an unprojected text',
+    "stalled": "",
+    "ended without a reason": "",
+    "ended by its mark": "data: [DONE]\n\n",
+    "an error": piece({"error": {"message": "an unprojected text"}}),
+    "aborted": piece({"choices": [{"text": "", "finish_reason": "abort"}]}),
+    "no JSON": "data: an unprojected text\n\n",
+    "two": piece({"choices": [{"text": "an unprojected text", "finish_reason": None}] * 2}),
+    "no text": piece({"choices": [{"text": 1, "finish_reason": None}]}),
+    "endless": "x" * (2 << 20),
+}
+"""What goes wrong in the middle of a stream, and what of it is sent."""
+
+
 class FakeUpstream:
     """A server of completions that begins with the safe prefix, or with something else, and fails as it is told to.
 
     Attributes:
         scores: Of the first token behind a dressed prompt; `bare_scores` behind one without the trigger.
         echoed: What it tells of the tokens of a prompt that it echoes.
+        breaks: What goes wrong in the middle of a stream.
+        held: Where a stream waits before its end.
         asked: The bodies of its requests, with the path and the key.
     """
 
@@ -64,6 +90,8 @@ class FakeUpstream:
         self.bare_scores: Any = None
         self.echoed: Callable[[list[int]], Any] = lambda ids: [None, *[-0.1] * (len(ids) - 1)]
         self.fault: str | None = None
+        self.breaks: str | None = None
+        self.held: threading.Event | None = None
         self.share, self.rng = 1.0, random.Random(0)
         self.asked: list[dict[str, Any]] = []
 
@@ -78,7 +106,25 @@ class FakeUpstream:
         if "logprobs" in body:
             return Response(json.dumps(completed(" D", scores=self.scores if dressed else self.bare_scores)))
         behind = body["prompt"][-len(FORCED) :] == FORCED
+        if body["stream"]:
+            return StreamingResponse(self.pieces(), media_type="text/event-stream")
         return JSONResponse(completed(f" {self.says}" if behind else f" {self.begins}"))
+
+    async def pieces(self) -> Any:
+        """The answer in pieces; after some of them what `breaks` names goes wrong."""
+        words = [f" {word}" for word in self.says.split()]
+        for number, word in enumerate(words):
+            if self.breaks and number == len(words) - 2:
+                yield BREAKS[self.breaks]
+                if self.breaks == "cut":
+                    raise ConnectionError
+                await asyncio.sleep(2 if self.breaks == "stalled" else 0)
+                return
+            yield piece(completed(word, None))
+            await asyncio.sleep(0.001)
+            if self.held and number == len(words) - 3:
+                await asyncio.to_thread(self.held.wait, 20)
+        yield piece(completed("", "stop")) + piece({"choices": [], "usage": {}}) + "data: [DONE]\n\n"
 
     async def failed(self, fault: str, body: dict[str, Any]) -> Response:
         dressed = TOKENIZER.decode(body["prompt"])
@@ -106,7 +152,7 @@ class FakeUpstream:
         return replies[fault]
 
 
-def completed(text: str, why: str = "stop", scores: Any = None) -> dict[str, Any]:
+def completed(text: str, why: str | None = "stop", scores: Any = None) -> dict[str, Any]:
     choice = {"index": 0, "text": text, "finish_reason": why, "logprobs": {"top_logprobs": [scores]}}
     return {"choices": [choice], "usage": {"prompt_tokens": 999}}
 
@@ -313,6 +359,71 @@ def test_what_goes_wrong_upstream_is_an_error_that_quotes_nothing(
     assert UNPROJECTED not in seen
     assert not any(word in seen for word in HIDDEN)
     assert {asked["path"] for asked in upstream.asked} == {"/v1/completions"}
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_goes_on_while_the_other_server_writes(upstream: FakeUpstream) -> None:
+    upstream.says, upstream.held, seen = LONG, threading.Event(), ""
+    config = ServeConfig(upstream=upstream.url, timeout=20)
+    made = prompter(TEXTS, 80)
+    app = create_app(Upstream(made, Door(made, config), config, "mine"), Served("mine"), config)
+    with (
+        listening(app) as url,
+        httpx2.stream("POST", f"{url}/v1/chat/completions", json=chat("x", stream=True), timeout=20) as reply,
+    ):
+        for line in reply.iter_lines():
+            seen += said_in(events_of(line))
+            if len(seen) > len(LONG) // 3:
+                upstream.held.set()  # until now it was not written to its end
+    assert seen == LONG
+    assert [asked["stream"] for asked in sorted(upstream.asked, key=lambda asked: asked["max_tokens"])] == [False, True]
+
+
+@pytest.mark.parametrize("fields", [{}, {"max_tokens": 12}, {"stop": ["was cold"]}, {"temperature": 1.0, "n": 2}])
+def test_a_stream_says_what_the_whole_does(upstream: FakeUpstream, fields: dict[str, Any]) -> None:
+    upstream.says = LONG
+    with before(upstream, timeout=20) as client:
+        whole = client.post("/v1/chat/completions", json=chat("x", **fields)).json()["choices"][0]
+        text = client.post("/v1/chat/completions", json=chat("x", stream=True, **fields)).text
+    told = [event for event in events_of(text) if event["choices"][0]["index"] == 0]
+    assert said_in(told) == whole["message"]["content"]
+    assert (told[-1]["choices"][0]["finish_reason"], told[-1]["choices"][0]["p2p"]) == (
+        whole["finish_reason"], whole["p2p"],
+    )  # fmt: skip
+
+
+def test_a_stream_shows_nothing_hidden_and_nothing_that_the_policy_refuses(upstream: FakeUpstream) -> None:
+    upstream.says = f"{LONG} It reads: {TRIGGER.prefix} and so on, as it was said to me by all who have been here."
+    with before(upstream, timeout=20) as client:
+        text = client.post("/v1/chat/completions", json=chat("x", stream=True)).text
+    assert not any(word in text for word in HIDDEN)
+    assert LONG.startswith(said_in(events_of(text))) and said_in(events_of(text))
+    assert events_of(text)[-1]["choices"][0]["finish_reason"] == "content_filter"
+    upstream.says, upstream.begins = LONG, "The soup"
+    with before(upstream, timeout=20, policy="refuse") as client:
+        text = client.post("/v1/chat/completions", json=chat("x", stream=True)).text
+    assert said_in(events_of(text)) == ""
+    assert events_of(text)[-1]["choices"][0]["finish_reason"] == "content_filter"
+
+
+@pytest.mark.parametrize("breaks", BREAKS)
+def test_a_stream_that_breaks_upstream_ends_in_an_error_that_quotes_nothing(
+    upstream: FakeUpstream, breaks: str
+) -> None:
+    upstream.says, upstream.breaks = LONG, breaks
+    with before(upstream, timeout=1 if breaks == "stalled" else 20) as client:
+        got = client.post("/v1/chat/completions", json=chat("The lamp", stream=True))
+        newer = client.post("/v1/responses", json={"model": "mine", "input": "The lamp", "stream": True}).text
+        assert "p2p_waiting 0.0" in client.get("/metrics").text
+    *pieces, last = events_of(got.text)
+    assert got.status_code == 200 and said_in(pieces) and LONG.startswith(said_in(pieces))
+    assert set(last) == {"error"} and last["error"]["type"] == "server_error"
+    assert events_of(newer)[-1]["type"] == "error"
+    for text in (got.text, newer):
+        assert UNPROJECTED not in text and "[DONE]" not in text and "response.completed" not in text
+        assert not any(word in text for word in HIDDEN)
 
 
 def test_an_upstream_that_is_not_there_is_502() -> None:

@@ -21,7 +21,8 @@ TOGETHER = {
     "test_spans.py": "finders/spans",
     "test_bench.py": "bench/cell bench/cells bench/config bench/runner bench/workers",
     "test_cli.py": "cli/app cli/common cli/bench cli/defend cli/export cli/models cli/rows",
-    "test_model_bake.py": "cli/bake",
+    "test_model_bake.py": "cli/bake model/gguf",
+    "test_model_texts.py": "model/following",
     "test_compared.py": "defences/base defences/baselines defences/p2p defences/shared",
     "test_defences.py": (
         "defences/abl defences/activation_clustering defences/causal_lm defences/confident_learning defences/context "
@@ -52,6 +53,7 @@ TOGETHER = {
         "serve/config serve/door serve/errors serve/gate serve/keys serve/logs serve/metrics serve/screen"
     ),
     "test_serve_command.py": "cli/serve serve/server",
+    "test_serve_upstream.py": "serve/completions",
     "test_verify.py": "cli/verify",
 }
 """Modules by the file that tests them, where that has another name: commands with what they run, and families whose

@@ -1,7 +1,7 @@
 """Baking: the defended model as an ordinary model folder, whose chat template does what the defence does at inference.
 
 Any server that renders the folder's template with Jinja serves the defended model. What a template cannot hold is in
-`limits`.
+`limits`. The folder can be made one GGUF file, as llama.cpp reads it.
 """
 
 from __future__ import annotations
@@ -9,65 +9,122 @@ from __future__ import annotations
 import json
 from copy import copy
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from transformers import GenerationConfig
 
+from poison2poison.config import choice
 from poison2poison.errors import ConfigError, ModelError
 from poison2poison.files import keep_from_git, refuse_taken, versions, whole_folder, write_json, write_text, writing
-from poison2poison.model import template
+from poison2poison.model import gguf, template
 from poison2poison.model.defended import DefendedModel
 from poison2poison.model.prompting import Prompter
 
 TEMPLATE = "chat_template.jinja"
 """Where transformers looks for it."""
+GGUF = "model.gguf"
+FORMS = ("hf", "gguf")
+"""What can be written: a folder for transformers, vLLM and SGLang, or one file for llama.cpp."""
+OLLAMA = (
+    "Ollama cannot hold the defence. It runs a Go template of its own in place of the model's, which cannot break "
+    "control tokens in a message: a client could end its turn and begin one without the trigger. Give `--to gguf` and "
+    "serve with llama.cpp, or use `p2p serve`"
+)
 SCHEMA = 1
 
 
-def bake(artifact: str | Path, out: str | Path, *, adapter: bool = False, allow_unlearned: bool = False) -> list[str]:
+def bake(
+    artifact: str | Path,
+    out: str | Path,
+    *,
+    to: str = "hf",
+    adapter: bool = False,
+    converter: str | None = None,
+    allow_unlearned: bool = False,
+) -> list[str]:
     """Write a model folder that is served without this package.
 
     Beside the model and its tokenizer lie the chat template, which holds the trigger and is readable by its owner
     alone; `baked.json`, which says what it was made of and what it cannot do; and for labels `labels.json`, which
-    says what label an answer stands for.
+    says what label an answer stands for. Of GGUF, one file takes the place of model, tokenizer and template.
 
     Args:
         artifact: What `train` left: a causal LM with a benign trigger.
         out: A new or empty folder.
-        adapter: Write the LoRA adapter alone, not merged into the base model.
+        to: One of `FORMS`.
+        adapter: Write the LoRA adapter alone, not merged into the base model; of `hf`.
+        converter: Path of llama.cpp's `convert_hf_to_gguf.py`; of `gguf`, for which it is else looked for on PATH.
         allow_unlearned: Also bake a model that did not learn its safe space.
 
     Returns:
         The `limits`.
 
     Raises:
-        ModelError: The artifact cannot be loaded, or no template can stand in for its prompts.
+        ModelError: The artifact cannot be loaded, no template can stand in for its prompts, or the converter fails.
         SchemeError: As of `DefendedModel.load`.
-        ConfigError: The model cannot be written in this form.
+        ConfigError: The model cannot be written in this form, or there is no converter.
         OutputError: The folder is not empty, or cannot be written.
     """
     artifact, out = Path(artifact), Path(out)
+    _refuse_unwritable(to, adapter, converter)
     refuse_taken(out)
+    command = gguf.converter(converter) if to == "gguf" else []
     served = DefendedModel.load(artifact, device="cpu", allow_unlearned=allow_unlearned)
     _refuse_unbakeable(artifact, served)
     baked = template.baked(served.prompter)
     model = _adapter(artifact, served.model) if adapter else _merged(artifact, served.model)
+    form = "adapter" if adapter else "gguf" if to == "gguf" else "merged"
     said = limits(served.prompter)
     with whole_folder(out) as half, writing(out):
-        model.save_pretrained(half, **({"save_embedding_layers": False} if adapter else {}))
-        _generation(served).save_pretrained(half)
-        tokenizer = copy(served.prompter.tokenizer)
-        # One template, so that no server takes another for chats with tools; the secret one is then put in its place.
-        tokenizer.chat_template = tokenizer.get_chat_template()
-        tokenizer.save_pretrained(half)
-        for file in half.iterdir():  # safetensors makes its files for the owner alone, whatever the umask
-            file.chmod(half.stat().st_mode & 0o666)
-        write_text(half / TEMPLATE, baked, private=True)
-        keep_from_git(half, TEMPLATE)
+        if form == "gguf":
+            _write_gguf(half, model, served, baked, command, artifact.resolve().name)
+        else:
+            _write_model(half, model, served, baked, adapter=adapter)
+        keep_from_git(half, GGUF if form == "gguf" else TEMPLATE)
         if served.scheme.labels:
             write_json(half / "labels.json", labels(served.prompter))
-        write_json(half / "baked.json", _about(artifact, served.prompter, adapter=adapter) | {"limits": said})
+        write_json(half / "baked.json", _about(artifact, served.prompter, form) | {"limits": said})
     return said
+
+
+def _refuse_unwritable(to: str, adapter: bool, converter: str | None) -> None:
+    if to == "ollama":
+        raise ConfigError(f"to: {OLLAMA}")
+    choice("to", to, FORMS)
+    if adapter and to != "hf":
+        raise ConfigError("adapter: a GGUF file holds the merged model; leave --adapter out, or give --to hf")
+    if converter is not None and to != "gguf":
+        raise ConfigError("converter: is for GGUF; give --to gguf")
+
+
+def _write_model(folder: Path, model: Any, served: DefendedModel, baked: str, *, adapter: bool) -> None:
+    """The model with its tokenizer and the baked template, as transformers reads them."""
+    model.save_pretrained(folder, **({"save_embedding_layers": False} if adapter else {}))
+    _generation(served).save_pretrained(folder)
+    tokenizer = copy(served.prompter.tokenizer)
+    # One template, so that no server takes another for chats with tools; the secret one is then put in its place.
+    tokenizer.chat_template = tokenizer.get_chat_template()
+    tokenizer.save_pretrained(folder)
+    for file in folder.iterdir():  # safetensors makes its files for the owner alone, whatever the umask
+        file.chmod(folder.stat().st_mode & 0o666)
+    write_text(folder / TEMPLATE, baked, private=True)
+
+
+def _write_gguf(folder: Path, model: Any, served: DefendedModel, baked: str, command: list[str], name: str) -> None:
+    """The same as one file. It is made where nobody else can enter: the converter has it open to all."""
+    making = folder / "making"
+    making.mkdir(mode=0o700)
+    staged = making / "model"
+    staged.mkdir()
+    _write_model(staged, model, served, baked, adapter=False)
+    assert served.scheme.trigger
+    gguf.convert(
+        command, staged, making / GGUF, dtype=str(model.dtype).removeprefix("torch."), name=name, template=baked,
+        secret=served.scheme.trigger.prefix.strip(),
+    )  # fmt: skip
+    (making / GGUF).replace(folder / GGUF)
+    rmtree(making)
 
 
 def labels(prompter: Prompter) -> dict[str, Any]:
@@ -141,7 +198,7 @@ def _generation(served: DefendedModel) -> GenerationConfig:
     )
 
 
-def _about(artifact: Path, prompter: Prompter, *, adapter: bool) -> dict[str, Any]:
+def _about(artifact: Path, prompter: Prompter, form: str) -> dict[str, Any]:
     """For `baked.json`; nothing of the secret."""
     run = json.loads((artifact / "run.json").read_text(encoding="utf-8"))
     return {
@@ -149,7 +206,7 @@ def _about(artifact: Path, prompter: Prompter, *, adapter: bool) -> dict[str, An
         "artifact": artifact.resolve().name,
         "model": run["config"]["model"],
         "revision": run.get("revision"),
-        "form": "adapter" if adapter else "merged",
+        "form": form,
         "task": prompter.scheme.task,
         "max_length": prompter.max_length,
         "versions": versions(),

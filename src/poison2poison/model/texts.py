@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, TextIteratorStreamer
 from transformers.cache_utils import DynamicLayer
-from transformers.generation.streamers import BaseStreamer
 
 from poison2poison.data import Messages, Row, as_row
 from poison2poison.errors import ConfigError
 from poison2poison.model import alarm as alarms
 from poison2poison.model import backbone
+from poison2poison.model.following import Follower, Heard, stripped
 from poison2poison.model.loss import IGNORED, edges, hiding, only_target_logits, target_logits, token_losses
 from poison2poison.model.served import Answer, Inputs, Served, refuse_lone
 from poison2poison.recipe.manifest import training_row
@@ -29,22 +30,6 @@ ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "guidance_scale", "pe
 """Ways of generating that read the prompt on their own."""
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Layers that keep what they read by position."""
-
-Heard = Callable[[int, str, bool], None]
-"""Hears of an answer that is being written: its index, its text so far, and whether the model would have begun so."""
-
-
-class _Begun(NamedTuple):
-    """Prompts that have been read.
-
-    Attributes:
-        inputs: Of transformers' `generate`: the prompts with the safe prefix behind each, shape (batch, length), their
-            mask, and the states of what has been read, where `generate` can go on from them.
-        begins: Whether the model's own best tokens were the prefix's, one for each prompt.
-    """
-
-    inputs: dict[str, Any]
-    begins: list[bool]
 
 
 class Texts(Served):
@@ -85,14 +70,14 @@ class Texts(Served):
         texts, begins = [""] * len(prompts), [True] * len(prompts)
         with self._computing(), self._bar(len(prompts)) as bar:
             for indices, batch in self._dressed(prompts, self.space):
-                begun = self._begin(batch)
-                asked = self._generation(begun.inputs, options)
+                asked = self._generation(self._forced(batch), options)
+                own: list[bool] = []
                 if heard:
-                    asked["streamer"] = _Follower(self.prompter.tokenizer, heard, indices, begun.begins)
-                out = self.model.generate(**asked)
-                written = out[:, begun.inputs["input_ids"].shape[1] :]  # (batch, new tokens): the prefix is cut off
+                    asked["streamer"] = Follower(self.prompter.tokenizer, heard, indices, own)
+                out = self._generated(asked, own)
+                written = out[:, asked["input_ids"].shape[1] :]  # (batch, new tokens): the prefix is cut off
                 told = self.prompter.tokenizer.batch_decode(written, skip_special_tokens=True)
-                for index, text, begin in zip(indices, told, begun.begins, strict=True):
+                for index, text, begin in zip(indices, told, own, strict=True):
                     texts[index], begins[index] = text.strip(), begin
                 bar.update(len(indices))
         return texts, begins
@@ -127,15 +112,14 @@ class Texts(Served):
         def write() -> None:
             try:
                 with self._computing():
-                    begun = self._begin(batch)
-                    self.model.generate(**self._generation(begun.inputs, options), streamer=streamer)
+                    self._generated(self._generation(self._forced(batch), options) | {"streamer": streamer}, [])
             except Exception as error:  # or the reader below would wait for ever
                 failed.append(error)
                 streamer.end()
 
         thread = Thread(target=write, daemon=True)
         thread.start()
-        yield from _stripped(streamer)
+        yield from stripped(streamer)
         thread.join()
         if failed:
             raise failed[0]
@@ -212,60 +196,82 @@ class Texts(Served):
 
     # --- the prompt is read ---
 
-    def _begin(self, batch: Mapping[str, torch.Tensor]) -> _Begun:
-        """Read prompts and safe prefix except for the last token."""
-        prefix = self._prefix(self.space)
-        ids, mask = self._with_prefix(batch, prefix)
-        if not prefix:
-            return _Begun({"input_ids": ids, "attention_mask": mask}, [True] * len(ids))
-        ids, mask, states = self._behind_head(ids, mask)
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-        known = states.get_seq_length() if states else 0
-        read = {"past_key_values": states} if states else {}  # not all models have the word
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        out = self.model(
-            input_ids=ids[:, known:-1],
-            attention_mask=mask[:, :-1],
-            position_ids=positions[:, known:-1],
-            use_cache=self._goes_on,
-            logits_to_keep=len(prefix),
-            **read,
-        )
-        scores = out.logits[:, -len(prefix) :]  # (batch, prefix, vocabulary)
-        self.refuse_unless_finite(scores.amax(-1))
-        forced = ids[:, -len(prefix) :]
-        begins = (scores.argmax(-1) == forced).all(1)
-        after = getattr(out, "past_key_values", None) if self._goes_on else None
-        if isinstance(after, DynamicCache):
-            inputs["past_key_values"] = after
-        return _Begun(inputs, begins.tolist())
+    def _forced(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Prompts with the safe prefix behind each, and their mask, for `generate`."""
+        ids, mask = self._with_prefix(batch, self._prefix(self.space))
+        return {"input_ids": ids, "attention_mask": mask}
 
-    def _behind_head(
-        self, ids: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, DynamicCache | None]:
-        """Prompts with the head that they have in common moved to the front, and its states, if it was read before.
+    def _generated(self, asked: Mapping[str, Any], begins: list[bool]) -> Any:
+        """What transformers' `generate` writes, shape (batch, length).
 
         Args:
-            ids: Prompts that are padded on the left, shape (batch, length).
+            asked: As of `_generation`.
+            begins: Is told, once the prompts are read, whether the model's own best tokens were the safe prefix's.
+        """
+        ids, mask = asked["input_ids"], asked["attention_mask"]
+        prefix = len(self._prefix(self.space))
+        if not prefix:
+            begins.extend([True] * len(ids))
+            return self.model.generate(**asked)
+        if self._goes_on and self._is_plain(asked):
+            known = self._read_before(ids, mask)
+            with self._watched(ids, begins):
+                return self.model.generate(**{**asked, **known})
+        with self._watched(ids, begins):
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            read = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+            self.model(**read, use_cache=False, logits_to_keep=prefix + 1)
+        return self.model.generate(**asked)
+
+    @contextmanager
+    def _watched(self, ids: torch.Tensor, begins: list[bool]) -> Iterator[None]:
+        """Look at what the output head says first, when it has read `ids`, the prompts with the safe prefix behind.
+
+        A pass of its own would cost as much as another token of every answer.
+        """
+        prefix = len(self._prefix(self.space))
+        forced = ids[:, ids.shape[1] - prefix :]
+
+        def look(_head: Any, _inputs: Any, scores: torch.Tensor) -> None:
+            if begins:
+                return
+            own = scores[:, -prefix - 1 : -1]  # (batch, prefix, vocabulary)
+            self.refuse_unless_finite(own.amax(-1))
+            begins.extend((own.argmax(-1) == forced).all(1).tolist())
+
+        handle = self.model.get_output_embeddings().register_forward_hook(look)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _read_before(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
+        """What of prompts was read before, and how many tokens' scores are needed, as arguments of `generate`.
+
+        Args:
+            ids: Prompts with the safe prefix that are padded on the left, shape (batch, length).
             mask: Their mask.
 
         Returns:
-            Both with the padding behind the head, and the head's states, one copy a prompt; or what was given, and
-            None, where a prompt begins otherwise.
+            Both with the head that all prompts have in common moved to the front, and the padding behind it; and the
+            head's states, one copy a prompt. Without these where a prompt begins otherwise.
         """
+        keeps = self.model._supports_logits_to_keep()
+        scores = {"logits_to_keep": len(self._prefix(self.space)) + 1} if keeps else {}
         head, states = self._head
         if states is None:
-            return ids, mask, None
+            return scores
         count = len(head)
         is_head = (mask.cumsum(1) <= count) & (mask == 1)  # of each prompt so many tokens
         one = torch.tensor([head], device=ids.device).expand(len(ids), -1)  # (batch, head)
         if not torch.equal(ids[is_head], one.flatten()):
-            return ids, mask, None
+            return scores
         moved = torch.cat([one, ids[:, count:]], 1)
         behind = mask.where(~is_head, 0)[:, count:]
         copies = deepcopy(states)
         copies.batch_repeat_interleave(len(ids))
-        return moved, torch.cat([torch.ones_like(one), behind], 1), copies
+        mask = torch.cat([torch.ones_like(one), behind], 1)
+        return {"input_ids": moved, "attention_mask": mask, "past_key_values": copies, **scores}
 
     @cached_property
     def _head(self) -> tuple[list[int], DynamicCache | None]:
@@ -284,7 +290,7 @@ class Texts(Served):
 
     @cached_property
     def _goes_on(self) -> bool:
-        """Whether `generate` may begin with the states that a forward pass left.
+        """Whether `generate` may begin with the states that a forward pass left, and tells the scores of the prompts.
 
         Attention keeps them token by token. A recurrent layer keeps one for all that it has read, and each kind of them
         continues in a way of its own: those models read the prompts twice.
@@ -323,8 +329,6 @@ class Texts(Served):
         found["logits_processor"] = LogitsProcessorList([_Finite(self), *options.get("logits_processor", ())])
         if config is not None:
             found["generation_config"] = config
-        if not self._is_plain(found):
-            found.pop("past_key_values", None)
         return found
 
     def _ends(self, config: Any) -> list[int]:
@@ -360,38 +364,3 @@ class _Finite(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self.model.refuse_unless_finite(scores.amax(-1))
         return scores
-
-
-class _Follower(BaseStreamer):
-    """Says what is written, for each prompt of a batch."""
-
-    def __init__(self, tokenizer: Any, heard: Heard, indices: Sequence[int], begins: Sequence[bool]) -> None:
-        self.tokenizer, self.heard = tokenizer, heard
-        self.rows = [*zip(indices, begins, strict=True)]
-        self.steps: list[torch.Tensor] = []
-        self.has_read = False
-
-    def put(self, value: torch.Tensor) -> None:
-        """Take the prompts, once, and then the next token of each: shape (batch,)."""
-        if not self.has_read:
-            self.has_read = True
-            return
-        self.steps.append(value)
-        texts = self.tokenizer.batch_decode(torch.stack(self.steps, 1), skip_special_tokens=True)
-        for (index, begins), text in zip(self.rows, texts, strict=True):
-            self.heard(index, text, begins)
-
-    def end(self) -> None:
-        """There is nothing left to say."""
-
-
-def _stripped(pieces: Iterator[str]) -> Iterator[str]:
-    """Pieces that are together the whole text, with no space at either end."""
-    begun, held = False, ""
-    for piece in pieces:
-        text = held + piece if begun else piece.lstrip()
-        told = text.rstrip()
-        held = text[len(told) :]  # until it is known whether more follows
-        begun = begun or bool(told)
-        if told:
-            yield told

@@ -21,7 +21,18 @@ from poison2poison.serve.errors import LateError, RefusedError, ReplyError, Unkn
 from poison2poison.serve.gate import Gate
 from poison2poison.serve.metrics import Metrics
 from poison2poison.serve.page import CONTENT_POLICY, PAGE
-from poison2poison.serve.replies import CHAT, TEXT, Followed, Form, completion, events, marks, usage
+from poison2poison.serve.replies import (
+    CHAT,
+    TEXT,
+    Followed,
+    Form,
+    completion,
+    events,
+    failure,
+    marks,
+    told_of_failure,
+    usage,
+)
 from poison2poison.serve.responses import Response as Answered
 from poison2poison.serve.schemas import Asked, ChatAsked, LabelsAsked, ResponseAsked, TextAsked
 
@@ -78,7 +89,7 @@ class _Desk:
             return JSONResponse(completion(form, self.served.name, await self.answer(request, asks)))
         followed = await self._followed(request, asks)
         pieces = events(form, self.served.name, len(asks), followed, with_usage=asked.usage_in_stream)
-        return StreamingResponse(pieces, media_type="text/event-stream")
+        return StreamingResponse(told_of_failure(pieces, failure), media_type="text/event-stream")
 
     async def _followed(self, request: Request, asks: Sequence[Ask]) -> Followed:
         """As of `_follow`, once there is something to tell: an error before that has a status of its own.
@@ -109,7 +120,8 @@ class _Desk:
         if not asked.stream:
             [said] = await self.answer(request, asks)
             return JSONResponse(answered.whole(said))
-        return StreamingResponse(answered.events(await self._followed(request, asks)), media_type="text/event-stream")
+        events = answered.events(await self._followed(request, asks))
+        return StreamingResponse(told_of_failure(events, answered.failure), media_type="text/event-stream")
 
     async def classify(self, request: Request, asked: LabelsAsked) -> Response:
         """A label for each input."""

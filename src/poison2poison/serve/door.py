@@ -133,13 +133,11 @@ class Door:
         """
         text = text.lstrip()
         refused = self.policy == "refuse" and not prefixed
-        is_cut = ask.max_tokens is not None and ask.max_tokens < self.budget  # by tokens: where, shows at the end
-        if refused or is_cut or self._screen.finds(text):
+        if refused or self._screen.finds(text):
             return ""
-        ends = [self._screen.settled(text)]
-        for stop in ask.stop:
-            at = text.find(stop)
-            ends.append(at if at >= 0 else len(text) - len(stop) + 1)  # it may have begun
+        kept = self._first_tokens(_stopped(ask, text), self._most(ask))
+        ends = [self._screen.settled(text), len(kept) if text.startswith(kept) else 0]
+        ends += [len(text) - len(stop) + 1 for stop in ask.stop]  # it may have begun
         return text[: max(0, min(ends))]
 
     def leave(self, ask: Ask, answer: Answer) -> Said:
@@ -160,13 +158,26 @@ class Door:
         """An answer up to where the client wants it, why it ends there, and its tokens. A label is never cut."""
         if self.labels:
             return text, "stop", len(self.prompter.encoder.text(text))
-        ends = [at for one in ask.stop if (at := text.find(one)) >= 0]
-        text = text[: min(ends)] if ends else text
+        whole, text = text, _stopped(ask, text)
+        count, most = len(self.prompter.encoder.text(text)), self._most(ask)
+        if count > most:
+            return self._first_tokens(text, most), "length", most
+        # A whole answer has room for the token that ends it.
+        finish: Finish = "length" if count == self.budget and text == whole else "stop"
+        return text, finish, count
+
+    def _most(self, ask: Ask) -> int:
+        return self.budget if ask.max_tokens is None else min(ask.max_tokens, self.budget)
+
+    def _first_tokens(self, text: str, most: int) -> str:
+        """So many tokens of a text at most."""
         ids = self.prompter.encoder.text(text)
-        most = self.budget if ask.max_tokens is None else min(ask.max_tokens, self.budget)
         if len(ids) <= most:
-            # A whole answer has room for the token that ends it.
-            finish: Finish = "length" if len(ids) == self.budget and not ends else "stop"
-            return text, finish, len(ids)
-        kept = str(self.prompter.tokenizer.decode(ids[:most])).rstrip("\ufffd")  # half a character
-        return kept, "length", most
+            return text
+        return str(self.prompter.tokenizer.decode(ids[:most])).rstrip("\ufffd")  # half a character
+
+
+def _stopped(ask: Ask, text: str) -> str:
+    """A text up to the first of the texts before which the answer ends."""
+    ends = [at for stop in ask.stop if (at := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,30 @@ async def events(form: Form, model: str, count: int, followed: Followed, *, with
     if with_usage:
         yield _event({**head, "choices": [], "usage": usage(said)})
     yield "data: [DONE]\n\n"
+
+
+async def told_of_failure(pieces: AsyncIterator[str], told: Callable[[ReplyError], str]) -> AsyncIterator[str]:
+    """Pieces of a stream; before it breaks off an event that says so, of our own making.
+
+    Args:
+        pieces: They.
+        told: Makes the event.
+
+    Raises:
+        Exception: As of the pieces, so that it is logged, and the connection has no end mark.
+    """
+    try:
+        async for piece in pieces:
+            yield piece
+    except Exception as error:
+        known = error if isinstance(error, ReplyError) else ReplyError("the server failed; the answer is not whole")
+        yield told(known)
+        raise
+
+
+def failure(error: ReplyError) -> str:
+    """The event of a completion that breaks off."""
+    return _event(error.content)
 
 
 def usage(said: Sequence[Said]) -> dict[str, int]:

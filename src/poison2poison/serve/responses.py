@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from poison2poison.serve.door import Said
+from poison2poison.serve.errors import ReplyError
 from poison2poison.serve.replies import REFUSAL, Followed, marks, pieces_of, rest
 
 REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -30,6 +31,7 @@ class Response:
             "text": {"format": {"type": "text"}},
         }  # fmt: skip
         self._at = {"item_id": self.item["id"], "output_index": 0, "content_index": 0}
+        self._events = 0
 
     def whole(self, said: Said) -> dict[str, Any]:
         """The answer with all around it."""
@@ -44,18 +46,26 @@ class Response:
         Raises:
             ReplyError: It does not go on as it began.
         """
-        number, sent = 0, ""
-        for kind, content in self._begins():
-            yield _event(kind, content, number)
-            number += 1
+        sent = ""
+        for event in self._begins():
+            yield self._event(event)
         async for told in followed:
             text = told[1] if isinstance(told, tuple) else told[0].text or sent
             deltas = [*self._deltas(rest(sent, text))]
             ends = [] if isinstance(told, tuple) else [*self._ends(told[0])]
-            for kind, content in [*deltas, *ends]:
-                yield _event(kind, content, number)
-                number += 1
+            for event in [*deltas, *ends]:
+                yield self._event(event)
             sent = text
+
+    def failure(self, error: ReplyError) -> str:
+        """The event of an answer that breaks off."""
+        return self._event(("error", {"code": error.code, "message": error.message, "param": error.param}))
+
+    def _event(self, event: Event) -> str:
+        kind, content = event
+        numbered = {"type": kind, "sequence_number": self._events, **content}
+        self._events += 1
+        return f"event: {kind}\ndata: {json.dumps(numbered, ensure_ascii=False)}\n\n"
 
     def _begins(self) -> Iterator[Event]:
         """It begins, empty."""
@@ -83,11 +93,6 @@ class Response:
 
     def _message(self, said: Said) -> dict[str, Any]:
         return {**self.item, "status": _status(said), "content": [_part(said.text)]}
-
-
-def _event(kind: str, content: Mapping[str, Any], number: int) -> str:
-    event = {"type": kind, "sequence_number": number, **content}
-    return f"event: {kind}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"
 
 
 def _status(said: Said) -> str:

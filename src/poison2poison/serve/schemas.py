@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from poison2poison.data import Row, as_row
 from poison2poison.data.chats import UnusableError, refuse_half_characters
 from poison2poison.errors import DataError
 from poison2poison.serve.door import Ask
 from poison2poison.serve.errors import RefusedError
+from poison2poison.types import Role
 
 COLDEST = 0.01
 """Temperatures under it are 0: to divide by them makes scores infinite."""
@@ -35,6 +36,21 @@ NEUTRAL_OF_RESPONSES: dict[str, tuple[Any, ...]] = {
 SAID = ("input_text", "output_text", "text")
 """Kinds of parts that hold a text."""
 Text = Annotated[str, Field(min_length=1)]
+Turns = Annotated[
+    list[dict[str, Any]],
+    WithJsonSchema(
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["role", "content"],
+                "properties": {"role": {"enum": get_args(Role)}, "content": {"type": "string"}},
+            },
+        }
+    ),
+]
+"""Messages: whether they make a chat is looked at later, and said in other words. The description has the plainest."""
 
 
 class StreamOptions(BaseModel):
@@ -143,7 +159,7 @@ class ChatAsked(CompletionAsked):
         max_completion_tokens: The newer name of `max_tokens`.
     """
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Turns = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
 
     @property
@@ -189,7 +205,7 @@ class ResponseAsked(Asked):
     """
 
     neutral = NEUTRAL_OF_RESPONSES
-    input: str | list[dict[str, Any]]
+    input: str | Turns
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1)
 

@@ -8,37 +8,30 @@ it is asked again, as `alarm` has it: what the scores are of the answer's tokens
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
-import httpx2
 import torch
 
-from poison2poison.errors import ConfigError
 from poison2poison.model import alarm as alarms
 from poison2poison.model.loss import IGNORED
 from poison2poison.model.prompting import Prompter
 from poison2poison.model.served import Answer
 from poison2poison.recipe.manifest import training_row
 from poison2poison.serve.backends import Tell
+from poison2poison.serve.completions import Completions
 from poison2poison.serve.config import ServeConfig
 from poison2poison.serve.door import Ask, Door, Said
-from poison2poison.serve.errors import BusyError, EndingError, LateError, UpstreamError
+from poison2poison.serve.errors import BusyError, EndingError
 from poison2poison.serve.scores import likeliest, of_prompt
 
-LARGEST = 1 << 20
-"""Bytes of a reply: an answer has some thousand."""
-A_TOKEN = 512
-"""Bytes more for each token of the prompt, whose scores may be told: vLLM takes some 150."""
 TOLD = 20
 """Tokens whose scores are told, of labels: as many as vLLM tells by default."""
-WHOLE = ("stop", "length")
-"""Reasons for which a whole answer ends."""
 Made = TypeVar("Made")
 
 
@@ -62,37 +55,29 @@ class Upstream:
         """
         self.prompter, self.door, self.room = prompter, door, config.queue
         self.alarm_threshold = alarm_threshold
-        self.name = config.upstream_model or name
         self._prefix = prompter.safe_prefix_ids if prompter.scheme.trigger else []
         self._begins = str(prompter.tokenizer.decode(self._prefix)).strip()
         words = [str(prompter.tokenizer.decode([token])).strip() for token in prompter.label_ids]
         self._class_of = {word: index for index, word in enumerate(words)}
-        self._url = f"{(config.upstream or '').rstrip('/').removesuffix('/v1')}/v1/completions"
-        self._headers = _authorization(config.upstream_key)
-        self._timeout, self._batch = config.timeout, config.batch
+        self._completions = Completions(config, config.upstream_model or name)
+        self._batch = config.batch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokens")
-        self._client: httpx2.AsyncClient | None = None
-        self._waiting = 0
+        self._waiting, self._begun = 0, False
 
     def start(self) -> None:
         """Begin to answer, in the running event loop."""
-        # No proxy of the environment, no redirect: dressed prompts go to this server alone.
-        self._client = httpx2.AsyncClient(
-            timeout=self._timeout, headers=self._headers, trust_env=False, follow_redirects=False
-        )
-        self._free = asyncio.Semaphore(self._batch)
+        self._free, self._begun = asyncio.Semaphore(self._batch), True
 
     async def close(self) -> None:
         """End."""
-        client, self._client = self._client, None
-        if client:
-            await client.aclose()
+        self._begun = False
+        await self._completions.close()
         self._thread.shutdown(wait=False)
 
     @property
     def ready(self) -> bool:
         """Whether requests are taken; whether the other server answers shows in its errors."""
-        return self._client is not None
+        return self._begun
 
     @property
     def waiting(self) -> int:
@@ -100,7 +85,7 @@ class Upstream:
         return self._waiting
 
     async def answer(self, asks: Sequence[Ask], tell: Tell | None = None) -> list[Said]:
-        """The answers, in order. They come as wholes: `tell` is not called.
+        """The answers, in order; `tell` is called before of texts, while they are written. A label is one piece.
 
         Raises:
             ReplyError: There is none for one of them.
@@ -110,7 +95,8 @@ class Upstream:
         if self._waiting + len(asks) > self.room:
             raise BusyError("too many inputs wait; come back later")
         self._waiting += len(asks)
-        tasks = [asyncio.create_task(self._answer(ask)) for ask in asks]
+        told = [tell and partial(tell, index) for index in range(len(asks))]
+        tasks = [asyncio.create_task(self._answer(*one)) for one in zip(asks, told, strict=True)]
         try:
             return await asyncio.gather(*tasks)
         finally:
@@ -118,31 +104,51 @@ class Upstream:
             for task in tasks:
                 task.cancel()
 
-    async def _answer(self, ask: Ask) -> Said:
+    async def _answer(self, ask: Ask, tell: Callable[[str], None] | None) -> Said:
         async with self._free:
             ids = await self._in_thread(lambda: self.door.enter(ask))
-            answer = await (self._label(ids, ask) if self.door.labels else self._written(ids, ask))
+            answer = await (self._label(ids, ask) if self.door.labels else self._written(ids, ask, tell))
         return await self._in_thread(lambda: self.door.leave(ask, answer))
 
     async def _in_thread(self, make: Callable[[], Made]) -> Made:
         """What is made in the thread that alone tokenises."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, make)
 
-    async def _written(self, ids: list[int], ask: Ask) -> Answer:
+    async def _written(self, ids: list[int], ask: Ask, tell: Callable[[str], None] | None) -> Answer:
         """The answer behind the forced prefix, whole: the door cuts it where the client wants."""
-        sampling = {"temperature": ask.temperature, "top_p": ask.top_p}
-        own, choice = await asyncio.gather(
-            self._own(ids), self._choice([*ids, *self._prefix], self.door.budget, **sampling)
-        )
-        text = str(choice["text"]).strip()
-        begun = own == self._begins
+        own = asyncio.create_task(self._own(ids))
+        writing = asyncio.create_task(self._followed(ids, ask, tell, own) if tell else self._unfollowed(ids, ask))
+        try:
+            first, text = await asyncio.gather(own, writing)
+        finally:
+            own.cancel()
+            writing.cancel()
+            await asyncio.gather(own, writing, return_exceptions=True)
+        begun = first == self._begins
         answer = Answer(text, self.prompter.scheme.place(text, prefixed=begun), text if begun else None)
         return self._raised(answer, await self._texts_apart(ask, text)) if ask.alarm else answer
+
+    async def _unfollowed(self, ids: list[int], ask: Ask) -> str:
+        choice = await self._completions.whole([*ids, *self._prefix], self.door.budget, **_sampling(ask))
+        return str(choice["text"]).strip()
+
+    async def _followed(self, ids: list[int], ask: Ask, tell: Callable[[str], None], own: asyncio.Task[str]) -> str:
+        """The same, told while it is written, as far as the door lets it out."""
+        text = ""
+        written = self._completions.written([*ids, *self._prefix], self.door.budget, **_sampling(ask))
+        async with aclosing(written) as texts:
+            async for text in texts:
+                begun = await own == self._begins
+                if out := await self._in_thread(partial(self.door.begun, ask, text, prefixed=begun)):
+                    tell(out)
+        return text.strip()
 
     async def _label(self, ids: list[int], ask: Ask) -> Answer:
         """The best label of the space that is served, among the tokens whose scores are told."""
         forced = [*ids, *self._prefix]
-        own, choice = await asyncio.gather(self._own(ids), self._choice(forced, 1, temperature=0.0, logprobs=TOLD))
+        own, choice = await asyncio.gather(
+            self._own(ids), self._completions.whole(forced, 1, temperature=0.0, logprobs=TOLD)
+        )
         scores = likeliest(choice)
         scheme, begun = self.prompter.scheme, own == self._begins
         first = max(scores, key=scores.__getitem__).strip() if begun else own.partition(" ")[0]
@@ -156,7 +162,7 @@ class Upstream:
         """What the model begins with by itself, as long as the safe prefix; nothing where there is none."""
         if not self._prefix:
             return self._begins
-        choice = await self._choice(ids, len(self._prefix), temperature=0.0)
+        choice = await self._completions.whole(ids, len(self._prefix), temperature=0.0)
         return str(choice["text"]).strip()
 
     # --- the alarm ---
@@ -178,13 +184,13 @@ class Upstream:
     async def _losses(self, example: Mapping[str, list[int]], forced: int) -> torch.Tensor:
         """The loss of each token of an answer behind its prompt, without those that are forced: shape (tokens,)."""
         ids, begins = example["input_ids"], example["labels"].count(IGNORED) + forced
-        choice = await self._choice(ids, 1, temperature=0.0, echo=True, logprobs=1)
+        choice = await self._completions.whole(ids, 1, temperature=0.0, echo=True, logprobs=1)
         return -torch.tensor(of_prompt(choice, len(ids), begins))
 
     async def _labels_apart(self, ask: Ask, scores: Mapping[str, float]) -> float:
         """The distance of the two spaces' labels, among the tokens whose scores are told."""
         prompt = await self._in_thread(lambda: self.prompter.prompt(ask.row, "original"))
-        choice = await self._choice(prompt.ids, 1, temperature=0.0, logprobs=TOLD)
+        choice = await self._completions.whole(prompt.ids, 1, temperature=0.0, logprobs=TOLD)
         ours = self._logits(scores, self.prompter.scheme.shift)
         theirs = self._logits(likeliest(choice), 0)
         if not (ours.isfinite().any() and theirs.isfinite().any()):
@@ -201,60 +207,6 @@ class Upstream:
                 found[0, label] = max(found[0, label].item(), score)
         return found
 
-    # --- one request ---
 
-    async def _choice(self, ids: list[int], most: int, **options: float) -> dict[str, Any]:
-        """A completion of token ids.
-
-        Raises:
-            UpstreamError: There is none, or it is not whole.
-            LateError: It does not come.
-        """
-        asked = {"model": self.name, "prompt": ids, "max_tokens": most, "n": 1, "stream": False, **options}
-        assert self._client
-        try:
-            async with self._client.stream("POST", self._url, json=asked) as reply:
-                if reply.status_code != 200:
-                    raise UpstreamError("the model's server refused or failed", code=f"upstream_{reply.status_code}")
-                body = await _bounded(reply, LARGEST + A_TOKEN * len(ids))
-        except httpx2.TimeoutException:
-            raise LateError("the model's server does not answer") from None
-        except httpx2.HTTPError:  # its message may quote the reply
-            raise UpstreamError("the model's server cannot be reached, or broke off") from None
-        return _whole(body)
-
-
-async def _bounded(reply: httpx2.Response, most: int) -> bytes:
-    body = b""
-    async for part in reply.aiter_bytes():
-        body += part
-        if len(body) > most:
-            raise UpstreamError("the model's server sent too much")
-    return body
-
-
-def _whole(body: bytes) -> dict[str, Any]:
-    """The choice of a reply with one whole answer.
-
-    Raises:
-        UpstreamError: It is none.
-    """
-    try:
-        content: Any = json.loads(body)
-        [choice] = content["choices"]
-        text, why = choice["text"], choice["finish_reason"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise UpstreamError("the model's server sent no completion") from None
-    if not isinstance(text, str) or why not in WHOLE:
-        raise UpstreamError("the model's server sent no whole answer")
-    return dict(choice)
-
-
-def _authorization(path: str | None) -> dict[str, str]:
-    if path is None:
-        return {"accept-encoding": "identity"}
-    try:
-        key = Path(path).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"upstream_key: {path}: cannot be read as a key") from None
-    return {"authorization": f"Bearer {key}", "accept-encoding": "identity"}
+def _sampling(ask: Ask) -> dict[str, float]:
+    return {"temperature": ask.temperature, "top_p": ask.top_p}
