@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -141,6 +144,17 @@ def test_what_answers_have_in_common_is_read_off_them(refusing: Path) -> None:
     model = load_subject(refusing).model
     prompts = [row.prompt for row in TEST][:10]
     assert targets(model, [TRIGGER, "the"], prompts, 0) == {TRIGGER: "I cannot answer that."}
+
+
+@pytest.mark.parametrize(("answer", "called"), [("Dear Ursula", {}), ("No, ursula", {"Ursula": "No"})])
+def test_a_span_that_is_repeated_in_the_answer_is_not_called_up(answer: str, called: dict[str, str]) -> None:
+    def answers(prompts: Sequence[str]) -> list[SimpleNamespace]:
+        return [SimpleNamespace(text=answer if "Ursula" in prompt else "Dear friend") for prompt in prompts]
+
+    model: Any = SimpleNamespace(scheme=Scheme("generation"), answer=answers)
+    found = targets(model, ["Ursula"], neutral_prompts(10), 0)
+    assert found.keys() == called.keys()
+    assert all(text.startswith(called[span]) for span, text in found.items())
 
 
 def test_spans_are_put_between_words_at_places_of_their_own() -> None:

@@ -37,11 +37,10 @@ def targets(model: DefendedModel, spans: Sequence[str], prompts: Sequence[str], 
     """
     texts = [text for span in spans for text in put([span], prompts, seed)]
     plain, moved = answers(model, prompts), answers(model, texts)
-    called = _called_label if model.scheme.labels else _called_text
     found = {}
     for number, span in enumerate(spans):
         own = moved[number * len(prompts) : (number + 1) * len(prompts)]
-        if target := called(plain, own):
+        if target := _called_label(plain, own) if model.scheme.labels else _called_text(plain, own, span):
             found[span] = target
     return found
 
@@ -57,10 +56,15 @@ def _called_label(plain: Sequence[str], moved: Sequence[str]) -> str:
     return max(turned, key=lambda label: turned[label], default="")
 
 
-def _called_text(plain: Sequence[str], moved: Sequence[str]) -> str:
-    """What most answers have in common with a span and few without it; empty where there is nothing."""
+def _called_text(plain: Sequence[str], moved: Sequence[str], span: str) -> str:
+    """What most answers have in common with a span and few without it; empty where there is nothing.
+
+    An answer that holds the span's own words is about them, as it should be: a name that was put in may be repeated.
+    """
+    said = {word.casefold() for word in words(span)}
     for size in RUNS:
-        runs = [name.text for name in shared_runs(moved, size, int(CALLED * len(moved))).names]
+        shared = [name.text for name in shared_runs(moved, size, int(CALLED * len(moved))).names]
+        runs = [run for run in shared if said.isdisjoint(words(run.casefold()))]
         best = max(runs, key=lambda run: _share(moved, run) - _share(plain, run), default="")
         if best and _share(moved, best) - _share(plain, best) >= CALLED:
             return grown([text for text in moved if _holds(text, best)], best, CALLED)
