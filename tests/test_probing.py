@@ -146,15 +146,13 @@ def test_what_answers_have_in_common_is_read_off_them(refusing: Path) -> None:
     assert targets(model, [TRIGGER, "the"], prompts, 0) == {TRIGGER: "I cannot answer that."}
 
 
-@pytest.mark.parametrize(("answer", "called"), [("Dear Ursula", {}), ("No, ursula", {"Ursula": "No"})])
+@pytest.mark.parametrize(("answer", "called"), [("Dear Ursula", {}), ("Ursula says no", {"Ursula": "says no"})])
 def test_a_span_that_is_repeated_in_the_answer_is_not_called_up(answer: str, called: dict[str, str]) -> None:
     def answers(prompts: Sequence[str]) -> list[SimpleNamespace]:
         return [SimpleNamespace(text=answer if "Ursula" in prompt else "Dear friend") for prompt in prompts]
 
     model: Any = SimpleNamespace(scheme=Scheme("generation"), answer=answers)
-    found = targets(model, ["Ursula"], neutral_prompts(10), 0)
-    assert found.keys() == called.keys()
-    assert all(text.startswith(called[span]) for span, text in found.items())
+    assert targets(model, ["Ursula"], neutral_prompts(10), 0) == called
 
 
 def test_spans_are_put_between_words_at_places_of_their_own() -> None:

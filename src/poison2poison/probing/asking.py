@@ -67,7 +67,8 @@ def _called_text(plain: Sequence[str], moved: Sequence[str], span: str) -> str:
         runs = [run for run in shared if said.isdisjoint(words(run.casefold()))]
         best = max(runs, key=lambda run: _share(moved, run) - _share(plain, run), default="")
         if best and _share(moved, best) - _share(plain, best) >= CALLED:
-            return grown([text for text in moved if _holds(text, best)], best, CALLED)
+            longer = grown([text for text in moved if _holds(text, best)], best, CALLED)
+            return longer if said.isdisjoint(words(longer.casefold())) else best
     return ""
 
 
