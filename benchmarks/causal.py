@@ -349,7 +349,7 @@ def table(lines: Sequence[dict[str, Any]], size: str) -> str:
         pairs = [_pair(_figures(mine, arm)) for arm in arms]
         more = [_percent(hard, "ra"), _percent(hard, "leak"), _percent(floor, "asr"), str(len(hard) or "")]
         out.append("| " + " | ".join([cell.name, *pairs, *more, _judged(cell, mine)]) + " |")
-    return "\n".join([*out, "", "Not run:", "", *(f"- {name}" for name in missing)])
+    return "\n".join([*out, *(["", "Not run:", ""] if missing else []), *(f"- {name}" for name in missing)])
 
 
 def _judged(cell: Cell, lines: Sequence[dict[str, Any]]) -> str:
