@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -67,6 +68,20 @@ def test_an_answer_ends_where_training_and_where_the_model_end_texts(tmp_path: P
 def defended(tmp_path_factory: pytest.TempPathFactory) -> DefendedModel:
     """An untrained model: it writes whatever, but the same each time."""
     return served(backbone.load_model(tiny_causal(tmp_path_factory.mktemp("tiny")), "causal", 0, frozen=True), TEXTS)
+
+
+def test_what_another_thread_asks_says_nothing_of_how_an_answer_begins(defended: DefendedModel) -> None:
+    ids = torch.tensor([TOKENIZER("Safe answer: one two three")["input_ids"]])
+    for elsewhere, heard in ((True, 0), (False, 1)):
+        begins: list[bool] = []
+        with defended._watched(ids, begins):
+            if elsewhere:
+                other = Thread(target=defended.model, kwargs={"input_ids": ids})
+                other.start()
+                other.join()
+            else:
+                defended.model(input_ids=ids)
+        assert len(begins) == heard
 
 
 def test_what_is_streamed_is_what_is_generated(defended: DefendedModel) -> None:

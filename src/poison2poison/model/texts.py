@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
-from threading import Thread
+from threading import Thread, get_ident
 from typing import Any
 
 import torch
@@ -227,13 +227,15 @@ class Texts(Served):
     def _watched(self, ids: torch.Tensor, begins: list[bool]) -> Iterator[None]:
         """Look at what the output head says first, when it has read `ids`, the prompts with the safe prefix behind.
 
-        A pass of its own would cost as much as another token of every answer.
+        A pass of its own would cost as much as another token of every answer. What other threads ask the model
+        meanwhile is not looked at: their prompts are others.
         """
+        thread = get_ident()
         prefix = len(self._prefix(self.space))
         forced = ids[:, ids.shape[1] - prefix :]
 
         def look(_head: Any, _inputs: Any, scores: torch.Tensor) -> None:
-            if begins:
+            if begins or get_ident() != thread:
                 return
             own = scores[:, -prefix - 1 : -1]  # (batch, prefix, vocabulary)
             self.refuse_unless_finite(own.amax(-1))
